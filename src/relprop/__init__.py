@@ -1,0 +1,1 @@
+"""Layer-wise relevance propagation through residual networks, with books that balance."""

@@ -1,0 +1,98 @@
+"""Every error relprop raises on purpose, in one tree.
+
+RelpropError
+├── UsageError                  something given cannot be used; the command line exits with 2
+│   ├── CaptureError            the model cannot be turned into a graph
+│   ├── UnsupportedOpError      a step of the graph has no rule
+│   ├── TargetError             the class to explain does not exist
+│   ├── InputError              a tensor or picture cannot be explained
+│   ├── ModelError              a model name, checkpoint or file cannot be loaded
+│   ├── DataError               a data set is missing or malformed
+│   ├── RunError                an evaluation run cannot be started, resumed or read
+│   ├── UnknownNameError        a name that no registry holds
+│   └── MissingDependencyError  an optional library is not installed
+└── CheckError                  a check was made and failed; the command line exits with 1
+    └── ConservationError       the books do not balance
+
+Messages say where, what was found, what is possible, and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class RelpropError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(RelpropError, ValueError):
+    """Something that was given cannot be used."""
+
+
+class CaptureError(UsageError):
+    """The model cannot be turned into a graph."""
+
+
+class UnsupportedOpError(UsageError):
+    """A step of the graph has no rule."""
+
+
+class TargetError(UsageError):
+    """The class to explain does not exist."""
+
+
+class InputError(UsageError):
+    """A tensor or picture cannot be explained."""
+
+
+class ModelError(UsageError):
+    """A model name, checkpoint or file cannot be loaded."""
+
+
+class DataError(UsageError):
+    """A data set is missing or malformed."""
+
+
+class RunError(UsageError):
+    """An evaluation run cannot be started, resumed or read."""
+
+
+class UnknownNameError(UsageError):
+    """A name that no registry holds."""
+
+
+class MissingDependencyError(UsageError, ImportError):
+    """An optional library is not installed."""
+
+
+class CheckError(RelpropError):
+    """A check was made and failed."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConservationError(CheckError):
+    """The books do not balance."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional library, or say which extra brings it.
+
+    Raises:
+        MissingDependencyError: `module` is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] != module.split(".")[0]:
+            raise  # the library is there, but broken: its own error says more
+        raise MissingDependencyError(
+            f"{module.split('.')[0]} is not installed; it comes with: pip install 'relprop[{extra}]'"
+        ) from None
