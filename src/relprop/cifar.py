@@ -1,8 +1,8 @@
 """Residual networks for 32x32 pictures (He et al. 2015, arXiv 1512.03385, section 4.2).
 
-A 3x3 stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width` channels, global average pooling and one
-fully connected layer: 6n + 2 weighted layers. Modules are named as torchvision names them, so that whatever is said
-about a layer of `torchvision.models.resnet18` can be said here.
+A 3x3 stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width` channels, global average pooling and
+one fully connected layer: 6n + 2 weighted layers. Modules are named as torchvision names them, so that whatever is
+said about a layer of `torchvision.models.resnet18` can be said here.
 """
 
 from __future__ import annotations
