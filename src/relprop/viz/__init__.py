@@ -1,0 +1,13 @@
+"""Pictures of relevance: they read maps and results, and never compute relevance themselves."""
+
+from relprop.viz.colour import Scale as Scale
+from relprop.viz.colour import scale_of as scale_of
+from relprop.viz.grid import grid as grid
+from relprop.viz.grid import save as save
+from relprop.viz.grid import save_overlay as save_overlay
+from relprop.viz.grid import side_by_side as side_by_side
+from relprop.viz.overlay import blend as blend
+from relprop.viz.overlay import overlay as overlay
+from relprop.viz.overlay import show as show
+
+__all__ = ["Scale", "blend", "grid", "overlay", "save", "save_overlay", "scale_of", "show", "side_by_side"]

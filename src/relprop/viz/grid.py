@@ -1,0 +1,147 @@
+"""Figures made of several pictures: original beside overlay, and images by methods."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from relprop.errors import InputError
+from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of
+from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, picture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+_DPI = 160
+_PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
+_INK = "#1f1f1f"
+
+
+def side_by_side(
+    image: Any,
+    heatmap: Any,
+    *,
+    title: str = "",
+    subtitle: str = "",
+    score: float | None = None,
+    scale: Scale | None = None,
+    percentile: float | None = PERCENTILE,
+    levels: bool = False,
+) -> Figure:
+    """Put the picture, and its relevance over it, side by side, with a colour bar and one line on its range.
+
+    Arguments as in `blend` and `scale_of`; `title` is set in large type, `subtitle` in small type below it.
+    """
+    values = as_map(heatmap)
+    scale = scale or scale_of(values, score=score, percentile=percentile, levels=levels)
+    height = _PANEL * values.shape[0] / values.shape[1]
+    gap, edge, bar, top, foot = 0.12, 0.12, 0.95, 0.62 if title or subtitle else 0.12, 0.34
+    size = (edge + 2 * _PANEL + gap + bar, top + height + foot)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+
+    def panel(left: float, width: float) -> Axes:
+        return figure.add_axes((left / size[0], foot / size[1], width / size[0], height / size[1]))
+
+    picture(panel(edge, _PANEL), as_picture(image))
+    right = panel(edge + _PANEL + gap, _PANEL)
+    picture(right, blend(image, values, scale))
+    draw_bar(right, scale, panel(edge + 2 * _PANEL + gap + 0.14, 0.16))
+
+    left = edge / size[0]
+    if title:
+        figure.text(left, 1 - 0.14 / size[1], title, size=13, color=_INK, va="top")
+    if subtitle:
+        figure.text(left, 1 - 0.40 / size[1], subtitle, size=8, color=QUIET, va="top")
+    figure.text(1 - bar / size[0], 0.2 / size[1], scale.note, size=7, color=QUIET, ha="right", va="center")
+    return figure
+
+
+def grid(
+    images: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    rows: Sequence[str] = (),
+    percentile: float | None = PERCENTILE,
+    levels: bool = False,
+    original: str | None = "original",
+) -> Figure:
+    """Draw images (rows) by methods (columns), each map over its image.
+
+    Every map has its own display range, since methods differ in unit; the range is printed under it.
+
+    Args:
+        images: one a row, see `blend`.
+        columns: title -> one heatmap (H, W) a row.
+        rows: text at the left of each row.
+        percentile: see `scale_of`.
+        levels: see `scale_of`.
+        original: title of a first column with the images alone; None leaves it out.
+
+    Raises:
+        InputError: a column holds more or fewer maps than there are images.
+    """
+    for name, maps in columns.items():
+        if len(maps) != len(images):
+            raise InputError(f"column {name!r} has {len(maps)} maps for {len(images)} images")
+    if not images or not (columns or original):
+        raise InputError("a grid needs at least one image and one column")
+    names = ([original] if original else []) + list(columns)
+    cell = 2.1
+    size = (cell * len(names) + 0.4, (cell + 0.16) * len(images) + 0.3)
+    figure = Figure(figsize=size, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01))
+    axes = figure.subplots(len(images), len(names), squeeze=False)
+    for at, image in enumerate(images):
+        cells = list(axes[at])
+        if original:
+            picture(cells.pop(0), as_picture(image))
+        for ax, maps in zip(cells, columns.values(), strict=True):
+            scale = scale_of(maps[at], percentile=percentile, levels=levels)
+            picture(ax, blend(image, maps[at], scale))
+            ax.set_xlabel(_short_range(scale), fontsize=6, color=QUIET, labelpad=2)
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title("\n".join(textwrap.wrap(name, 22)), fontsize=9, color=_INK)
+    for ax, name in zip(axes[:, 0], rows, strict=False):
+        ax.set_ylabel("\n".join(textwrap.wrap(name, 24)), fontsize=8, color=_INK)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, PDF or SVG (by its suffix), whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(part, format=path.suffix.lstrip(".") or "png")
+        os.replace(part, path)  # noqa: PTH105  (atomic, also over an old file on Windows)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def save_overlay(path: str | Path, image: Any, heatmap: Any, **options: Any) -> tuple[Path, Path]:
+    """Write `side_by_side(image, heatmap, **options)` to `path`, and the raw floats (.npy, float32) beside it.
+
+    Returns the two paths. The floats are the heatmap as given: never quantized for display nor rescaled.
+    """
+    path = Path(path)
+    drawn = save(side_by_side(image, heatmap, **options), path)
+    raw = path.with_suffix(".npy")
+    np.save(raw, as_map(heatmap).astype(np.float32))
+    return drawn, raw
+
+
+def _short_range(scale: Scale) -> str:
+    if scale.smallest == scale.largest == 0:
+        return scale.note
+    if scale.levels is not None:
+        return f"{len(scale.levels)} levels, {scale.levels[0]:.2g} to {scale.levels[-1]:.2g}"
+    end = "" if scale.percentile is None or scale.beyond == 0 else f" (percentile {scale.percentile:g})"
+    return f"{scale.low:.2g} to {scale.high:.2g}{end}"

@@ -1,0 +1,203 @@
+"""Draw relevance over the photograph it belongs to, on matplotlib axes.
+
+Nothing here imports pyplot or changes matplotlib's settings: without axes a fresh `Figure` is made, which notebooks
+show and `figure.savefig` writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from relprop.errors import InputError
+from relprop.viz.colour import GROUND, PERCENTILE, Floats, Scale, Unit, as_map, scale_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
+
+    from relprop.core.relevance import Relevance
+
+QUIET = "#6b6b6b"
+"""Colour of everything that is written but is not the picture."""
+
+_LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
+
+
+def blend(image: Any, heatmap: Any, scale: Scale | None = None) -> Floats:
+    """Colour the darkened grey photograph by its relevance.
+
+    Args:
+        image: the picture the network saw: PIL, (H, W, 3) or (H, W) array in uint8 or [0, 1], or a tensor
+            (3, H, W) in [0, 1]; None for a plain ground.
+        heatmap: (H, W).
+        scale: colours; None chooses them with `scale_of`.
+
+    Returns:
+        RGB, (H, W, 3) in [0, 1]. Where relevance is zero it is the darkened grey photograph itself.
+
+    Raises:
+        InputError: the two differ in size.
+    """
+    values = as_map(heatmap)
+    return (scale or scale_of(values)).over(values, ground_of(image, values.shape))
+
+
+def ground_of(image: Any, shape: tuple[int, ...]) -> Floats:
+    """Grey, darkened version (H, W, 3) of `image`, on which colour stands out; plain if there is none."""
+    if image is None:
+        return np.full((*shape, 3), GROUND)
+    picture = as_picture(image)
+    if picture.shape[:2] != shape:
+        size = "{} x {}".format(*picture.shape[:2])
+        raise InputError(
+            f"the picture is {size} and the heatmap {shape[0]} x {shape[1]}; "
+            "pass the picture as the network saw it (Preprocess.crop)"
+        )
+    return np.repeat(0.03 + 0.55 * (picture @ _LUMA)[..., None], 3, axis=-1)
+
+
+def as_picture(image: Any) -> Floats:
+    """Return any kind of picture as RGB (H, W, 3) in [0, 1].
+
+    Raises:
+        InputError: values outside [0, 1] (a normalised tensor, most likely), or not a picture.
+    """
+    if hasattr(image, "detach"):
+        image = image.detach().cpu().double().numpy()
+        image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    elif hasattr(image, "convert"):
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    array = array / 255.0 if array.dtype == np.uint8 else array.astype(np.float64)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise InputError(f"a picture has three colour channels or one; this array is {tuple(np.shape(image))}")
+    if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):  # also true for NaN
+        raise InputError(
+            f"the picture's values run from {array.min():.3g} to {array.max():.3g}, not within [0, 1]; "
+            "undo the network's normalisation first (Preprocess.denormalize)"
+        )
+    return np.asarray(np.clip(array, 0.0, 1.0), dtype=np.float64)
+
+
+def overlay(
+    image: Any,
+    heatmap: Any,
+    ax: Axes | None = None,
+    *,
+    score: float | None = None,
+    scale: Scale | None = None,
+    percentile: float | None = PERCENTILE,
+    levels: bool = False,
+    colorbar: bool = True,
+    title: str | None = None,
+) -> Axes:
+    """Draw a heatmap (H, W) over its picture; see `blend` and `scale_of` for the arguments.
+
+    The line under the picture states what the colours span.
+    """
+    ax = ax or Figure(figsize=(5.2, 5.0), layout="constrained").add_subplot()
+    scale = scale or scale_of(heatmap, score=score, percentile=percentile, levels=levels)
+    picture(ax, blend(image, heatmap, scale), title=title)
+    ax.set_xlabel(scale.note.replace("; ", ";\n"), fontsize=7, color=QUIET)
+    if colorbar:
+        draw_bar(ax, scale)
+    return ax
+
+
+def show(
+    result: Relevance,
+    ax: Axes | None = None,
+    *,
+    image: Any = None,
+    index: Any = 0,
+    unit: Unit = "share",
+    levels: int | None = None,
+    percentile: float | None = PERCENTILE,
+    title: str | None = None,
+) -> Axes:
+    """Draw one heatmap of a result, over `image` if given.
+
+    Args:
+        result: what `relprop.explain` returned.
+        ax: where to draw; None makes a figure (`ax.figure`).
+        image: the picture the network saw, see `blend`.
+        index: which sample of the batch; a pair (sample, class) where several classes were explained.
+        unit: the numbers of the colour bar: shares of the score, or raw relevance.
+        levels: draw `result.quantized(levels)` as filled levels.
+        percentile: end of the display range, see `scale_of`.
+        title: text above; default is the class index and its score.
+
+    Raises:
+        InputError: there is no such sample.
+    """
+    maps = result.heatmap if levels is None else result.quantized(levels=levels)
+    try:
+        heatmap, score, target = maps[index], result.score[index], result.target[index]
+    except IndexError:
+        raise InputError(f"no sample {index}: the result holds maps of shape {tuple(maps.shape)}") from None
+    if heatmap.ndim == 3:
+        raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
+    return overlay(
+        image,
+        heatmap,
+        ax,
+        score=float(score) if unit == "share" else None,
+        percentile=percentile,
+        levels=levels is not None,
+        title=f"class {int(target)}, score {float(score):.3g}" if title is None else title,
+    )
+
+
+def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:
+    """Put an RGB picture (H, W, 3) on axes without ticks or frame; small ones keep their pixels visible."""
+    ax.imshow(rgb, interpolation="lanczos" if min(rgb.shape[:2]) >= 128 else "nearest", vmin=0, vmax=1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=10)
+
+
+def draw_bar(ax: Axes, scale: Scale, cax: Axes | None = None) -> None:
+    """Add the colour bar of `scale` beside `ax` (or into `cax`), in the unit that it names."""
+    colours, norm, extend = _bar_parts(scale)
+    where: dict[str, Any] = {"ax": ax, "fraction": 0.046, "pad": 0.03} if cax is None else {"cax": cax}
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # axes always have one
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), extend=extend, extendfrac=0.03, spacing="uniform", drawedges=False, **where
+    )
+    if scale.levels is None:
+        bar.locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+        bar.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]
+        bar.update_ticks()
+    else:
+        bar.minorticks_off()
+        stride = -(-len(scale.levels) // 17)  # more labels than this would overlap
+        ticks = range(0, len(scale.levels), stride)
+        bar.set_ticks(list(ticks), labels=[f"{scale.printed(scale.levels[at]):.2g}" for at in ticks])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7, colors=QUIET)
+    bar.ax.yaxis.get_offset_text().set(size=7, color=QUIET)
+    bar.set_label(scale.unit, fontsize=8, color=QUIET)
+
+
+def _bar_parts(scale: Scale) -> tuple[ListedColormap, Normalize, str]:
+    """Colours, norm and arrow ends of a colour bar; a level is one block."""
+    if scale.levels is not None:
+        count = len(scale.levels)
+        return scale.bar_colours(), BoundaryNorm(np.arange(count + 1) - 0.5, count), "neither"
+    high = scale.high or 1.0
+    norm = Normalize(scale.printed(-high if scale.signed else 0.0), scale.printed(high))
+    above, below = scale.largest > scale.high, scale.smallest < scale.low and scale.signed
+    return scale.bar_colours(), norm, {(1, 1): "both", (1, 0): "max", (0, 1): "min"}.get((above, below), "neither")
