@@ -40,9 +40,7 @@ class Cub:
         boxes = {key: _box(words) for key, words in _table(home, "bounding_boxes.txt")}
         for name, table in (("image_class_labels", labels), ("train_test_split", training), ("bounding_boxes", boxes)):
             if missing := names.keys() - table.keys():
-                raise DataError(
-                    f"{home / name}.txt lacks {len(missing)} pictures of images.txt, such as {min(missing)}"
-                )
+                raise DataError(f"{home / name}.txt lacks {len(missing)} ids of images.txt, such as {min(missing)}")
         parts = _parts(home)
         samples = tuple(
             Sample(name, labels[key], (boxes[key],), tuple(parts[key]))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """Left, top, width, height, in pixels of the picture as stored."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -128,8 +126,11 @@ class Files:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """All picture files directly in `folder`, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """All picture files directly in `folder`, sorted by name; hidden ones left out."""
+    from relprop.images import SUFFIXES
+
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
 
 
 def first_existing(candidates: Sequence[Path]) -> Path | None:
