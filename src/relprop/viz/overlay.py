@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from relprop.errors import InputError
 from relprop.viz.colour import GROUND, PERCENTILE, Floats, Scale, Unit, as_map, scale_of
@@ -179,7 +179,7 @@ def draw_bar(ax: Axes, scale: Scale, cax: Axes | None = None) -> None:
     )
     if scale.levels is None:
         bar.locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-        bar.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}")
         bar.update_ticks()
     else:
         bar.minorticks_off()
@@ -188,7 +188,6 @@ def draw_bar(ax: Axes, scale: Scale, cax: Axes | None = None) -> None:
         bar.set_ticks(list(ticks), labels=[f"{scale.printed(scale.levels[at]):.2g}" for at in ticks])
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7, colors=QUIET)
-    bar.ax.yaxis.get_offset_text().set(size=7, color=QUIET)
     bar.set_label(scale.unit, fontsize=8, color=QUIET)
 
 
