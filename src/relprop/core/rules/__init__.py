@@ -1,0 +1,57 @@
+"""Rules, one file a kind of operation. Importing this package registers the defaults."""
+
+from relprop.core.rules.affine import (
+    alpha_beta,
+    epsilon,
+    flat,
+    gamma,
+    w_square,
+    z_box,
+    z_plus,
+    z_plus_bias,
+    z_plus_epsilon,
+    z_plus_ones,
+)
+from relprop.core.rules.elementwise import pass_constant, pass_through
+from relprop.core.rules.pooling import (
+    average_epsilon,
+    average_z_plus,
+    max_as_average,
+    mean_z_plus,
+    signed_average,
+    winner_takes_all,
+)
+from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
+from relprop.core.rules.shape import cut_up, move_back
+
+for _rule in (z_plus, z_plus_ones, flat, w_square, winner_takes_all, max_as_average, average_z_plus, pass_through):
+    RULES.register(_rule.name.replace(" ", "-"))(lambda made=_rule: made)
+for _name, _factory in {"epsilon": epsilon, "gamma": gamma, "alpha-beta": alpha_beta, "z-box": z_box}.items():
+    RULES.register(_name)(_factory)
+
+__all__ = [
+    "DEFAULTS",
+    "RULES",
+    "Rule",
+    "alpha_beta",
+    "average_epsilon",
+    "average_z_plus",
+    "cut_up",
+    "epsilon",
+    "flat",
+    "gamma",
+    "max_as_average",
+    "mean_z_plus",
+    "move_back",
+    "pass_constant",
+    "pass_through",
+    "rule",
+    "signed_average",
+    "w_square",
+    "winner_takes_all",
+    "z_box",
+    "z_plus",
+    "z_plus_bias",
+    "z_plus_epsilon",
+    "z_plus_ones",
+]

@@ -1,0 +1,253 @@
+"""Turn a model into a `Graph` without touching it, by way of `torch.export`.
+
+Export traces the model on stand-ins that have a shape and no data, so nothing runs on the user's weights, and
+`run_decompositions({})` rewrites in-place operations (`relu_`, `out += identity`, writes through views) as
+functional ones: recorded values are then never overwritten. Whatever the spelling, a join arrives as an `add`
+of two tensors.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relprop.core.graph import Graph, Node, Ref, State, refs
+from relprop.core.ops import CONSTANT, canonical
+from relprop.errors import CaptureError
+
+Model = nn.Module | torch.export.ExportedProgram
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s+([^\n]*)')
+_EVALUATION_ONLY = re.compile("batch_norm|dropout")
+
+
+def unwrap(model: Model) -> Model:
+    """Take a model out of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    while isinstance(model, _WRAPPERS) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, _WRAPPERS) else model._orig_mod
+    return model
+
+
+def capture(model: Model, example: Tensor) -> Graph:
+    """Capture the computation of `model` on inputs of the shape of `example`, for any batch size.
+
+    Args:
+        model: a module in evaluation mode, or an exported program.
+        example: (N, ...) one input; only its shape, type and device matter.
+
+    Raises:
+        CaptureError: the model is in training mode, or cannot be exported.
+    """
+    model = unwrap(model)
+    if isinstance(model, torch.export.ExportedProgram):
+        return _from_program(_functional(model), route="exported program")
+    require_evaluation_mode(model)
+    return _from_program(_functional(_export(model, example)), route="torch.export")
+
+
+def require_evaluation_mode(model: nn.Module) -> None:
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise CaptureError(
+            f"the model is in training mode (at {training[0]}"
+            f"{f' and {len(training) - 1} more' if len(training) > 1 else ''}); call model.eval() first"
+        )
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Export for any batch size: a batch of one would be taken for a constant, so show two."""
+    pair = example[:1].expand(2, *example.shape[1:]).contiguous()
+    attempts = [(pair, ({0: torch.export.Dim("batch")},)), (example.contiguous(), None)]
+    failure: Exception | None = None
+    for inputs, shapes in attempts:
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                return torch.export.export(model, (inputs,), dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # export raises errors of many unrelated types
+            failure = failure or error
+    reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
+    raise CaptureError(
+        f"torch.export cannot capture {type(model).__name__} for an input of shape {tuple(example.shape)}: {reason}. "
+        "If model(x) itself works, then its forward probably branches on the values of tensors; move such "
+        "branches out of the model, or explain the part of it that has none."
+    ) from failure
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions({})
+
+
+def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
+    """Read an exported program's nodes into ours."""
+    signature = program.graph_signature
+    if len(signature.user_inputs) != 1:
+        raise CaptureError(f"the model takes {len(signature.user_inputs)} inputs; relprop explains one image tensor")
+    if len(signature.user_outputs) != 1 or not isinstance(
+        program.graph.find_nodes(op="output")[0].args[0][0], torch.fx.Node
+    ):
+        raise CaptureError(
+            f"the model returns {len(signature.user_outputs)} values; relprop explains one (N, classes) tensor: "
+            "wrap the model so that it returns its scores alone"
+        )
+    learned = (torch.export.graph_signature.InputKind.PARAMETER, torch.export.graph_signature.InputKind.BUFFER)
+    states = {s.arg.name: State(s.target, s.kind in learned) for s in signature.input_specs if s.target is not None}
+    nodes: list[Node] = []
+    argument: dict[torch.fx.Node, Ref | State] = {}
+    kept = _alive(program)
+    image = next(n for n in kept if n.op == "placeholder" and n.name in signature.user_inputs)
+    argument[image] = Ref(0)
+    nodes.append(Node(0, "input", "input", _no_call, shape=_shape(image)))
+    depends = [True]
+    for fx in kept:
+        if fx is image:
+            continue
+        if fx.op in ("placeholder", "get_attr"):
+            argument[fx] = states.get(fx.name) or State(str(fx.target), learned=False)
+            continue
+        if (node := _node(fx, len(nodes), argument)) is None:
+            continue
+        inputs = tuple(i for i in refs((node.args, node.kwargs)) if depends[i]) if node.op not in CONSTANT else ()
+        depends.append(bool(inputs))
+        nodes.append(replace(node, inputs=inputs))
+        argument[fx] = Ref(node.index)
+    output = argument[program.graph.find_nodes(op="output")[0].args[0][0]]
+    if not isinstance(output, Ref) or not depends[output.index]:
+        raise CaptureError("the model's output does not depend on its input")
+    constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
+    if route != "torch.export":
+        constants |= dict(program.state_dict)
+    return Graph(tuple(_named(nodes)), output.index, tuple(depends), constants, route)
+
+
+def _no_call(*_: Any) -> Any:
+    raise AssertionError("the input is given, not computed")
+
+
+def _alive(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
+    """The nodes that the output needs, in order."""
+    needed: set[torch.fx.Node] = set()
+    stack = [*program.graph.find_nodes(op="output")]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+    image = {*program.graph_signature.user_inputs}
+    return [n for n in program.graph.nodes if (n in needed or n.name in image) and n.op != "output"]
+
+
+def _node(fx: torch.fx.Node, index: int, argument: dict[torch.fx.Node, Ref | State]) -> Node | None:
+    """Translate one call; None for a tuple whose parts are translated one by one."""
+    if fx.target is operator.getitem:
+        return _part(fx, index, argument)
+    op = canonical(fx.target._schema.name) if hasattr(fx.target, "_schema") else getattr(fx.target, "__name__", "call")
+    if isinstance(fx.meta.get("val"), list | tuple):
+        return None
+    node = Node(index, "", op, fx.target, shape=_shape(fx), scopes=_scopes(fx), source=_source(fx))
+    return replace(node, args=_arguments(fx.args, argument), kwargs=_arguments(dict(fx.kwargs), argument))
+
+
+def _part(fx: torch.fx.Node, index: int, argument: dict[torch.fx.Node, Ref | State]) -> Node:
+    """Translate `op(...)[k]`, k-th result of an operation that returns several, into an operation of one result."""
+    whole, k = fx.args
+    assert isinstance(whole, torch.fx.Node) and isinstance(k, int)
+    name = canonical(whole.target._schema.name)  # type: ignore[union-attr]
+    base = Node(index, "", name, whole.target, shape=_shape(fx), scopes=_scopes(whole), source=_source(whole))  # type: ignore[arg-type]
+    args = _arguments(whole.args, argument)
+    if name == "_native_batch_norm_legit_no_training" and k == 0:
+        return replace(base, op="batch_norm", call=_batch_norm, args=args)
+    if name in ("max_pool_with_indices", "adaptive_max_pool", "native_dropout") and k == 0:
+        op = {"max_pool_with_indices": "max_pool", "native_dropout": "dropout"}.get(name, name)
+        return replace(base, op=op, call=_first_of(whole.target), args=args)  # type: ignore[arg-type]
+    if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
+        dim = int(whole.args[2]) if len(whole.args) > 2 else int(whole.kwargs.get("dim", 0))  # type: ignore[call-overload]
+        sizes = [int(part.shape[dim]) for part in whole.meta["val"]]
+        start = sum(sizes[:k])
+        return replace(base, op="slice", call=torch.ops.aten.slice.Tensor, args=(args[0], dim, start, start + sizes[k]))
+    if name == "unbind":
+        dim = int(whole.args[1]) if len(whole.args) > 1 else 0  # type: ignore[call-overload]
+        return replace(base, op="select", call=torch.ops.aten.select.int, args=(args[0], dim, k))
+    return replace(
+        base,
+        op=f"{name}[{k}]",
+        call=_item_of(whole.target, k),
+        args=args,
+        kwargs=_arguments(dict(whole.kwargs), argument),
+    )  # type: ignore[arg-type]
+
+
+def _batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, _: float, eps: float
+) -> Tensor:
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+
+def _first_of(call: Callable[..., Any]) -> Callable[..., Any]:
+    return _item_of(call, 0)
+
+
+def _item_of(call: Callable[..., Any], k: int) -> Callable[..., Any]:
+    def item(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)[k]
+
+    return item
+
+
+def _arguments(value: Any, argument: Mapping[torch.fx.Node, Ref | State]) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return argument[value]
+    if isinstance(value, list | tuple):
+        return type(value)(_arguments(part, argument) for part in value)
+    if isinstance(value, dict):
+        return {key: _arguments(part, argument) for key, part in value.items()}
+    return value
+
+
+def _shape(fx: torch.fx.Node) -> tuple[int | None, ...] | None:
+    value = fx.meta.get("val")
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def _scopes(fx: torch.fx.Node) -> tuple[tuple[str, str], ...]:
+    return tuple((call, path.split("@")[0]) for call, (path, _) in fx.meta.get("nn_module_stack", {}).items())
+
+
+def _source(fx: torch.fx.Node) -> str:
+    """Last line of the trace that is the user's, or else torch's own."""
+    frames = _FRAME.findall(fx.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if "/torch/nn/" not in frame[0].replace("\\", "/")]
+    if not frames:
+        return ""
+    file, line, text = (own or frames)[-1]
+    name = file.replace("\\", "/").rsplit("/", 1)[-1]
+    return f"{name}:{line} {text.strip()}"
+
+
+def _named(nodes: Iterable[Node]) -> list[Node]:
+    """Name each node after its module, and after its operation where the module has several."""
+    nodes = list(nodes)
+    population = Counter(call for node in nodes for call, _ in node.scopes)
+    seen: Counter[str] = Counter()
+    named = []
+    for node in nodes:
+        call, path = node.scopes[-1] if node.scopes else ("", "")
+        alone = path and population[call] == 1
+        name = path if alone else f"{path}.{node.op}" if path else node.op
+        seen[name] += 1
+        named.append(replace(node, name=name if seen[name] == 1 else f"{name}@{seen[name] - 1}"))
+    return named

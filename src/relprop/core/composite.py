@@ -1,0 +1,213 @@
+"""A composite says which rule each step of a network takes, and how its joins split.
+
+Choices, strongest first: by name pattern, by position (first layer, classifier), by operation, and at last the
+operation's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from relprop.core.graph import Graph, Node
+from relprop.core.joins import Join, find_joins
+from relprop.core.ops import AFFINE
+from relprop.core.rules import DEFAULTS, Rule, pass_constant
+from relprop.core.splits import Split, ratio
+from relprop.errors import UnsupportedOpError, UsageError
+
+BatchNorm = Literal["pass", "fold"]
+
+
+@dataclass(frozen=True)
+class Composite:
+    """An immutable choice of rules.
+
+    Attributes:
+        name: as tables and manifests print it.
+        rules: rule by operation ("conv", "max_pool", ...), where it is not the default.
+        names: (pattern, rule) pairs; a pattern is matched with node names and module paths, as file names are
+            ("layer4.*"); the last that matches wins.
+        first: rule of the first weighted layers, those that no other weighted layer precedes.
+        classifier: rule of the last weighted layers, those that no other follows.
+        split: how joins share.
+        identity: whether identity skips get their share (Table 2); if not, it goes to the main branch.
+        batch_norm: "pass" relevance through (the paper), or "fold" it into the layer before it where there is one.
+    """
+
+    name: str = "custom"
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    names: tuple[tuple[str, Rule], ...] = ()
+    first: Rule | None = None
+    classifier: Rule | None = None
+    split: Split = ratio
+    identity: bool = True
+    batch_norm: BatchNorm = "pass"
+
+    def __post_init__(self) -> None:
+        if self.batch_norm not in ("pass", "fold"):
+            raise UsageError(f"batch_norm must be 'pass' or 'fold', not {self.batch_norm!r}")
+
+    def override(
+        self,
+        *,
+        rules: Mapping[str, Rule] | None = None,
+        names: Mapping[str, Rule] | None = None,
+        first: Rule | None = None,
+        classifier: Rule | None = None,
+        split: Split | None = None,
+        name: str | None = None,
+    ) -> Composite:
+        """A copy with some choices changed; `rules` and `names` are added to those there are."""
+        return replace(
+            self,
+            name=name or (self.name if self.name.endswith("*") else f"{self.name}*"),
+            rules={**self.rules, **(rules or {})},
+            names=(*self.names, *(names or {}).items()),
+            first=first or self.first,
+            classifier=classifier or self.classifier,
+            split=split or self.split,
+        )
+
+    def assign(self, graph: Graph) -> Assignment:
+        """Choose the rule of every step of a graph.
+
+        Raises:
+            UnsupportedOpError: some have none; all of them are named.
+        """
+        assignment = self.survey(graph)
+        if assignment.missing:
+            raise UnsupportedOpError(_missing_message(assignment.missing))
+        return assignment
+
+    def survey(self, graph: Graph) -> Assignment:
+        """As `assign`, but a step without a rule is only listed."""
+        joins = find_joins(graph)
+        chained = {branch for join in joins.values() for branch in _inner(graph, join)}
+        firsts, lasts = _positions(graph)
+        chosen: dict[int, Rule] = {}
+        missing: list[Node] = []
+        for node in graph.steps:
+            if node.index in joins or node.index in chained:
+                continue
+            rule = self._rule(node, node.index in firsts, node.index in lasts)
+            if rule is None:
+                missing.append(node)
+            else:
+                chosen[node.index] = rule
+        unused = [pattern for pattern, _ in self.names if not any(_matches(node, pattern) for node in graph.steps)]
+        if unused:
+            raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")
+        folds = _folds(graph) if self.batch_norm == "fold" else {}
+        return Assignment(self, chosen, joins, tuple(missing), folds)
+
+    def _rule(self, node: Node, first: bool, last: bool) -> Rule | None:
+        for pattern, rule in reversed(self.names):
+            if _matches(node, pattern):
+                return rule
+        if first and self.first is not None:
+            return self.first
+        if last and self.classifier is not None:
+            return self.classifier
+        rule = self.rules.get(node.op, DEFAULTS.get(node.op))
+        return None if rule is pass_constant and len(node.inputs) > 1 else rule
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """The rule of each step of one graph.
+
+    Attributes:
+        composite: who chose.
+        rules: rule by node; joins are not in it.
+        joins: join by the node that holds its value.
+        missing: the steps that have no rule.
+        folds: batch norm by the node that it is folded into.
+    """
+
+    composite: Composite
+    rules: Mapping[int, Rule]
+    joins: Mapping[int, Join]
+    missing: tuple[Node, ...] = ()
+    folds: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def positive(self) -> bool:
+        """Whether relevance that starts nowhere negative stays so everywhere."""
+        splits_positive = not self.joins or self.composite.split.__name__ in ("symmetric", "ratio")
+        return splits_positive and all(rule.positive for rule in self.rules.values())
+
+    def describe(self, node: Node) -> str:
+        """Name of the rule that a step takes, as tables print it."""
+        if node.index in self.joins:
+            return f"split: {self.composite.split.__name__}"
+        if node.index in self.rules:
+            return self.rules[node.index].name
+        return "none" if node in self.missing else "part of a join"
+
+
+def _matches(node: Node, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (node.name, node.module))
+
+
+def _inner(graph: Graph, join: Join) -> set[int]:
+    """The partial sums of a chain that is one join."""
+    found: set[int] = set()
+    stack = [join.node]
+    while stack:
+        for source in graph.nodes[stack.pop()].inputs:
+            if source not in join.branches:
+                found.add(source)
+                stack.append(source)
+    return found
+
+
+def _positions(graph: Graph) -> tuple[set[int], set[int]]:
+    """First and last weighted layers: those without another before them, and without another behind them."""
+    before = [False] * len(graph)
+    firsts = set()
+    for node in graph.steps:
+        behind = any(before[i] for i in node.inputs)
+        weighted = node.op in AFFINE
+        if weighted and not behind:
+            firsts.add(node.index)
+        before[node.index] = behind or weighted
+    after = [False] * len(graph)
+    lasts = set()
+    for node in reversed(graph.steps):
+        if node.op in AFFINE and not after[node.index]:
+            lasts.add(node.index)
+        if after[node.index] or node.op in AFFINE:
+            for source in node.inputs:
+                after[source] = True
+    return firsts, lasts
+
+
+def _folds(graph: Graph) -> dict[int, int]:
+    """Batch norms that alone read the weighted layer before them, by that layer."""
+    return {
+        node.inputs[0]: node.index
+        for node in graph.steps
+        if node.op == "batch_norm"
+        and graph.nodes[node.inputs[0]].op in AFFINE
+        and graph.consumers[node.inputs[0]] == (node.index,)
+    }
+
+
+def _missing_message(missing: tuple[Node, ...]) -> str:
+    by_op: dict[str, list[Node]] = {}
+    for node in missing:
+        by_op.setdefault(node.op, []).append(node)
+    lines = []
+    for op, nodes in by_op.items():
+        places = ", ".join(f"{node.name} ({node.source})" if node.source else node.name for node in nodes[:5])
+        more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
+        why = " of two values that both depend on the image" if len(nodes[0].inputs) > 1 else ""
+        lines.append(f"no rule for {op!r}{why} at {places}{more}")
+    op = next(iter(by_op))
+    return (
+        f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS))}. Write one with @rule({op!r}), or map it: "
+        f"paper().override(rules={{{op!r}: pass_through}})."
+    )

@@ -1,0 +1,182 @@
+"""The composites by name: the paper's method made exact, the authors' released code, and the classics.
+
+| name | weighted layers | first layer | classifier | averages | max pooling | joins |
+|---|---|---|---|---|---|---|
+| paper | z+ | z+ on ones | z+ | z+ | winner | ratio |
+| released | z+, ε 1e-5 | on ones | as all | with ε | 2x2 average | ratio |
+| original | LRP-0 | LRP-0 | LRP-0 | signed | winner | signed |
+| epsilon | ε | ε | ε | signed | winner | signed |
+| gamma | γ | γ | γ | signed | winner | signed |
+| epsilon-plus-flat | z+ | flat | ε | signed | winner | signed |
+| epsilon-gamma-box | γ 0.25 | zᴮ | ε | signed | winner | signed |
+| epsilon-alpha2-beta1-flat | α2β1 | flat | ε | signed | winner | signed |
+
+The classics follow Montavon et al. 2019 (Layer-Wise Relevance Propagation: An Overview) and Kohlbrenner et al.
+2020, under the names that zennit gives them: "ε" stands at linear layers, the other rules at convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from relprop.core.composite import BatchNorm, Composite
+from relprop.core.rules import (
+    Rule,
+    alpha_beta,
+    average_epsilon,
+    flat,
+    max_as_average,
+    signed_average,
+    z_box,
+    z_plus_bias,
+    z_plus_epsilon,
+    z_plus_ones,
+)
+from relprop.core.rules import (
+    epsilon as epsilon_rule,
+)
+from relprop.core.rules import (
+    gamma as gamma_rule,
+)
+from relprop.core.splits import SPLITS, Split, signed
+from relprop.errors import UsageError
+from relprop.registry import Registry
+
+COMPOSITES: Registry[Composite] = Registry("composite")
+
+SplitName = Literal["ratio", "symmetric", "signed"]
+
+
+def _split(split: str | Split) -> Split:
+    return split if callable(split) else SPLITS.build(split)
+
+
+@COMPOSITES.register("paper")
+def paper(
+    split: SplitName | Split = "ratio",
+    identity: bool = True,
+    first: Literal["ones", "image"] = "ones",
+    max_pool: Literal["winner", "average"] = "winner",
+    batch_norm: BatchNorm = "pass",
+) -> Composite:
+    """The method of Otsuki et al. 2024, made exact: z⁺-rule everywhere, Relevance Splitting at joins.
+
+    Args:
+        split: "ratio" (Eq. 5) or "symmetric" (Eq. 4), or a function of your own.
+        identity: whether identity skips get their share; (i) to (iv) of Table 2 are symmetric/False,
+            symmetric/True, ratio/False, ratio/True.
+        first: "ones": the first layer takes its input as ones, as the release does, so that the pixels' values do
+            not enter its rule; "image": the z⁺-rule on the pixels, of either sign.
+        max_pool: "winner" takes all, or share by the z⁺-rule over the window, as an "average".
+        batch_norm: "pass" relevance through (the paper), or "fold" it into the convolution before it.
+    """
+    _require_choice("first", first, ("ones", "image"))
+    _require_choice("max_pool", max_pool, ("winner", "average"))
+    return Composite(
+        name="paper",
+        rules={"max_pool": max_as_average, "adaptive_max_pool": max_as_average} if max_pool == "average" else {},
+        first=z_plus_ones if first == "ones" else None,
+        split=_split(split),
+        identity=identity,
+        batch_norm=batch_norm,
+    )
+
+
+@COMPOSITES.register("released")
+def released(split: SplitName | Split = "ratio", identity: bool = True, eps: float = 1e-5) -> Composite:
+    """The authors' released code, quirk by quirk.
+
+    An unsigned ε of 1e-5 in every denominator (it absorbs relevance), a first layer that takes its input as ones,
+    and max pooling taken for a 2x2 average of stride 2. Its Heat Quantization is `quantized(edges="release")`.
+    """
+    weighted, average = z_plus_epsilon(eps), average_epsilon(eps)
+    pooled = average_epsilon(eps, window=2)
+    return Composite(
+        name="released",
+        rules={
+            **dict.fromkeys(("conv", "conv_transpose", "linear"), weighted),
+            **dict.fromkeys(("adaptive_avg_pool", "avg_pool"), average),
+            "max_pool": pooled,
+        },
+        first=z_plus_epsilon(eps, ones=True),
+        split=_split(split),
+        identity=identity,
+    )
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _classic(
+    name: str, convolution: Rule, dense: Rule, first: Rule | None, eps: float, batch_norm: BatchNorm
+) -> Composite:
+    """A composite of the literature: signed shares at averages and joins."""
+    average = signed_average(eps)
+    return Composite(
+        name=name,
+        rules={
+            "conv": convolution,
+            "conv_transpose": convolution,
+            "linear": dense,
+            **dict.fromkeys(("avg_pool", "adaptive_avg_pool", "mean", "sum"), average),
+        },
+        first=first,
+        split=signed,
+        batch_norm=batch_norm,
+    )
+
+
+@COMPOSITES.register("original")
+def original(batch_norm: BatchNorm = "pass") -> Composite:
+    """LRP-0 (Bach et al. 2015, Eq. 56): shares by contribution, bias included, nothing stabilised."""
+    plain = epsilon_rule(0.0)
+    return _classic("original", plain, plain, None, 0.0, batch_norm)
+
+
+@COMPOSITES.register("epsilon")
+def epsilon(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
+    """The ε-rule at every weighted layer (Bach et al. 2015, Eq. 58)."""
+    stable = epsilon_rule(eps)
+    return _classic("epsilon", stable, stable, None, eps, batch_norm)
+
+
+@COMPOSITES.register("gamma")
+def gamma(g: float = 0.25, batch_norm: BatchNorm = "pass") -> Composite:
+    """The γ-rule at every weighted layer (Montavon et al. 2019)."""
+    favour = gamma_rule(g)
+    return _classic("gamma", favour, favour, None, 1e-6, batch_norm)
+
+
+@COMPOSITES.register("epsilon-plus-flat")
+def epsilon_plus_flat(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
+    """z⁺ at convolutions, ε at linear layers, flat at the first (Kohlbrenner et al. 2020); z⁺ counts positive bias."""
+    return _classic("epsilon-plus-flat", z_plus_bias(eps), epsilon_rule(eps), flat, eps, batch_norm)
+
+
+@COMPOSITES.register("epsilon-gamma-box")
+def epsilon_gamma_box(
+    low: float | Tensor = -3.0,
+    high: float | Tensor = 3.0,
+    g: float = 0.25,
+    eps: float = 1e-6,
+    batch_norm: BatchNorm = "pass",
+) -> Composite:
+    """γ at convolutions, ε at linear layers, zᴮ at the first (Montavon et al. 2019).
+
+    Args:
+        low, high: the range of the network's input, in its own normalised units.
+        g: γ of the convolutions.
+        eps: ε of the linear layers.
+        batch_norm: "pass" or "fold".
+    """
+    return _classic("epsilon-gamma-box", gamma_rule(g), epsilon_rule(eps), z_box(low, high), eps, batch_norm)
+
+
+@COMPOSITES.register("epsilon-alpha2-beta1-flat")
+def epsilon_alpha2_beta1_flat(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
+    """α2β1 at convolutions, ε at linear layers, flat at the first (Lapuschkin et al. 2017)."""
+    return _classic("epsilon-alpha2-beta1-flat", alpha_beta(2, 1), epsilon_rule(eps), flat, eps, batch_norm)

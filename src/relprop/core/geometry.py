@@ -1,0 +1,154 @@
+"""Convolutions as two functions of weight and value: forwards (`push`) and transposed (`pull`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.core.graph import Node
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Everything of a convolution but its weight and input.
+
+    Attributes:
+        weight_shape: (out, in / groups, *kernel), or (in, out / groups, *kernel) where transposed.
+        before: padding put on the input first, as `F.pad` takes it; only uneven "same" padding needs it.
+    """
+
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+    before: tuple[int, ...] = ()
+
+    def push(self, value: Tensor, weight: Tensor) -> Tensor:
+        """W h: (N, in, *size) -> (N, out, *size')."""
+        if self.before:
+            value = F.pad(value, self.before)
+        return aten.convolution(
+            value,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+        )
+
+    def pull(self, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """Wᵀ s: (N, out, *size') -> the shape of `like`, whose values are not read."""
+        if self.before:
+            like = F.pad(like, self.before)
+        mask = [True, False, False]
+        grad = aten.convolution_backward(
+            value, like, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups, mask,
+        )[0]  # fmt: skip
+        return F.pad(grad, [-amount for amount in self.before]) if self.before else grad
+
+    @property
+    def outputs_per_group(self) -> int:
+        """Output channels that share a receptive field."""
+        return self.weight_shape[1] if self.transposed else self.weight_shape[0] // self.groups
+
+    @property
+    def inputs_per_group(self) -> int:
+        """Input channels in a receptive field."""
+        return self.weight_shape[0] // self.groups if self.transposed else self.weight_shape[1]
+
+    @property
+    def may_see_padding_alone(self) -> bool:
+        """Whether an output can exist whose receptive field holds nothing but padding."""
+        if self.transposed:
+            return any(stride > 1 or pad for stride, pad in zip(self.stride, self.output_padding, strict=False))
+        extents = (
+            dilation * (kernel - 1) for dilation, kernel in zip(self.dilation, self.weight_shape[2:], strict=False)
+        )
+        reach = zip(self.padding, extents, self.dilation, strict=False)
+        return bool(self.before) or any(pad > extent or (pad and dilation > 1) for pad, extent, dilation in reach)
+
+    def _per_group(self, reference: Tensor) -> tuple[ConvGeometry, Tensor]:
+        """The same geometry with one channel a group, and its kernel of ones."""
+        shape = (self.groups, 1, *self.weight_shape[2:])
+        single = ConvGeometry(
+            shape,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+            self.before,
+        )
+        return single, torch.ones(shape, dtype=reference.dtype, device=reference.device)
+
+    def count(self, mask: Tensor) -> Tensor:
+        """Number of inputs in the receptive field of each output: mask (1, in, *size) -> (1, groups, *size')."""
+        single, ones = self._per_group(mask)
+        return single.push(_sum_groups(mask, self.groups), ones)
+
+    def spread(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Send each output's value to every input of its receptive field: the transpose with all weights one.
+
+        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is.
+        """
+        single, ones = self._per_group(value)
+        like = value.new_empty((value.shape[0], self.groups, *mask.shape[2:]))
+        spread = single.pull(_sum_groups(value, self.groups), ones, like)
+        return spread.repeat_interleave(self.inputs_per_group, 1) * mask
+
+
+def _sum_groups(value: Tensor, groups: int) -> Tensor:
+    return value.unflatten(1, (groups, -1)).sum(2)
+
+
+def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
+    """Read a convolution's geometry off its arguments, whichever of ATen's spellings it has."""
+    weight: Tensor = args[1]
+    dims = weight.dim() - 2
+    name = node.call._schema.name.removeprefix("aten::")  # type: ignore[attr-defined]
+    given = [*args[3:]]
+    if name == "convolution":
+        stride, padding, dilation, transposed, output_padding, groups = given
+    elif name.startswith("conv_transpose"):
+        stride, padding, output_padding, groups, dilation = [*given, *[1, 0, 0, 1, 1][len(given) :]]
+        transposed = True
+    else:
+        stride, padding, dilation, groups = [*given, *[1, 0, 1, 1][len(given) :]]
+        transposed, output_padding = False, 0
+    before: tuple[int, ...] = ()
+    if isinstance(padding, str):
+        padding, before = _same(padding, weight.shape[2:], _each(dilation, dims))
+    return ConvGeometry(
+        tuple(weight.shape), _each(stride, dims), _each(padding, dims), _each(dilation, dims), bool(transposed),
+        _each(output_padding, dims), int(groups), before,
+    )  # fmt: skip
+
+
+def _each(value: int | list[int], dims: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dims if len(values) == 1 else values
+
+
+def _same(padding: str, kernel: torch.Size, dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Padding of the names "valid" and "same"; an even kernel pads one more behind than before."""
+    if padding == "valid":
+        return (0,) * len(kernel), ()
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return tuple(total // 2 for total in totals), ()
+    ends = [(total // 2, total - total // 2) for total in totals]
+    return (0,) * len(kernel), tuple(amount for pair in reversed(ends) for amount in pair)

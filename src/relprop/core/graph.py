@@ -1,0 +1,193 @@
+"""The captured computation: nodes in order of execution, each with its place in the user's code.
+
+    capture --> Graph --> run --> propagate
+
+A graph is a value. It holds no weight of the model (a `State` names one) and no activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from relprop.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for the value of another node."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Stands for a parameter or buffer of the model (learned), or for a constant of its code."""
+
+    name: str
+    learned: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation.
+
+    Attributes:
+        index: position in `Graph.nodes`, which is an order of execution.
+        name: unique; "layer1.0.conv1" for a leaf module, "layer1.0.add" for an operation written in a
+            module's `forward`, "layer1.0.relu@1" where the same one runs a second time.
+        op: kind of operation without its dimension: "conv", "max_pool", "add", ...
+        call: function that computes the value from `args` and `kwargs`.
+        args, kwargs: arguments; a `Ref` or `State` wherever a tensor is meant.
+        inputs: the nodes among the arguments that depend on the image, in order.
+        shape: shape of the value, with None for the batch; None where it is no tensor.
+        scopes: (call, path) of each module call around it, outermost first.
+        source: file, line and text of the code that asked for it.
+    """
+
+    index: int
+    name: str
+    op: str
+    call: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] | None = None
+    scopes: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+
+    @property
+    def module(self) -> str:
+        """Path of the innermost module around it; "" is the model itself."""
+        return self.scopes[-1][1] if self.scopes else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model's computation on one image batch.
+
+    Attributes:
+        nodes: in order of execution; `nodes[0]` is the input.
+        output: index of the node whose value the model returns.
+        depends: for each node, whether its value depends on the image.
+        constants: tensors that the capture lifted out of the code, by name.
+        route: how it was captured, for the reader: "torch.export" or "exported program".
+    """
+
+    nodes: tuple[Node, ...]
+    output: int
+    depends: tuple[bool, ...]
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    route: str = "torch.export"
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @cached_property
+    def steps(self) -> tuple[Node, ...]:
+        """The nodes that relevance can pass: those that depend on the image, the input left out."""
+        return tuple(node for node in self.nodes[1:] if self.depends[node.index])
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, the nodes that its relevance comes from (one entry a use)."""
+        uses: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for source in node.inputs:
+                uses[source].append(node.index)
+        return tuple(map(tuple, uses))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """Nodes by their unique name."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _calls(self) -> Mapping[str, frozenset[int]]:
+        """Steps inside the first call of each module, by module path."""
+        first: dict[str, str] = {}
+        inside: dict[str, set[int]] = {}
+        for node in self.steps:
+            for call, path in node.scopes:
+                if path and first.setdefault(path, call) == call:
+                    inside.setdefault(path, set()).add(node.index)
+        return {path: frozenset(steps) for path, steps in inside.items()}
+
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of the modules that take part, in order of their first use."""
+        return tuple(self._calls)
+
+    def tensor(self, name: str, side: str = "output") -> int:
+        """Return the node whose value is the input or output of a layer.
+
+        Args:
+            name: a node's name, a module's path, "input" (the image) or "output" (the scores).
+            side: "input" or "output".
+
+        Raises:
+            UsageError: no such layer, or more than one tensor enters or leaves it.
+        """
+        if side not in ("input", "output"):
+            raise UsageError(f"side must be 'input' or 'output', not {side!r}")
+        if name in ("input", "output"):
+            return 0 if name == "input" else self.output
+        if name in self.by_name and self.depends[self.by_name[name].index]:
+            inside = frozenset([self.by_name[name].index])
+        elif name in self._calls:
+            inside = self._calls[name]
+        else:
+            raise UsageError(f"no layer {name!r} lies on the way from the image; {self.nearest(name)}")
+        found = self._outlets(inside) if side == "output" else self._inlets(inside)
+        if len(found) != 1:
+            names = ", ".join(self.nodes[index].name for index in found)
+            raise UsageError(f"{len(found)} tensors are the {side} of {name!r}: name one of {names}")
+        return found[0]
+
+    def nearest(self, name: str) -> str:
+        """Say which layers there are, those spelled like `name` first."""
+        import difflib
+
+        known = [*dict.fromkeys([*self.modules, *(node.name for node in self.steps)])]
+        close = difflib.get_close_matches(name, known, n=6, cutoff=0.5) or known[:6]
+        return f"near it: {', '.join(close)} (of {len(known)})"
+
+    def _outlets(self, inside: frozenset[int]) -> list[int]:
+        return [
+            index
+            for index in sorted(inside)
+            if index == self.output or any(user not in inside for user in self.consumers[index])
+        ]
+
+    def _inlets(self, inside: frozenset[int]) -> list[int]:
+        return sorted({source for index in inside for source in self.nodes[index].inputs if source not in inside})
+
+
+def refs(argument: Any) -> Iterator[int]:
+    """Indices of all nodes that an argument, nested lists included, refers to."""
+    if isinstance(argument, Ref):
+        yield argument.index
+    elif isinstance(argument, Mapping):
+        for part in argument.values():
+            yield from refs(part)
+    elif isinstance(argument, Sequence) and not isinstance(argument, str):
+        for part in argument:
+            yield from refs(part)
+
+
+def bind(argument: Any, value: Callable[[Ref | State], Any]) -> Any:
+    """Replace every `Ref` and `State` in an argument by its value."""
+    if isinstance(argument, Ref | State):
+        return value(argument)
+    if isinstance(argument, list | tuple):
+        return type(argument)(bind(part, value) for part in argument)
+    if isinstance(argument, dict):
+        return {key: bind(part, value) for key, part in argument.items()}
+    return argument

@@ -1,0 +1,149 @@
+"""Double-entry book of relevance: what each step received, what it sent on, and what is missing.
+
+A difference at a rule that must conserve is a *leak*; elsewhere (bias, ε, units that see padding alone) it is
+*absorbed*. Both are judged against the sum of absolute relevance, since signed relevance cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from relprop.errors import ConservationError
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One step's line in the book; sums are (N,) float64, over everything but the batch.
+
+    Attributes:
+        name, op, rule: of the step.
+        conserves: whether its rule must.
+        received: relevance that arrived.
+        sent: relevance passed on to its inputs.
+        magnitude: sum of absolute relevance that arrived.
+        blind: relevance that arrived at positions which do not depend on the image: it can only be absorbed.
+    """
+
+    name: str
+    op: str
+    rule: str
+    conserves: bool
+    received: Tensor
+    sent: Tensor
+    magnitude: Tensor
+    blind: Tensor | float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """The book of one explanation.
+
+    Attributes:
+        entries: one a step, from the output to the input.
+        start: (N,) relevance that the output began with.
+        end: (N,) relevance that arrived at the image.
+    """
+
+    entries: tuple[Entry, ...]
+    start: Tensor
+    end: Tensor
+
+    @classmethod
+    def merged(cls, ledgers: Sequence[Ledger]) -> Ledger:
+        """One book of several over the same steps: samples (N,) of K ledgers become N·K, row by row."""
+        if len(ledgers) == 1:
+            return ledgers[0]
+
+        def interleave(parts: Iterable[Tensor]) -> Tensor:
+            return torch.stack([*parts], 1).flatten()
+
+        entries = []
+        for lines in zip(*(ledger.entries for ledger in ledgers), strict=True):
+            columns = {
+                c: interleave(getattr(e, c) + 0 * e.sent for e in lines)
+                for c in ("received", "sent", "magnitude", "blind")
+            }
+            entries.append(replace(lines[0], **columns))
+        return cls(tuple(entries), interleave(b.start for b in ledgers), interleave(b.end for b in ledgers))
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """(steps, N) what differences are judged against: absolute relevance at the step, or at the start if more."""
+        tiny = torch.finfo(self.start.dtype).tiny
+        start = self.start.abs().clamp(min=tiny)
+        return torch.stack([torch.maximum(e.magnitude, start) for e in self.entries])
+
+    @cached_property
+    def leaks(self) -> Tensor:
+        """(steps, N) relevance that got lost (or arose, if negative) where it must not."""
+        return torch.stack(
+            [e.received - e.blind - e.sent if e.conserves else torch.zeros_like(e.sent) for e in self.entries]
+        )
+
+    @cached_property
+    def absorptions(self) -> Tensor:
+        """(steps, N) relevance that a rule absorbed (or made, if negative) as it says it does."""
+        return torch.stack([0 * e.sent + e.blind if e.conserves else e.received - e.sent for e in self.entries])
+
+    @cached_property
+    def gaps(self) -> Tensor:
+        """(steps, N) absolute leak of each step, relative."""
+        return self.leaks.abs() / self.scale
+
+    @cached_property
+    def drift(self) -> Tensor:
+        """(steps, N) leak added up from the output to each step, relative: how far a cut there is off the start."""
+        return self.leaks.cumsum(0).abs() / self.scale
+
+    @property
+    def gap(self) -> float:
+        """Largest relative leak, over all steps, cuts and samples; never negative, NaN if any number is."""
+        return float(torch.maximum(self.gaps.max(), self.drift.max()))
+
+    @property
+    def absorbed(self) -> float:
+        """Largest relative amount absorbed on the way to any cut, over samples."""
+        return float((self.absorptions.abs().cumsum(0) / self.scale).max())
+
+    def balances(self, rtol: float = 1e-5) -> bool:
+        """Whether no leak exceeds `rtol`. False for NaN."""
+        return self.gap <= rtol
+
+    def require_balance(self, rtol: float = 1e-5) -> None:
+        """Raise unless the books balance.
+
+        Raises:
+            ConservationError: names the first step, counted from the output, that leaks.
+        """
+        if self.balances(rtol):
+            return
+        worst = torch.maximum(self.gaps, self.drift).amax(1)
+        bad = int((~(worst <= rtol)).nonzero()[0])
+        entry = self.entries[bad]
+        raise ConservationError(
+            f"relevance leaks at {entry.name} ({entry.op}, rule {entry.rule}): {float(self.gaps[bad].max()):.2e} of it "
+            f"there, {self.gap:.2e} at worst, more than rtol={rtol:g}. If the rule is your own, let it say conserves=False, "
+            "or share all that it receives."
+        )
+
+    def table(self, by: str = "layer") -> str:
+        """The book as text: one line a step that changes sums ("layer"), or a step ("step"), worst sample each."""
+        width = max(len(entry.name) for entry in self.entries)
+        lines = [f"{'layer':{width}}  {'rule':18}  {'received':>12}  {'sent':>12}  {'leak':>9}  {'absorbed':>9}"]
+        for entry, gap, took, scale in zip(self.entries, self.gaps, self.absorptions, self.scale, strict=True):
+            if by == "layer" and entry.rule == "pass":
+                continue
+            lines.append(
+                f"{entry.name:{width}}  {entry.rule:18}  {float(entry.received.sum()):12.6f}  {float(entry.sent.sum()):12.6f}"
+                f"  {float(gap.max()):9.1e}  {float((took.abs() / scale).max()):9.1e}"
+            )
+        lines.append(
+            f"start {float(self.start.sum()):.6f}, image {float(self.end.sum()):.6f}, "
+            f"largest leak {self.gap:.1e}, absorbed {self.absorbed:.1e}"
+        )
+        return "\n".join(lines)

@@ -1,0 +1,274 @@
+"""`LRP(model)(x)`: capture once, run forwards once, walk backwards once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relprop.core.capture import Model, capture, require_evaluation_mode, unwrap
+from relprop.core.composite import Composite
+from relprop.core.composites import paper
+from relprop.core.graph import Graph
+from relprop.core.ledger import Ledger
+from relprop.core.propagate import Walk, Way, make_way, propagate
+from relprop.core.relevance import Relevance
+from relprop.core.support import supports
+from relprop.core.target import Start, Target, read_target, start_relevance
+from relprop.core.trace import run
+from relprop.errors import CaptureError, InputError, UsageError
+
+Keep = Sequence[str] | str
+
+
+class LRP(nn.Module):
+    """Layer-wise relevance propagation through any residual network.
+
+        lrp = relprop.LRP(model)
+        result = lrp(x)                      # of the predicted class
+        result = lrp(x, target=labels)       # of a class, or of several: (N, K)
+
+    The model is captured at the first call for each size of input, and its weights are read anew at each call.
+    Nothing is attached to it: weights, buffers, hooks, modes, `requires_grad` and `.grad` stay as they are, also when
+    something raises. It is not registered as a submodule, so `lrp.to()` and `lrp.train()` do not reach it.
+
+    Args:
+        model: a module in evaluation mode that maps (N, C, H, W) to (N, classes), or an exported program.
+        composite: which rules to use; `relprop.paper()` by default.
+        keep: layers whose relevance the result retains: module paths or step names, or "all".
+        ledger: whether to keep the books (about 1 to 3 % of the time).
+        strict: whether to raise `ConservationError` unless they balance.
+        rtol: the largest leak that `strict` lets pass, relative.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        composite: Composite | None = None,
+        *,
+        keep: Keep = (),
+        ledger: bool = True,
+        strict: bool = False,
+        rtol: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module | torch.export.ExportedProgram):
+            raise UsageError(f"model must be a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
+        # a plain attribute: nn.Module would register it, and share .to() and .train() with it
+        object.__setattr__(self, "model", unwrap(model))
+        self.composite = composite or paper()
+        self.keep: Keep = keep if isinstance(keep, str) else tuple(keep)
+        self.ledger = ledger or strict
+        self.strict = strict
+        self.rtol = rtol
+        self._ways: dict[tuple[Any, ...], Way] = {}
+
+    def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
+        """Explain a batch.
+
+        Args:
+            x: (N, C, H, W), as the model takes it.
+            target: class to explain: None for the predicted one, an int, (N,), or (N, K) for K classes an image,
+                which share the forward run and give relevance (N, K, C, H, W).
+            start: relevance begins with the class's "probability" (the paper) or its "logit".
+
+        Raises:
+            InputError: not a batch of finite numbers that the model takes.
+            CaptureError: the model cannot be captured, or does not return (N, classes).
+            UnsupportedOpError: steps have no rule; all are named.
+            TargetError: no such class.
+            ConservationError: with `strict`, the books do not balance.
+        """
+        with torch.no_grad(), _exact_arithmetic(x):
+            return self._explain(x, target, start)
+
+    def graph(self, x: Tensor) -> Graph:
+        """The captured computation for inputs of the shape of `x`."""
+        with torch.no_grad(), _exact_arithmetic(x):
+            return self._way(self._as_input(x)).graph
+
+    def _explain(self, x: Tensor, target: Target, start: Start) -> Relevance:
+        image = self._as_input(x)
+        way = self._way(image)
+        state = self._state(way.graph)
+        layers = self._layers(way.graph)
+        trace = run(way.graph, state, image, way.keep)
+        logits = _require_scores(trace.output)
+        chosen = read_target(target, logits)
+        columns = chosen[:, None] if chosen.dim() == 1 else chosen
+        walks: list[Walk] = []
+        scores: list[Tensor] = []
+        for k in range(columns.shape[1]):
+            relevance, score = start_relevance(logits, columns[:, k], start)
+            keep = frozenset(layers.values())
+            walks.append(propagate(way, trace, state, relevance, keep=keep, book=self.ledger))
+            scores.append(score)
+        return self._result(walks, scores, chosen, logits, layers)
+
+    def _result(
+        self,
+        walks: list[Walk],
+        scores: list[Tensor],
+        target: Tensor,
+        logits: Tensor,
+        layers: Mapping[tuple[str, str], int],
+    ) -> Relevance:
+        single = target.dim() == 1
+
+        def gather(parts: list[Tensor]) -> Tensor:
+            return parts[0] if single else torch.stack(parts, 1)
+
+        kept = {key: gather([walk.kept[index] for walk in walks]) for key, index in layers.items()}
+        ledger = Ledger.merged([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
+        if self.strict and ledger is not None:
+            ledger.require_balance(self.rtol)
+        image = gather([walk.image for walk in walks])
+        return Relevance(image, target, gather(scores), logits, ledger, kept, self.composite.name)
+
+    def _as_input(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"x must be a torch.Tensor, not {type(x).__name__}; torch.from_numpy(x) makes one of an array"
+            )
+        if x.dim() < 2 or 0 in x.shape:
+            raise InputError(f"x must be a batch (N, C, H, W) with at least one image, not of shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise InputError(
+                f"x must hold floating-point numbers, not {x.dtype}; use x.float() after scaling to the model's range"
+            )
+        if not x.isfinite().all():
+            raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
+        weight = _first_weight(self.model)
+        if weight is None:
+            return x.detach()
+        if weight.device != x.device:
+            raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
+        if weight.dtype == torch.float32 and x.dtype == torch.float64:
+            raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
+        return x.detach().to(_compute_dtype(weight.dtype))
+
+    def _way(self, image: Tensor) -> Way:
+        """Capture for this size of input, unless that was done before."""
+        key = (tuple(image.shape[1:]), image.dtype, image.device)
+        if key not in self._ways:
+            _require_evaluation(self.model)
+            with _own_dtype(self.model, image) as example:
+                graph = capture(self.model, example)
+            state = self._state(graph)
+            _require_same_output(self.model, graph, state, image)
+            assignment = self.composite.assign(graph)
+            self._ways[key] = make_way(graph, assignment, supports(graph, state))
+        elif isinstance(self.model, nn.Module) and self.model.training:
+            _require_evaluation(self.model)
+        return self._ways[key]
+
+    def _state(self, graph: Graph) -> dict[str, Tensor]:
+        """Weights and constants as they are now; half precision is computed with as float32."""
+        state = dict(graph.constants)
+        if isinstance(self.model, nn.Module):
+            state |= dict(self.model.named_parameters(remove_duplicate=False))
+            state |= dict(self.model.named_buffers(remove_duplicate=False))
+        return {name: _widened(value.detach()) for name, value in state.items()}
+
+    def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
+        """The tensors whose relevance is kept, by (name, side)."""
+        everything = self.keep == "all"
+        names = [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self.keep
+        layers = {}
+        for name in [names] if isinstance(names, str) else names:
+            found = {}
+            for side in ("input", "output"):
+                with contextlib.suppress(UsageError):
+                    found[name, side] = graph.tensor(name, side)
+            if not found and not everything:
+                graph.tensor(name)  # raises, and says why
+            layers |= found
+        return layers
+
+
+def explain(
+    model: Model,
+    x: Tensor,
+    target: Target = None,
+    *,
+    composite: Composite | None = None,
+    keep: Keep = (),
+    start: Start = "probability",
+) -> Relevance:
+    """Which pixels made the model say that: `LRP(model, composite, keep=keep)(x, target, start=start)`.
+
+    Captures the model anew; make an `LRP` to explain more than one batch.
+    """
+    result: Relevance = LRP(model, composite, keep=keep)(x, target, start=start)
+    return result
+
+
+@contextlib.contextmanager
+def _exact_arithmetic(x: Tensor) -> Iterator[None]:
+    """No autocast, and no TF32, whose ten bits would show in the books."""
+    device = x.device.type if isinstance(x, Tensor) else "cpu"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.autocast(device, enabled=False))
+        if device == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            allowed = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)
+        yield
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _first_weight(model: Model) -> Tensor | None:
+    tensors = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+@contextlib.contextmanager
+def _own_dtype(model: Model, image: Tensor) -> Iterator[Tensor]:
+    """The image in the type that the model's own forward takes."""
+    weight = _first_weight(model)
+    yield image if weight is None else image.to(weight.dtype)
+
+
+def _require_evaluation(model: Model) -> None:
+    if isinstance(model, nn.Module):
+        require_evaluation_mode(model)
+
+
+def _require_same_output(model: Model, graph: Graph, state: Mapping[str, Tensor], image: Tensor) -> None:
+    """Refuse a capture that computes something else than the model does."""
+    ours = _require_scores(run(graph, state, image, frozenset()).output)
+    if not isinstance(model, nn.Module):
+        return
+    with _own_dtype(model, image) as own:
+        theirs = model(own)
+    half = own.dtype in (torch.float16, torch.bfloat16)
+    tolerance = 0.05 if half else 1e-3
+    scale = theirs.abs().max().clamp(min=1e-12)
+    difference = float((ours - theirs).abs().max() / scale)
+    if not difference <= tolerance:
+        raise CaptureError(
+            f"the captured graph and the model differ by {difference:.1e} of the largest score on the same input: the "
+            "model is not a fixed function of its input (randomness, or a branch on values), or hooks change it"
+        )
+
+
+def _require_scores(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise CaptureError(
+            f"the model returns {shape}; relprop explains an (N, classes) tensor of scores: wrap the model so that it returns one"
+        )
+    if not output.isfinite().all():
+        raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
+    return output

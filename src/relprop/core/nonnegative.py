@@ -1,0 +1,44 @@
+"""Which values can be negative nowhere: then the z⁺-rule needs the positive part of the weights alone."""
+
+from __future__ import annotations
+
+from relprop.core.graph import Graph, Node
+from relprop.core.ops import COPIES
+
+_MAKES = frozenset({"relu", "relu6", "sigmoid", "softmax", "hardsigmoid", "abs", "square", "exp", "softplus"})
+_KEEPS = frozenset(
+    {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "sum", "dropout", "clone", "contiguous",
+     "detach", "alias", "to", "identity", "leaky_relu", "elu", "hardswish", "silu", "gelu", "hardtanh", "clamp", *COPIES}
+)  # fmt: skip
+
+
+def nonnegative(graph: Graph) -> tuple[bool, ...]:
+    """For each node, whether its value is >= 0 for every image."""
+    known = [False] * len(graph)
+    for node in graph.steps:
+        known[node.index] = _of(node, graph, known)
+    return tuple(known)
+
+
+def _of(node: Node, graph: Graph, known: list[bool]) -> bool:
+    if node.op in _MAKES:
+        return True
+    if node.op in ("hardtanh", "clamp", "clamp_min") and _lower_bound(node) >= 0:
+        return True
+    below = all(known[i] for i in node.inputs)
+    if node.op in ("pad",):
+        value = node.args[-1] if len(node.args) > 2 else 0
+        return below and (isinstance(value, str) or value is None or value >= 0)
+    if node.op == "add" and len(node.inputs) > 1:
+        return below and node.kwargs.get("alpha", 1) >= 0
+    if node.op == "mul" and len(node.inputs) > 1:
+        return below
+    if node.op == "cat":
+        return below and len(node.args[0]) == len(node.inputs)
+    return below and node.op in _KEEPS
+
+
+def _lower_bound(node: Node) -> float:
+    default = -1.0 if node.op == "hardtanh" else float("-inf")
+    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min", default))
+    return float(bound) if isinstance(bound, int | float) else float("-inf")

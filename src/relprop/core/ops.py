@@ -1,0 +1,67 @@
+"""What kinds of operation there are, by their canonical names: one vocabulary for capture, joins and rules.
+
+Canonical names drop the number of dimensions and the overload: `aten.conv2d.default` is "conv".
+"""
+
+from __future__ import annotations
+
+import re
+
+#: weighted sums of their input, y = W h + b
+AFFINE = frozenset({"conv", "conv_transpose", "linear"})
+
+#: each output element is one input element, or a constant
+COPIES = frozenset(
+    {
+        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim",
+        "slice", "select", "pad", "constant_pad_nd", "flip", "roll", "expand", "repeat", "pixel_shuffle",
+        "pixel_unshuffle", "channel_shuffle", "index_select", "_unsafe_view", "narrow", "unfold",
+    }
+)  # fmt: skip
+
+#: one input, one output of the same shape, element by element
+ELEMENTWISE = frozenset(
+    {
+        "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "elu", "selu", "celu",
+        "rrelu", "threshold", "softplus", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh",
+        "batch_norm", "dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy",
+        "type_as", "identity", "neg",
+    }
+)  # fmt: skip
+
+#: values that do not depend on the tensors they are given
+CONSTANT = frozenset(
+    {
+        "fill", "full_like", "zeros_like", "ones_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty",
+        "sym_size", "rand_like", "randn_like",
+    }
+)  # fmt: skip
+
+_ALIASES = {
+    "convolution": "conv",
+    "conv_transpose": "conv_transpose",
+    "addmm": "linear",
+    "_adaptive_avg_pool": "adaptive_avg_pool",
+    "_to_copy": "to",
+    "_unsafe_view": "view",
+    "constant_pad_nd": "pad",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "concat": "cat",
+    "rsub": "rsub",
+    "feature_dropout": "dropout",
+    "alpha_dropout": "dropout",
+}
+
+
+def canonical(name: str) -> str:
+    """Return the canonical name of an ATen operation.
+
+    >>> canonical("aten::conv2d"), canonical("aten::max_pool3d"), canonical("aten::relu_")
+    ('conv', 'max_pool', 'relu')
+    """
+    name = re.sub(r"^\w+::", "", name)
+    name = name.rstrip("_") or name
+    name = re.sub(r"(?<=[a-z])[123]d", "", name)
+    return _ALIASES.get(name, name)

@@ -1,0 +1,351 @@
+"""Rules for weighted sums, y_j = Σ_i w_ji h_i + b_j: convolution, transposed convolution and linear layers.
+
+z_ij = w_ji h_i is what input i contributes to output j. Each rule shares R_j among the inputs i by some share of
+these contributions; the docstrings give it. No rule here uses autograd: the transpose is called as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.core.geometry import conv_geometry
+from relprop.core.rules.rule import Rule, rule
+from relprop.core.trace import Step
+from relprop.errors import InputError
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A weighted sum, as two functions of weight and value.
+
+    Attributes:
+        weight: in the layout that `push` and `pull` take.
+        bias: one number an output channel, shaped to broadcast on the output; or None.
+        push: (value, weight) -> W h.
+        pull: (value, weight) -> Wᵀ s, in the shape of the input.
+        spread: value -> the transpose with all weights one, over in-bounds inputs that depend on the image.
+        count: number of inputs that `spread` sends each output to, shaped to broadcast on the output.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    push: Callable[[Tensor, Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+    spread: Callable[[Tensor], Tensor]
+    count: Callable[[], Tensor]
+
+
+def affine(step: Step) -> Affine:
+    """Read a step as a weighted sum, with the batch norm that is folded into it if there is one."""
+    return _linear(step) if step.node.op == "linear" else _conv(step)
+
+
+def _conv(step: Step) -> Affine:
+    geometry = conv_geometry(step.node, step.args)
+    weight, bias = step.args[1], step.args[2] if len(step.args) > 2 else None
+    dims = weight.dim() - 2
+    if step.scale is not None:
+        raw = weight
+        weight = step.prepared.get(
+            step.node.index, "folded", (raw, step.scale), lambda: _scaled(raw, step.scale, geometry)
+        )
+        bias = step.shift if bias is None else step.shift + bias * step.scale
+    shape = step.shapes[0]
+    like = step.inputs[0] if step.inputs[0] is not None else weight.new_empty(1).expand(shape)
+
+    def mask() -> Tensor:
+        support = step.supports[0]
+        if support is not None:
+            return support.to(weight)
+        return step.prepared.get(
+            step.node.index, f"ones{tuple(shape[1:])}", (), lambda: weight.new_ones((1, *shape[1:]))
+        ).to(weight)
+
+    def count() -> Tensor:
+        counts = geometry.count(mask())
+        return counts.repeat_interleave(geometry.outputs_per_group, 1)
+
+    return Affine(
+        weight,
+        None if bias is None else bias.reshape(1, -1, *[1] * dims),
+        geometry.push,
+        lambda value, w: geometry.pull(value, w, like),
+        lambda value: geometry.spread(value, mask()),
+        count,
+    )
+
+
+def _scaled(weight: Tensor, scale: Tensor | None, geometry: object) -> Tensor:
+    assert scale is not None
+    if geometry.transposed:  # type: ignore[attr-defined]
+        grouped = weight.unflatten(0, (geometry.groups, -1))  # type: ignore[attr-defined]
+        per_output = scale.reshape(grouped.shape[0], 1, grouped.shape[2], *[1] * (weight.dim() - 2))
+        return (grouped * per_output).flatten(0, 1)
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def _linear(step: Step) -> Affine:
+    transposed = step.node.call._schema.name == "aten::addmm"  # type: ignore[attr-defined]
+    if transposed:
+        bias, _, weight = step.args[:3]
+        weight = weight.t()
+    else:
+        weight, bias = step.args[1], step.args[2] if len(step.args) > 2 else None
+    support = step.supports[0]
+    shape = step.shapes[0]
+
+    def mask() -> Tensor:
+        return weight.new_ones((1, *shape[1:])) if support is None else support.to(weight)
+
+    return Affine(
+        weight,
+        bias,
+        lambda value, w: F.linear(value, w),
+        lambda value, w: value @ w,
+        lambda value: value.sum(-1, keepdim=True) * mask(),
+        lambda: mask().sum(-1, keepdim=True),
+    )
+
+
+def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """R / z where something excites the output; and the relevance of the dead outputs, None if there is none.
+
+    Dead means z at or below the smallest normal number: dividing by less would overflow. Both that and a
+    negative zero of rounding are dead. Needs z >= 0 up to rounding.
+    """
+    tiny = torch.finfo(z.dtype).tiny
+    divided = relevance / F.threshold(z, tiny, torch.inf)
+    dead = z <= tiny
+    if not dead.any():
+        return divided, None
+    carried = torch.where(dead, relevance, 0)
+    return divided, carried if carried.any() else None
+
+
+def _spread_evenly(layer: Affine, relevance: Tensor | None) -> Tensor | float:
+    """Each output shares evenly over its in-bounds receptive field; one that sees padding alone sends nothing."""
+    if relevance is None:
+        return 0.0
+    return layer.spread(relevance / layer.count().clamp(min=1))
+
+
+def _part(step: Step, weight: Tensor, name: str) -> Tensor:
+    """W+ or W-, made once per weight."""
+    clamp = {"plus": lambda: weight.clamp(min=0), "minus": lambda: weight.clamp(max=0)}[name]
+    return step.prepared.get(step.node.index, name, (weight,), clamp)
+
+
+@rule("conv", "conv_transpose", "linear", name="z+")
+def z_plus(step: Step, relevance: Tensor) -> Tensor:
+    """Share by positive contribution (z⁺-rule, Eq. 2 and 3).
+
+        R_i = Σ_j max(0, z_ij) / Σ_k max(0, z_kj) · R_j
+
+    Maps (N, *out) to (N, *in) and keeps each sample's sum. Bias takes no part. For inputs that are nowhere
+    negative this is h_i Σ_j w⁺_ji R_j / Σ_k w⁺_jk h_k. An output that nothing positive excites (it fires through
+    the batch-norm shift alone) shares evenly over its in-bounds receptive field.
+    """
+    layer = affine(step)
+    plus = _part(step, layer.weight, "plus")
+    if step.nonnegative[0]:
+        divided, dead = quotient(relevance, layer.push(step.input, plus))
+        return step.input * layer.pull(divided, plus) + _spread_evenly(layer, dead)
+    minus = _part(step, layer.weight, "minus")
+    above, below = step.input.clamp(min=0), step.input.clamp(max=0)
+    divided, dead = quotient(relevance, layer.push(above, plus) + layer.push(below, minus))
+    shared = above * layer.pull(divided, plus) + below * layer.pull(divided, minus)
+    return shared + _spread_evenly(layer, dead)
+
+
+@rule(name="z+ (ones)", reads=())
+def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
+    """The z⁺-rule with every input taken as one, so that the image does not enter (the release's first layer).
+
+    R_i = Σ_j w⁺_ji / Σ_k w⁺_jk · R_j, over in-bounds k.
+    """
+    layer = affine(step)
+    plus = _part(step, layer.weight, "plus")
+    ones = _ones(step, layer.weight)
+    divided, dead = quotient(relevance, layer.push(ones, plus))
+    return ones * layer.pull(divided, plus) + _spread_evenly(layer, dead)
+
+
+def _ones(step: Step, weight: Tensor) -> Tensor:
+    """An input of ones (1, *in), zero where the image does not reach."""
+    support = step.supports[0]
+    return weight.new_ones((1, *step.shapes[0][1:])) if support is None else support.to(weight)
+
+
+@rule(name="flat", reads=())
+def flat(step: Step, relevance: Tensor) -> Tensor:
+    """Share evenly over the in-bounds receptive field (Lapuschkin et al. 2017): R_i = Σ_j R_j / #inputs of j."""
+    shared = _spread_evenly(affine(step), relevance)
+    assert isinstance(shared, Tensor)
+    return shared
+
+
+@rule(name="w²", reads=())
+def w_square(step: Step, relevance: Tensor) -> Tensor:
+    """Share by squared weight (Montavon et al. 2017, Eq. 9): R_i = Σ_j w²_ji / Σ_k w²_jk · R_j, over in-bounds k."""
+    layer = affine(step)
+    square = step.prepared.get(step.node.index, "square", (layer.weight,), lambda: layer.weight.square())
+    ones = _ones(step, layer.weight)
+    divided, dead = quotient(relevance, layer.push(ones, square))
+    return ones * layer.pull(divided, square) + _spread_evenly(layer, dead)
+
+
+def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
+    """Share by contribution, with a stabilised denominator (ε-rule, Bach et al. 2015, Eq. 58).
+
+        R_i = Σ_j z_ij / (z_j + ε sign(z_j)) · R_j,   z_j = Σ_k z_kj + b_j,   sign(0) = 1
+
+    Absorbs the shares of ε and, unless `bias` is false, of the bias. ε = 0 is LRP-0.
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        z = layer.push(step.input, layer.weight)
+        if bias and layer.bias is not None:
+            z = z + layer.bias
+        return step.input * layer.pull(stabilised_quotient(relevance, z, eps), layer.weight)
+
+    return Rule(f"ε={eps:g}" if eps else "0", share, conserves=False, positive=False)
+
+
+def stabilised_quotient(relevance: Tensor, z: Tensor, eps: float) -> Tensor:
+    """R / (z + ε sign z); zero where z is zero and ε is."""
+    stable = z + torch.where(z >= 0, eps, -eps)
+    tiny = torch.finfo(z.dtype).tiny
+    return torch.where(stable.abs() > tiny, relevance / stable, 0)
+
+
+def z_plus_epsilon(eps: float = 1e-5, *, ones: bool = False) -> Rule:
+    """The z⁺-rule as the authors released it: R_i = h_i Σ_j w⁺_ji R_j / (Σ_k w⁺_jk h_k + ε), h = 1 if `ones`.
+
+    ε is unsigned and absorbs relevance; where W⁺ h of a negative input cancels it, relevance explodes.
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        plus = _part(step, layer.weight, "plus")
+        value = _ones(step, layer.weight) if ones else step.input
+        return value * layer.pull(relevance / (layer.push(value, plus) + eps), plus)
+
+    reads: frozenset[str] = frozenset() if ones else frozenset({"inputs"})
+    return Rule(f"z+ {'(ones) ' if ones else ''}ε={eps:g}", share, reads, conserves=False)  # type: ignore[arg-type]
+
+
+def z_plus_bias(eps: float = 1e-6) -> Rule:
+    """The z⁺-rule with the positive part of the bias as one more contribution, which absorbs (zennit's ZPlus).
+
+    R_i = Σ_j max(0, z_ij) / (Σ_k max(0, z_kj) + max(0, b_j) + ε) · R_j
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
+        parts = _signed_parts(step)
+        z = sum(layer.push(h, w) for h, w in zip(parts, (plus, minus), strict=False)) + eps
+        if layer.bias is not None:
+            z = z + layer.bias.clamp(min=0)
+        divided = torch.where(z == 0, 0, relevance / z)
+        shared = [h * layer.pull(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
+        return sum(shared[1:], shared[0])
+
+    return Rule("z+ with bias", share, conserves=False)
+
+
+def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
+    """Favour contributions of the output's own sign (γ-rule, Montavon et al. 2019; for either sign, Andéol et al. 2021).
+
+        R_i = Σ_j (z_ij + γ [z_ij]^s_j) / (Σ_k z_kj + γ [z_kj]^s_j + ε s_j) · R_j
+
+    with s_j the sign of the output and [z]^+ = max(0, z), [z]^- = min(0, z). The bias is one more contribution.
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
+        parts = _signed_parts(step)
+        z = layer.push(step.input, layer.weight)
+        above = sum(layer.push(h, w) for h, w in zip(parts, (plus, minus), strict=False))
+        below = z - above
+        if bias and layer.bias is not None:
+            z, above, below = z + layer.bias, above + layer.bias.clamp(min=0), below + layer.bias.clamp(max=0)
+        on, off = torch.where(z > 0, relevance, 0), torch.where(z > 0, 0, relevance)
+        up = stabilised_quotient(on, z + g * above, eps)
+        down = stabilised_quotient(off, z + g * below, eps)
+        shared = step.input * layer.pull(up + down, layer.weight)
+        for h, same, other in zip(parts, (plus, minus), (minus, plus), strict=False):
+            shared = shared + g * h * (layer.pull(up, same) + layer.pull(down, other))
+        return shared
+
+    return Rule(f"γ={g:g}", share, conserves=False, positive=False)
+
+
+def _signed_parts(step: Step) -> tuple[Tensor, ...]:
+    """The input's positive part, and its negative part if it can have one."""
+    return (step.input,) if step.nonnegative[0] else (step.input.clamp(min=0), step.input.clamp(max=0))
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias: bool = True) -> Rule:
+    """Weigh positive against negative contributions (αβ-rule, Bach et al. 2015, Eq. 60), α - β = 1.
+
+    R_i = Σ_j (α z⁺_ij / (Σ_k z⁺_kj + ε) - β z⁻_ij / (Σ_k z⁻_kj - ε)) · R_j
+
+    The bias is one more contribution. Absorbs what falls on bias, on ε, and on parts that are empty.
+    """
+    if abs(alpha - beta - 1) > 1e-9:
+        raise ValueError(f"alpha - beta must be 1, not {alpha} - {beta} = {alpha - beta}")
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
+        parts = _signed_parts(step)
+        shared: Tensor | float = 0.0
+        for factor, pair, sign in ((alpha, (plus, minus), 1.0), (-beta, (minus, plus), -1.0)):
+            if not factor:
+                continue
+            z = sum(layer.push(h, w) for h, w in zip(parts, pair, strict=False)) + sign * eps
+            if bias and layer.bias is not None:
+                z = z + (layer.bias * sign).clamp(min=0) * sign
+            divided = torch.where(z == 0, 0, factor * relevance / z)
+            shared = shared + sum(h * layer.pull(divided, w) for h, w in zip(parts, pair, strict=False))
+        assert isinstance(shared, Tensor)
+        return shared
+
+    return Rule(f"α{alpha:g}β{beta:g}", share, conserves=False, positive=False)
+
+
+def z_box(low: float | Tensor, high: float | Tensor) -> Rule:
+    """For inputs in a box, such as pixels (zᴮ-rule, Montavon et al. 2017, Eq. 13).
+
+        R_i = Σ_j (z_ij - l_i w⁺_ji - u_i w⁻_ji) / Σ_k (z_kj - l_k w⁺_jk - u_k w⁻_jk) · R_j
+
+    Each term is nowhere negative while l <= h <= u, so it conserves; an output on which all terms are zero shares evenly.
+
+    Args:
+        low, high: the box in the network's own (normalised) units: numbers, or tensors that broadcast on (N, C, H, W).
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        layer = affine(step)
+        x = step.input
+        l, u = (torch.as_tensor(b).to(x).expand_as(x) for b in (low, high))  # noqa: E741 - the equation's name
+        if (x < l).any() or (x > u).any():
+            raise InputError(
+                f"z_box at {step.node.name}: the input spans {float(x.min()):.4g} to {float(x.max()):.4g}, outside the "
+                "box; give the low and high that pixels can have after normalisation"
+            )
+        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
+        z = layer.push(x - l, plus) + layer.push(x - u, minus)
+        divided, dead = quotient(relevance, z)
+        shared = (x - l) * layer.pull(divided, plus) + (x - u) * layer.pull(divided, minus)
+        return shared + _spread_evenly(layer, dead)
+
+    return Rule("zᴮ", share)

@@ -1,0 +1,219 @@
+"""Rules for pooling: max pooling and the averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.core.geometry import ConvGeometry
+from relprop.core.rules.affine import quotient, stabilised_quotient
+from relprop.core.rules.rule import Rule, rule
+from relprop.core.trace import Step
+from relprop.errors import UnsupportedOpError
+
+aten = torch.ops.aten
+
+
+@rule("max_pool", "adaptive_max_pool")
+def winner_takes_all(step: Step, relevance: Tensor) -> Tensor:
+    """All relevance of a window goes to its largest member, the first of several."""
+    value, dims = step.input, _dims(step)
+    flat_value, flat_relevance = value.flatten(-dims), relevance.flatten(-dims)
+    indices = _winners(step, value, dims).flatten(-dims)
+    return torch.zeros_like(flat_value).scatter_add_(-1, indices, flat_relevance).view_as(value)
+
+
+def _winners(step: Step, value: Tensor, dims: int) -> Tensor:
+    """Index of each window's largest member within the flattened plane."""
+    arguments = [*step.args[1:]]
+    if step.node.op == "adaptive_max_pool":
+        pool: Callable[..., Any] = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[dims - 1]
+        return pool(value, *arguments, return_indices=True)[1]
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    options = dict(zip(names, arguments, strict=False))
+    options["stride"] = options.get("stride") or options["kernel_size"]
+    return pool(value, **options, return_indices=True)[1]
+
+
+def _dims(step: Step) -> int:
+    """Number of pooled dimensions: the name of ATen's operation ends with it."""
+    name: str = step.node.call._schema.name if hasattr(step.node.call, "_schema") else ""  # type: ignore[attr-defined]
+    digits = [int(letter) for letter in name if letter.isdigit()]
+    return digits[-1] if digits else len(step.shapes[0]) - 2
+
+
+@rule("avg_pool", "adaptive_avg_pool", name="z+ average")
+def average_z_plus(step: Step, relevance: Tensor) -> Tensor:
+    """The z⁺-rule for an average: members of a window share by their positive value.
+
+        R_i = h⁺_i Σ_j R_j / Σ_k h⁺_k,   k in the window of j
+
+    The divisor of the average cancels. A window without a positive member shares evenly over those that depend
+    on the image.
+    """
+    pool = _average_of(step)
+    return _share_average(step, relevance, pool, lambda value: _pull_average(step, value))
+
+
+@rule("mean", "sum", name="z+ average")
+def mean_z_plus(step: Step, relevance: Tensor) -> Tensor:
+    """The z⁺-rule for a mean or sum over whole dimensions, as `average_z_plus`."""
+    return _share_average(step, relevance, *_mean_of(step))
+
+
+def _mean_of(step: Step) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The reduction as a weighted sum and its transpose, with weights 1 / count for a mean."""
+    dims = _reduced(step)
+    keeps = len(step.args) > 2 and bool(step.args[2])
+    shape = step.shapes[0]
+    weight = 1 / math.prod(shape[dim] for dim in dims) if step.node.op == "mean" else 1.0
+
+    def widen(value: Tensor) -> Tensor:
+        for dim in sorted(dims) if not keeps else ():
+            value = value.unsqueeze(dim)
+        return (value * weight).expand(shape)
+
+    return lambda value: value.sum(dims, keepdim=keeps) * weight, widen
+
+
+def _reduced(step: Step) -> tuple[int, ...]:
+    given = step.args[1] if len(step.args) > 1 else None
+    rank = len(step.shapes[0])
+    given = [given] if isinstance(given, int) else given or range(1, rank)
+    return tuple(dim % rank for dim in given)
+
+
+def _share_average(
+    step: Step, relevance: Tensor, push: Callable[[Tensor], Tensor], pull: Callable[[Tensor], Tensor]
+) -> Tensor:
+    above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
+    divided, dead = quotient(relevance, push(above))
+    shared = above * pull(divided)
+    if dead is None:
+        return shared
+    support = step.supports[0]
+    members = torch.ones_like(step.input[:1]) if support is None else support.to(above)
+    return shared + members * pull(dead / push(members).clamp(min=torch.finfo(above.dtype).tiny))
+
+
+def _average_of(step: Step) -> Callable[[Tensor], Tensor]:
+    return lambda value: step.node.call(value, *step.args[1:], **step.kwargs)
+
+
+def _pull_average(step: Step, value: Tensor) -> Tensor:
+    """Transpose of an average pooling, by ATen's own backward of it."""
+    like = value.new_empty((value.shape[0], *step.shapes[0][1:]))
+    dims = _dims(step)
+    if step.node.op == "adaptive_avg_pool":
+        return _adaptive_pull(value, like, dims)
+    if dims == 3:
+        pulled: Tensor = aten.avg_pool3d_backward(value, like, *_pool_arguments(step, dims))
+        return pulled
+    if dims == 1:
+        return aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1)).squeeze(-2)
+    return aten.avg_pool2d_backward(value, like, *_pool_arguments(step, dims))
+
+
+def _adaptive_pull(value: Tensor, like: Tensor, dims: int) -> Tensor:
+    if dims == 3:
+        return aten._adaptive_avg_pool3d_backward(value, like)
+    if dims == 1:
+        return aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2)).squeeze(-2)
+    return aten._adaptive_avg_pool2d_backward(value, like)
+
+
+def _pool_arguments(step: Step, dims: int) -> tuple[Any, ...]:
+    """(kernel, stride, padding, ceil_mode, count_include_pad, divisor), one-dimensional ones as rows."""
+    given = [*step.args[1:]]
+    kernel, stride, padding, ceil, include, divisor = [*given, *[None, [], 0, False, True, None][len(given) :]]
+    kernel = _listed(kernel, dims)
+    stride = _listed(stride, dims) if stride else kernel
+    padding = _listed(padding, dims)
+    if dims == 1:
+        kernel, stride, padding = [1, *kernel], [1, *stride], [0, *padding]
+    return kernel, stride, padding, ceil, include, divisor
+
+
+def _listed(value: int | list[int], dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else [*value]
+    return values * dims if len(values) == 1 else values
+
+
+@rule(name="max as average")
+def max_as_average(step: Step, relevance: Tensor) -> Tensor:
+    """Treat max pooling as an average over the same windows, by the z⁺-rule (an option; winner-takes-all is the default)."""
+    if step.node.op == "adaptive_max_pool":
+        size, like = step.args[1], step.input.new_empty((len(relevance), *step.shapes[0][1:]))
+        dims = _dims(step)
+        average = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
+        return _share_average(step, relevance, lambda v: average(v, size), lambda v: _adaptive_pull(v, like, dims))
+    windows, ones = _windows(step, relevance)
+    like = step.input.new_empty(step.shapes[0])
+    return _share_average(step, relevance, lambda v: windows.push(v, ones), lambda v: windows.pull(v, ones, like))
+
+
+def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
+    """The windows of a max pooling as a convolution of each channel with ones; `ceil_mode` is padding behind."""
+    given = [*step.args[1:]]
+    kernel, stride, padding, dilation, _ = [*given, *[None, [], 0, 1, False][len(given) :]]
+    dims = _dims(step)
+    kernel, padding, dilation = (_listed(value, dims) for value in (kernel, padding, dilation))
+    stride = _listed(stride, dims) if stride else kernel
+    channels, *size = step.shapes[0][1:]
+    behind = [
+        (out - 1) * s + d * (k - 1) + 1 - p - extent
+        for out, s, d, k, p, extent in zip(relevance.shape[2:], stride, dilation, kernel, padding, size, strict=True)
+    ]
+    before = tuple(amount for pair in reversed([*zip(padding, behind, strict=True)]) for amount in pair)
+    ones = step.input.new_ones((channels, 1, *kernel))
+    zeros = (0,) * dims
+    return (
+        ConvGeometry(tuple(ones.shape), tuple(stride), zeros, tuple(dilation), False, zeros, channels, before),
+        ones,
+    )
+
+
+def signed_average(eps: float = 1e-6) -> Rule:
+    """Averages by signed contribution, as the ε-rule: R_i = h_i Σ_j a_ji R_j / (Σ_k a_jk h_k + ε sign). Absorbs ε's share."""
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        value = step.input
+        if step.node.op in ("mean", "sum"):
+            average, widen = _mean_of(step)
+            return value * widen(stabilised_quotient(relevance, average(value), eps))
+        return value * _pull_average(step, stabilised_quotient(relevance, _average_of(step)(value), eps))
+
+    return Rule(f"average ε={eps:g}" if eps else "average", share, conserves=False, positive=False)
+
+
+def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
+    """Averages as the authors released them: R_i = h_i Σ_j a_ji R_j / (Σ_k a_jk h_k + ε), a the average's weights.
+
+    Args:
+        eps: unsigned; it absorbs relevance.
+        window: take the step for an average over windows of this size and stride, whatever it is: the release
+            puts a 2x2 average in place of the 3x3 max pooling.
+    """
+
+    def share(step: Step, relevance: Tensor) -> Tensor:
+        value = step.input
+        if window is None:
+            return value * _pull_average(step, relevance / (_average_of(step)(value) + eps))
+        average = F.avg_pool2d(value, window)
+        if average.shape != relevance.shape:
+            raise UnsupportedOpError(
+                f"released() takes {step.node.name} for a {window}x{window} average of stride {window}, which gives "
+                f"{tuple(average.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
+            )
+        pulled = aten.avg_pool2d_backward(
+            relevance / (average + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
+        )
+        return value * pulled
+
+    return Rule(f"average {f'{window}x{window} ' if window else ''}ε={eps:g}", share, conserves=False)

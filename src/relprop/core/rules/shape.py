@@ -1,0 +1,77 @@
+"""Rules for operations that only move elements: relevance moves back to where the value came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.core.ops import COPIES
+from relprop.core.rules.rule import rule
+from relprop.core.trace import Absent, Step
+
+_RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
+
+
+@rule(*COPIES, name="move", reads=())
+def move_back(step: Step, relevance: Tensor) -> Tensor:
+    """R_i = Σ R_j over the outputs j that are copies of input i: views, slices, padding, permutations, repeats.
+
+    What falls on padding came from nowhere; joins send nothing there.
+    """
+    shape = step.shapes[0]
+    if step.node.op in _RESHAPES:
+        return relevance.reshape(shape)
+    if step.node.op == "permute":
+        return relevance.permute(_inverse(step.args[1]))
+    if step.node.op in ("transpose", "t"):
+        return relevance.transpose(*(step.args[1:] or (0, 1)))
+    if step.node.op == "slice":
+        dim, start, end, stride = [*step.args[1:], *[0, None, None, 1][len(step.args) - 1 :]]
+        return torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+    if step.node.op == "expand":
+        return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)
+    if step.node.op == "pad" and (
+        len(step.args) < 3 or not isinstance(step.args[2], str) or step.args[2] == "constant"
+    ):
+        return torch.nn.functional.pad(relevance, [-amount for amount in step.args[1]])
+    return _by_origin(step, relevance)
+
+
+def _inverse(order: list[int]) -> list[int]:
+    rank = len(order)
+    return sorted(range(rank), key=lambda i: order[i] % rank)
+
+
+def _end(end: int | None) -> int:
+    return torch.iinfo(torch.int64).max if end is None else end
+
+
+def _by_origin(step: Step, relevance: Tensor) -> Tensor:
+    """Any other operation: run it on the positions of the input, and add relevance up by origin."""
+    shape = step.shapes[0]
+    count = shape.numel()
+    # exact as float64 up to 2^53 elements; some padding modes know no integers
+    origins = torch.arange(1, count + 1, dtype=torch.float64, device=relevance.device).view(shape)
+    args: list[Any] = [origins, *step.args[1:]]
+    index = step.node.call(*args, **step.kwargs).long().flatten()
+    return relevance.new_zeros(count + 1).index_add_(0, index, relevance.flatten())[1:].view(shape)
+
+
+@rule("cat", name="split up", reads=())
+def cut_up(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """Concatenation: each part gets the relevance of its own slice; what constants hold is absorbed."""
+    parts = step.args[0]
+    dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
+    sizes = [part.shape[dim] for part in parts]
+    pieces = relevance.split(sizes, dim)
+    return tuple(piece for piece, part in zip(pieces, parts, strict=True) if isinstance(part, Absent))
+
+
+@rule("stack", name="split up", reads=())
+def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """Stacking: each part gets the relevance of its own layer; what constants hold is absorbed."""
+    parts = step.args[0]
+    dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
+    return tuple(piece for piece, part in zip(relevance.unbind(dim), parts, strict=True) if isinstance(part, Absent))
