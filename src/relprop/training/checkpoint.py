@@ -1,0 +1,104 @@
+"""Checkpoints: tensors as safetensors, everything else as JSON, neither able to run code when read.
+
+A checkpoint is one `checkpoint-0007.safetensors` and the manifest `checkpoint.json` that names it. Each file is written
+beside its place, flushed to the disk and renamed, the manifest last: after a kill at any moment the manifest names a
+complete file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from relprop.errors import RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST = "checkpoint.json"
+FORMAT = 1
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: a reader, or a kill, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write checkpoint `number` under `out`, then drop the older ones."""
+    # clones: safetensors refuses tensors that share memory, and torch may have tied some
+    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+    name = f"checkpoint-{number:04d}.safetensors"
+    write_atomically(out / name, content)
+    manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    write_atomically(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    for old in out.glob("checkpoint-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def load_checkpoint(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the last checkpoint under `out`, or None where there is none.
+
+    Raises:
+        RunError: the manifest or its tensors are damaged or of another version.
+    """
+    manifest = out / MANIFEST
+    if not manifest.exists():
+        return None
+    again = "delete the folder's checkpoint files, or choose another --out, to start again"
+    try:
+        facts = json.loads(manifest.read_text())
+        if facts["format"] != FORMAT:
+            raise RunError(f"{manifest} has format {facts['format']}; this version reads {FORMAT}; {again}")
+        path = out / facts["tensors"]
+        if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+            raise RunError(f"{path} is not what {manifest} describes (another SHA-256); {again}")
+        return load_file(path), facts
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"the checkpoint {manifest} cannot be read: {error}; {again}") from error
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split the optimizer's state into tensors, named "optimizer.INDEX.KEY", and plain values."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    return tensors, {"state": plain, "groups": state["param_groups"]}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Undo `pack_optimizer`."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in plain["state"].items()}
+    for name, value in tensors.items():
+        prefix, _, rest = name.partition(".")
+        if prefix == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+
+
+def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix` and a dot, under the rest of the name."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

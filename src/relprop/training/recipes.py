@@ -1,0 +1,216 @@
+"""Recipes: every setting that decides what a training run learns, as frozen data.
+
+RECIPES.build("cub")              ResNet-50 on CUB-200-2011, as the paper's authors train it
+RECIPES.build("cifar10")          ResNet-20 with projection shortcuts, the recipe of `resnet20-cifar10`
+RECIPES.build("folder:pictures")  fine-tune ResNet-50 on a folder with one subfolder a class
+override(recipe, "epochs=5", "lr=0.01")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from relprop.errors import UsageError
+from relprop.images import IMAGENET_MEAN, IMAGENET_STD
+from relprop.models.architectures import CIFAR_CLASSES
+from relprop.registry import Registry
+from relprop.registry import _convert as convert
+from relprop.training.schedules import SCHEDULES
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, from what, and how. The data, the seed and the machine are given beside it.
+
+    Attributes:
+        name: of the recipe.
+        data: default data set, as a spec for `relprop.data.open_dataset`; "" where the caller has to say.
+        test: data set measured once, after training; "" for none.
+        arch: a name that `relprop.models` can build: torchvision's, timm's, "cifar-resnet20-b" (projection shortcuts).
+        init: "random", "pretrained" (published ImageNet weights), or a checkpoint; the last layer is new.
+        classes: their names, where the data do not say.
+        size: side of the network's square input, in pixels.
+        resize: shorter side to which a picture is resized before the centre crop that is evaluated.
+        mean: of each colour channel, in [0, 1].
+        std: of each colour channel.
+        augment: "crop": random resized crop and flip of each file, decoded every time; "shift": pictures decoded once,
+            then shifted by up to `pad` pixels with reflected borders, and flipped, a batch at a time.
+        pad: largest shift, in pixels.
+        cutout: side of the grey square put at a random place (DeVries and Taylor 2017), 0 for none; with "shift".
+        batch: pictures per optimizer step, over all devices and accumulation steps.
+        accumulate: parts into which a batch is split when it does not fit the memory.
+        lr: base learning rate of SGD.
+        floor: the learning rate never falls below it.
+        schedule: spec of a member of `SCHEDULES`.
+        momentum: of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: L2 penalty on all parameters.
+        label_smoothing: of the cross entropy.
+        ema: decay per step of the moving average of the weights that is evaluated and kept; 0 for none.
+        epochs: at most.
+        patience: stop after so many epochs without a better validation loss; None for never.
+        keep: which epoch's weights are the result: the "best" on validation, or the "last".
+        holdout: share of the training pictures that is held out for validation, equal for every class.
+        seeds: one run each.
+        precision: "32-true" or "bf16-mixed" (automatic mixed precision).
+        channels_last: memory layout of pictures and weights; faster on most processors.
+        store: precision of the resulting weights file.
+    """
+
+    name: str
+    data: str = ""
+    test: str = ""
+    arch: str = "resnet50"
+    init: str = "pretrained"
+    classes: tuple[str, ...] = ()
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    augment: Literal["crop", "shift"] = "crop"
+    pad: int = 4
+    cutout: int = 0
+    batch: int = 32
+    accumulate: int = 1
+    lr: float = 1e-3
+    floor: float = 1e-6
+    schedule: str = "plateau:factor=0.333:patience=1"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    epochs: int = 300
+    patience: int | None = 6
+    keep: Literal["best", "last"] = "best"
+    holdout: float = 0.1
+    seeds: tuple[int, ...] = (0,)
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    channels_last: bool = True
+    store: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        problems = [text for bad, text in _limits(self) if bad]
+        if problems:
+            raise UsageError(f"recipe {self.name!r}: " + "; ".join(problems))
+        SCHEDULES.build(self.schedule)
+
+    def __str__(self) -> str:
+        """One setting a line."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        wide = max(map(len, settings))
+        return "\n".join(f"{name:<{wide}}  {_show(value)}" for name, value in settings.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def _limits(r: Recipe) -> list[tuple[bool, str]]:
+    """Return what must not be, and how to say so."""
+    return [
+        (r.size < 1 or r.resize < r.size, f"resize ({r.resize}) must be at least size ({r.size}), and size at least 1"),
+        (r.epochs < 1, f"epochs must be at least 1, not {r.epochs}"),
+        (r.accumulate < 1, f"accumulate must be at least 1, not {r.accumulate}"),
+        (
+            r.batch < 1 or r.batch % max(r.accumulate, 1) != 0,
+            f"batch ({r.batch}) must be a multiple of accumulate ({r.accumulate})",
+        ),
+        (not 0 <= r.holdout < 1, f"holdout must be a share from 0 up to 1, not {r.holdout}"),
+        (not 0 <= r.ema < 1, f"ema must be a decay from 0 up to 1, not {r.ema}"),
+        (not 0 <= r.label_smoothing < 1, f"label_smoothing must be from 0 up to 1, not {r.label_smoothing}"),
+        (r.lr <= 0 or r.floor < 0, f"lr ({r.lr}) must be positive and floor ({r.floor}) not negative"),
+        (r.patience is not None and r.patience < 1, f"patience must be at least 1, or none, not {r.patience}"),
+        (
+            not r.holdout and (r.patience is not None or r.keep == "best" or r.schedule.startswith("plateau")),
+            "without holdout there is no validation loss: set patience=none, keep=last, and no plateau schedule",
+        ),
+        (not r.seeds, "seeds must name at least one"),
+    ]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def override(recipe: Recipe, *settings: str) -> Recipe:
+    """Change single settings, each written "name=value" as `str(recipe)` shows them; several values with commas.
+
+    Raises:
+        UsageError: no such setting, or a value of the wrong kind or out of range.
+    """
+    hints = {name: hint for name, hint in get_type_hints(Recipe).items() if name != "name"}
+    changed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or name not in hints:
+            raise UsageError(f"cannot set {setting!r}: write NAME=VALUE, with a name among {', '.join(hints)}")
+        changed[name] = _read(name, text, hints[name])
+    return dataclasses.replace(recipe, **changed)
+
+
+def _read(name: str, text: str, hint: Any) -> Any:
+    """Read `text` as a field of type `hint`: a value, or a tuple of values with commas."""
+    if get_origin(hint) is not tuple:
+        return convert("setting", name, text, hint)
+    kinds = get_args(hint)
+    parts = [] if text.lower() in ("", "none") else [part.strip() for part in text.split(",")]
+    if Ellipsis not in kinds and len(parts) != len(kinds):
+        raise UsageError(f"setting: {name} takes {len(kinds)} values with commas, not {text!r}")
+    return tuple(convert("setting", name, part, kinds[0]) for part in parts)
+
+
+RECIPES: Registry[Recipe] = Registry("recipe")
+
+
+@RECIPES.register("cub")
+def cub() -> Recipe:
+    """ResNet-50 from ImageNet weights on CUB-200-2011: the settings of the paper's released code, five seeds.
+
+    Its configuration names the plateau schedule, its script builds a step schedule; for the latter set
+    schedule=step:every=30:factor=0.1. The momentum is not stated; 0.9 is the usual value.
+    """
+    return Recipe(name="cub", seeds=(40, 41, 42, 43, 44))
+
+
+@RECIPES.register("cifar10")
+def cifar10() -> Recipe:
+    """ResNet-20 with projection shortcuts from scratch on CIFAR-10: the recipe of the model `resnet20-cifar10`."""
+    return Recipe(
+        name="cifar10",
+        arch="cifar-resnet20-b",
+        init="random",
+        classes=CIFAR_CLASSES,
+        size=32,
+        resize=32,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        augment="shift",
+        batch=256,
+        lr=0.4,
+        floor=0.0,
+        schedule="one-cycle:warmup=0.2",
+        nesterov=True,
+        weight_decay=5e-4,
+        ema=0.995,
+        epochs=30,
+        patience=None,
+        keep="last",
+        holdout=0.02,
+        store="float16",
+    )
+
+
+@RECIPES.register("folder")
+def folder(root: str) -> Recipe:
+    """Fine-tune ResNet-50 on pictures in a folder with one subfolder a class, with the settings of `cub`."""
+    return Recipe(name="folder", data=f"folder:{root}")

@@ -1,0 +1,42 @@
+"""The file that a run ends with: safetensors whose metadata say how to build and feed the network."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from relprop.training.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from relprop.training.recipes import Recipe
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, classes: Sequence[str], seed: int) -> None:
+    """Write weights in the precision that the recipe stores, ready for `relprop.models.load_model(path)`.
+
+    The metadata hold `arch`, `size`, `resize`, `mean`, `std`, `classes`, `recipe` and `seed`, each as JSON.
+    """
+    dtype = torch.float16 if recipe.store == "float16" else torch.float32
+    kept = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+    metadata = {
+        "arch": recipe.arch,
+        "size": recipe.size,
+        "resize": recipe.resize,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "classes": list(classes),
+        "recipe": recipe.to_json(),
+        "seed": seed,
+    }
+    write_atomically(path, save(kept, {key: json.dumps(value) for key, value in metadata.items()}))
