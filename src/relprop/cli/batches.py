@@ -1,0 +1,176 @@
+"""Find, read and explain images in batches; a bad file costs that file alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from relprop.cli import console, options
+from relprop.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from relprop import LRP, Relevance
+    from relprop.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to explain.
+
+    Attributes:
+        name: unique, for its files.
+        source: where it comes from; None for the bundled photograph.
+        target: class that was asked for.
+        picture: the photograph; once read, the part of it that the network sees.
+        x: the network's input (C, H, W), once read.
+    """
+
+    name: str
+    source: Path | None
+    target: int | None = None
+    picture: Any = None
+    x: Tensor | None = None
+
+
+@dataclass
+class Job:
+    """What to explain, with what; `failures` fills with (image, sentence) while it runs."""
+
+    loaded: LoadedModel
+    lrp: LRP
+    items: list[Item]
+    batch_size: int
+    device: str
+    start: str = "probability"
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def results(self) -> Iterator[tuple[list[Item], Relevance]]:
+        """Explain batch by batch, with a progress bar; yields the items that could be, and their result.
+
+        Raises:
+            InputError: not a single image could be explained.
+        """
+        done = 0
+        with console.progress("explaining", len(self.items)) as advance:
+            for start in range(0, len(self.items), self.batch_size):
+                chunk = self.items[start : start + self.batch_size]
+                for ready, result in self._explain([item for item in map(self._read, chunk) if item is not None]):
+                    done += len(ready)
+                    yield ready, result
+                advance(len(chunk))
+        if not done:
+            self._report_nothing()
+
+    def failed(self) -> list[dict[str, str]]:
+        """Return the failures as JSON knows them."""
+        return [{"image": image, "error": error} for image, error in self.failures]
+
+    def report(self) -> None:
+        """List the failures on standard error."""
+        for image, error in self.failures:
+            console.warn(error if image in error else f"{image}: {error}")
+        if self.failures:
+            console.warn(f"{len(self.failures)} of {len(self.items)} images could not be explained")
+
+    def _read(self, item: Item) -> Item | None:
+        """Read and crop the picture as the network sees it, or note the failure."""
+        from relprop.images import read_image
+
+        try:
+            picture = read_image(item.source) if item.picture is None else item.picture
+            prepare = self.loaded.preprocess
+            return replace(item, picture=prepare.crop(picture), x=prepare(picture))
+        except (InputError, DataError, OSError) as error:
+            self.failures.append((str(item.source), str(error)))
+            return None
+
+    def _explain(self, items: list[Item]) -> Iterator[tuple[list[Item], Relevance]]:
+        """Explain one batch; if an image in it cannot be, the others one by one."""
+        if not items:
+            return
+        import torch
+
+        wanted = None if items[0].target is None else [item.target for item in items]
+        try:
+            x = torch.stack([item.x for item in items if item.x is not None]).to(self.device)
+            yield items, self.lrp(x, target=wanted, start=self.start)
+        except InputError as error:
+            if len(items) == 1:
+                self.failures.append((str(items[0].source), str(error)))
+            else:
+                for item in items:
+                    yield from self._explain([item])
+
+    def _report_nothing(self) -> None:
+        where, why = self.failures[0]
+        more = f" (and {len(self.failures) - 1} more; not one image could be explained)" * (len(self.failures) > 1)
+        raise InputError((why if where in why else f"{where}: {why}") + more)
+
+
+def split(result: Relevance) -> list[Relevance]:
+    """Take a batch's result apart: one result of one sample each, with its own page of the ledger."""
+    return [_sample(result, slice(at, at + 1)) for at in range(len(result.target))]
+
+
+def _sample(result: Relevance, at: slice) -> Relevance:
+    book = result.ledger
+    if book is not None:
+        lines = tuple(
+            replace(
+                line,
+                received=line.received[at],
+                sent=line.sent[at],
+                magnitude=line.magnitude[at],
+                blind=line.blind[at] if hasattr(line.blind, "shape") else line.blind,
+            )
+            for line in book.entries
+        )
+        book = replace(book, entries=lines, start=book.start[at], end=book.end[at])
+    parts = {name: getattr(result, name)[at] for name in ("relevance", "target", "score", "logits")}
+    return replace(result, **parts, ledger=book, kept={})
+
+
+def find_items(
+    images: list[Path] | None, target: list[str] | None, classes: tuple[str, ...] | None, *, recursive: bool = False
+) -> list[Item]:
+    """List the images that were asked for, each with a name of its own; the bundled photograph if none.
+
+    Raises:
+        InputError, DataError: a path that does not exist, a folder without images.
+        TargetError: `target` does not fit.
+    """
+    if images:
+        from relprop.images import find_images
+
+        found = [Item(path.stem, path) for path in find_images(images, recursive=recursive)]
+    else:
+        from relprop import demo
+
+        found = [Item(demo.NAME, None, picture=demo.photograph())]
+    wanted = options.targets(target, len(found), classes)
+    names = _distinct([item.name for item in found])
+    return [
+        replace(item, name=name, target=None if wanted is None else wanted[at])
+        for at, (item, name) in enumerate(zip(found, names, strict=True))
+    ]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Give repeated names a number: bird, bird-2, bird-3, also where one of these is itself a name."""
+    taken, seen = set(names), Counter[str]()
+    made: list[str] = []
+    for name in names:
+        seen[name] += 1
+        fresh = name
+        while seen[name] > 1 and fresh in taken:
+            fresh = f"{name}-{seen[name]}"
+            seen[name] += fresh in taken
+        taken.add(fresh)
+        made.append(fresh)
+    return made

@@ -1,0 +1,92 @@
+"""What commands print, and where: results on standard output, progress and complaints on standard error.
+
+With `--json` standard output holds one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape as escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+GOOD, BAD, QUIET, FILE = "green", "bold red", "bright_black", "cyan"
+
+
+def fail(sentence: str) -> None:
+    """Print an error: one sentence, on standard error, never wrapped inside a word or path."""
+    err.print(f"[{BAD}]error:[/] {escape(sentence)}", soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    err.print(f"[yellow]warning:[/] {escape(sentence)}", soft_wrap=True)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table in the house style; a column whose name starts with ">" is right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            header_style=QUIET,
+            no_wrap=column.startswith(">"),
+            overflow="fold",
+        )
+    return made
+
+
+def show(made: Table) -> None:
+    """Print a table; where standard output is no terminal, as wide as it needs to be."""
+    if out.is_terminal:
+        out.print(made)
+    else:
+        wide = Console(width=10_000, highlight=False)
+        Console(width=wide.measure(made).maximum + 1, highlight=False).print(made)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; numbers that JSON does not know (infinite, not a number) become null."""
+    sys.stdout.write(json.dumps(_jsonable(document), indent=2, allow_nan=False) + "\n")
+
+
+def verdict(good: bool, yes: str, no: str) -> str:
+    """Return `yes` or `no`, marked and coloured."""
+    return f"[{GOOD}]✓ {escape(yes)}[/]" if good else f"[{BAD}]✗ {escape(no)}[/]"
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while work goes on; yields `advance(steps)`.
+
+    Nothing is drawn for a single step, or where standard error is no terminal.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = total < 2 or not err.is_terminal
+    with Progress(*columns, console=err, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,216 @@
+"""Options that several commands share, and what they mean: which model, which rules, which images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from relprop.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from relprop.models import LoadedModel
+
+_MODEL, _RULES = "Model", "Rules"
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="IMAGES...", help="Images or folders of images; none for the bundled photograph."),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into the folders of folders too.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        rich_help_panel=_MODEL,
+        help="torchvision or timm name, checkpoint, .pt2 file, package.module:factory, or random:NAME (untrained).",
+        show_default="efficientnet-lite0, which needs no network",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_MODEL, help="Architecture of a checkpoint: a model name or package.module:factory."),
+]
+Size = Annotated[int | None, typer.Option(rich_help_panel=_MODEL, min=1, help="Side of the network's input in pixels.")]
+Mean = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_MODEL, help="Channel means in [0, 1], e.g. 0.485,0.456,0.406.", metavar="R,G,B"),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_MODEL, help="Channel deviations in [0, 1], e.g. 0.229,0.224,0.225.", metavar="R,G,B"),
+]
+Device = Annotated[
+    str, typer.Option(rich_help_panel=_MODEL, help="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", rich_help_panel=_MODEL, help="Run code that the model file may hold (.pt2, pickles).")
+]
+Composite = Annotated[
+    str,
+    typer.Option(
+        "--composite",
+        "-c",
+        rich_help_panel=_RULES,
+        help="Choice of rules: paper, released, original, epsilon, gamma, ...; options as epsilon:1e-6.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_RULES, help="How residual joins share: ratio or symmetric.", show_default="ratio"),
+]
+Identity = Annotated[
+    bool | None,
+    typer.Option(
+        "--identity/--no-identity",
+        rich_help_panel=_RULES,
+        help="Whether identity skips get their share.",
+        show_default="identity",
+    ),
+]
+Start = Annotated[
+    Literal["probability", "logit"],
+    typer.Option(rich_help_panel=_RULES, help="What relevance starts from at the explained class."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Class to explain: index or name; once, or once for each image.",
+        show_default="predicted",
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images explained at once.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
+
+
+def load(
+    model: str | None,
+    *,
+    arch: str | None = None,
+    size: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> LoadedModel:
+    """Load the model that the options describe; without a name the bundled one.
+
+    Raises:
+        UsageError: options that contradict each other or cannot be read.
+        ModelError: there is no such model, or its weights do not fit.
+    """
+    from relprop.models import DEFAULT_MODEL, load_model
+
+    return load_model(
+        DEFAULT_MODEL if model is None else model,
+        arch=arch,
+        size=size,
+        mean=channels("--mean", mean),
+        std=channels("--std", std),
+        device=choose_device(device),
+        trust=trust,
+    )
+
+
+def channels(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read "0.5" or "0.485,0.456,0.406".
+
+    Raises:
+        UsageError: neither one number nor three.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise UsageError(f"{option} takes one number or three with commas, such as 0.485,0.456,0.406; not {text!r}")
+    return values if len(values) == 3 else values * 3
+
+
+def choose_device(name: str) -> str:
+    """Return a device that is there.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    import torch
+
+    here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return "cuda" if len(here) > 1 and here[1] == "cuda:0" else "cpu"  # mps lacks float64, which the books need
+    if name not in [*here, *(["cuda"] if "cuda:0" in here else [])]:
+        raise UsageError(f"there is no device {name!r} here; there is {', '.join(here)}")
+    return name
+
+
+def composite(spec: str, split: str | None, identity: bool | None) -> Any:
+    """Build a composite from its spec; `--split` and `--identity` are options of the spec.
+
+    Raises:
+        UnknownNameError: no such composite.
+        UsageError: one that does not take these options.
+    """
+    from relprop.core.composites import COMPOSITES
+
+    return COMPOSITES.build(full_spec(spec, split, identity))
+
+
+def full_spec(spec: str, split: str | None, identity: bool | None) -> str:
+    """Append `--split` and `--identity`, where given, to a composite's spec."""
+    given = {"split": split, "identity": None if identity is None else str(identity).lower()}
+    return spec + "".join(f":{name}={value}" for name, value in given.items() if value is not None)
+
+
+def targets(given: list[str] | None, images: int, classes: tuple[str, ...] | None) -> list[int] | None:
+    """Read `--target`: one class for all images, or one for each; as indices, None for the predicted ones.
+
+    Raises:
+        TargetError: a name that no class has or several have, or a wrong count.
+    """
+    if not given:
+        return None
+    if len(given) not in (1, images):
+        raise TargetError(f"--target was given {len(given)} times for {images} images; give it once, or once for each")
+    found = [class_index(text, classes) for text in given]
+    return found if len(found) == images else found * images
+
+
+def class_index(text: str, classes: tuple[str, ...] | None) -> int:
+    """Return the index of a class given by index or by name, in any case.
+
+    Raises:
+        TargetError: no class is called so, or several are.
+    """
+    if text.strip().lstrip("+-").isdigit():
+        return int(text)
+    if classes is None:
+        raise TargetError(f"the model brings no class names, so {text!r} cannot be found; give an index")
+    wanted = text.strip().lower()
+    names = [[part.strip().lower() for part in name.split(",")] + [name.lower()] for name in classes]
+    found = [index for index, parts in enumerate(names) if wanted in parts]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TargetError(f"classes {', '.join(map(str, found))} are all called {text!r}; give an index")
+    import difflib
+
+    near = difflib.get_close_matches(wanted, [part for parts in names for part in parts], n=3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise TargetError(f"none of the {len(classes)} classes is called {text!r}{hint}")
+
+
+def example(loaded: LoadedModel) -> torch.Tensor:
+    """Return one input (1, C, H, W) of the right shape: a grey picture."""
+    from PIL import Image
+
+    return loaded.preprocess(Image.new("RGB", (256, 256), (127, 127, 127)))[None]

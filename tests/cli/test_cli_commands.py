@@ -1,0 +1,281 @@
+"""The commands, run on a tiny network: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+
+import cli_tiny
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import relprop
+from relprop.cli import app
+from relprop.cli.conservation import Book
+from relprop.cli.explain import concentration
+from relprop.core.ledger import Entry, Ledger
+from relprop.images import Preprocess, read_image
+
+
+def run(*arguments: object, code: int = 0):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    return done
+
+
+def document(*arguments: object, code: int = 0):
+    return json.loads(run(*arguments, "--json", code=code).stdout)
+
+
+def expected(path) -> relprop.Relevance:
+    prepare = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))
+    return relprop.explain(cli_tiny.network(), prepare(read_image(path))[None])
+
+
+# explain
+
+
+def test_explain_writes_the_picture_the_floats_and_the_manifest(folder, model, tmp_path):
+    out = tmp_path / "out"
+    done = run("explain", folder / "a.png", *model, "--out", out)
+    assert sorted(p.name for p in out.iterdir()) == ["a", "a.npy", "a.png"]
+    assert any(p.suffix == ".json" for p in (out / "a").iterdir())
+    for name in ("a.png", "a.npy", "a"):
+        assert f"→ {out / name}" in done.stdout
+    with Image.open(out / "a.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+    assert "probability" in done.stdout
+    assert "a.png" in done.stdout
+
+
+def test_explain_says_what_the_library_says(folder, model, tmp_path):
+    report = document("explain", folder, *model, "--out", tmp_path / "out", "--batch-size", 2)
+    assert [row["image"] for row in report["images"]] == [str(folder / f"{n}.png") for n in "abc"]
+    assert report["failures"] == []
+    for row in report["images"]:
+        result = expected(row["image"])
+        assert row["target"] == int(result.target[0])
+        assert row["class"] == f"class {row['target']}"
+        assert row["score"] == pytest.approx(float(result.score[0]), rel=1e-6)
+        assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
+        assert 0 <= row["gap"] < 1e-5
+        raw = np.load(row["files"][1])
+        assert raw == pytest.approx(result.heatmap[0].numpy(), rel=1e-4, abs=1e-9)
+
+
+def test_a_saved_result_is_that_image_alone(folder, model, tmp_path):
+    report = document("explain", folder, *model, "--out", tmp_path / "out")
+    for row in report["images"]:
+        saved = relprop.Relevance.load(row["files"][2])
+        assert saved.relevance.shape == (1, 3, 16, 16)
+        assert saved.heatmap[0].numpy() == pytest.approx(np.load(row["files"][1]))
+        assert int(saved.target[0]) == row["target"]
+
+
+def test_a_bad_file_costs_that_file_alone(folder, model, tmp_path):
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:200])
+    (folder / "d.jpg").write_text("not a photograph")
+    out = tmp_path / "out"
+    report = document("explain", folder, *model, "--out", out, code=1)
+    assert [row["image"] for row in report["images"]] == [str(folder / "a.png"), str(folder / "c.png")]
+    assert [row["image"] for row in report["failures"]] == [str(folder / "b.png"), str(folder / "d.jpg")]
+    assert sorted(p.name for p in out.glob("*.npy")) == ["a.npy", "c.npy"]
+    spoken = run("explain", folder, *model, "--out", out, code=1).stderr
+    assert f"{folder / 'b.png'} is damaged or truncated" in spoken
+    assert "2 of 4 images could not be explained" in spoken
+
+
+def test_nothing_but_bad_files_is_misuse(folder, model, tmp_path):
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    done = run("explain", folder, *model, "--out", tmp_path, code=2)
+    assert "a.png is empty (0 bytes)" in done.stderr
+    assert "and 2 more" in done.stderr
+
+
+def test_explain_takes_a_class_for_all_or_one_for_each(folder, model, tmp_path):
+    all_same = document("explain", folder, *model, "--out", tmp_path, "--target", 3)
+    assert [row["target"] for row in all_same["images"]] == [3, 3, 3]
+    each = document("explain", folder, *model, "--out", tmp_path, "-t", 4, "-t", 0, "-t", 1)
+    assert [row["target"] for row in each["images"]] == [4, 0, 1]
+
+
+def test_explain_from_the_logit(folder, model, tmp_path):
+    report = document("explain", folder / "a.png", *model, "--out", tmp_path, "--start", "logit", "-t", 2)
+    x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(folder / "a.png"))[None]
+    assert report["images"][0]["score"] == pytest.approx(float(cli_tiny.network()(x)[0, 2].detach()), rel=1e-5)
+
+
+def test_quantized_pictures_differ_and_raw_floats_do_not(folder, model, tmp_path):
+    run("explain", folder / "a.png", *model, "--out", tmp_path / "plain")
+    run("explain", folder / "a.png", *model, "--out", tmp_path / "levels", "--quantize", 2)
+    plain, levels = tmp_path / "plain", tmp_path / "levels"
+    assert (plain / "a.npy").read_bytes() == (levels / "a.npy").read_bytes()
+    assert (plain / "a.png").read_bytes() != (levels / "a.png").read_bytes()
+
+
+def test_split_and_identity_reach_the_rules(folder, model, tmp_path):
+    maps = {}
+    for name, options in {
+        "default": [],
+        "ratio": ["--split", "ratio", "--identity"],
+        "symmetric": ["--split", "symmetric"],
+        "none": ["--no-identity"],
+    }.items():
+        run("explain", folder / "a.png", *model, "--out", tmp_path / name, *options)
+        maps[name] = np.load(tmp_path / name / "a.npy")
+    assert (maps["default"] == maps["ratio"]).all()
+    assert not np.allclose(maps["default"], maps["symmetric"], rtol=1e-3, atol=0)
+    assert not np.allclose(maps["default"], maps["none"], rtol=1e-3, atol=0)
+
+
+def test_images_of_one_name_keep_apart(folder, model, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((folder / "b.png").read_bytes())
+    run("explain", folder / "a.png", other / "a.png", *model, "--out", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.npy")) == ["a-2.npy", "a.npy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--target", "5"], "5"),
+        (["--target", "cat"], "the model brings no class names, so 'cat' cannot be found; give an index"),
+        (["--composite", "papre"], "no composite is named 'papre'; did you mean 'paper'?"),
+        (["--composite", "epsilon", "--split", "ratio"], "composite 'epsilon' has no option 'split'"),
+        (["--split", "half"], "half"),
+        (["--device", "abacus"], "there is no device 'abacus' here; there is cpu"),
+        (["--mean", "1,2"], "--mean takes one number or three with commas"),
+    ],
+)
+def test_misuse_of_explain(folder, model, tmp_path, options, sentence):
+    done = run("explain", folder / "a.png", *model, "--out", tmp_path / "out", *options, code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("nowhere.png", "there is no file or folder"), ("empty", "holds no picture")],
+)
+def test_images_that_are_not_there(model, tmp_path, name, sentence):
+    (tmp_path / "empty").mkdir()
+    assert sentence in run("explain", tmp_path / name, *model, "--out", tmp_path / "out", code=2).stderr
+
+
+def test_an_output_folder_that_cannot_be_made(folder, model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    done = run("explain", folder / "a.png", *model, "--out", tmp_path / "out", code=2)
+    assert f"error: {tmp_path / 'out'}: File exists" in done.stderr
+
+
+@pytest.mark.parametrize(("values", "fraction"), [([1.0, 0, 0, 0], 0.25), ([1.0] * 4, 0.5), ([-3.0, 1, 1, 1], 0.25)])
+def test_concentration(values, fraction):
+    assert concentration(torch.tensor(values).reshape(2, 2)) == fraction
+
+
+# check
+
+
+def test_check_lists_every_operation_and_its_rule(model):
+    done = run("check", *model[1:])
+    assert "every one of" in done.stdout
+    assert "1 residual joins: 1 with an identity skip" in done.stdout
+    report = document("check", *model[1:])
+    assert report["missing"] == []
+    joins = [row["branches"] for row in report["steps"] if row["branches"]]
+    assert joins == [["identity skip", "main"]]
+    operations = {row["op"] for row in report["steps"]}
+    assert {"conv", "linear", "relu", "add"} <= operations
+    assert "block.0" in run("check", *model[1:], "--steps").stdout
+
+
+def test_check_names_everything_that_is_missing(tmp_path):
+    torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
+    model = [str(tmp_path / "odd.pt"), "--arch", "cli_tiny:odd", "--size", "16", "--mean", "0.5", "--std", "0.5"]
+    report = document("check", *model, code=1)
+    assert len(report["missing"]) >= 2
+    done = run("check", *model, code=1)
+    assert "none" in done.stdout
+    assert "have no rule" in done.stdout
+    for row in report["missing"]:
+        assert row["rule"] is None
+        assert "cli_tiny.py" in row["source"]
+        assert f"{row['op']} at {row['name']}" in done.stdout
+
+
+# conservation
+
+
+def test_conservation_balances(folder, model):
+    done = run("conservation", folder, *model)
+    assert "the books balance" in done.stdout
+    report = document("conservation", folder, *model)
+    assert report["balances"] is True
+    assert 0 <= report["gap"] <= 1e-5
+    assert report["images"] == 3
+    assert [row["block"] for row in report["blocks"]][-1] == "conv1"
+    assert "block" in {row["block"] for row in report["blocks"]}
+    assert report["end"] == pytest.approx(report["start"], rel=1e-5)
+    assert report["blocks"][-1]["sent"] == pytest.approx(report["end"], rel=1e-5)
+
+
+def test_conservation_fails_where_less_is_allowed(folder, model):
+    assert "the books do not balance" in run("conservation", folder, *model, "--rtol", 0, code=1).stdout
+
+
+def test_absorbed_relevance_is_itemised_and_no_leak(folder, model):
+    done = run("conservation", folder, *model, "--composite", "epsilon:0.1")
+    assert "absorbed" in done.stdout
+    report = document("conservation", folder, *model, "--composite", "epsilon:0.1")
+    assert report["absorbed"] > 1e-3
+    assert report["balances"] is True
+
+
+def test_a_bad_file_fails_the_check_too(folder, model):
+    (folder / "b.png").write_bytes(b"x")
+    report = document("conservation", folder, *model, code=1)
+    assert report["balances"] is True
+    assert [row["image"] for row in report["failures"]] == [str(folder / "b.png")]
+
+
+def line(name: str, received: float, sent: float, conserves: bool = True) -> Entry:
+    one = torch.tensor([received], dtype=torch.float64)
+    return Entry(name, "conv", "rule", conserves, one, torch.tensor([sent], dtype=torch.float64), one.abs())
+
+
+def test_the_book_adds_up_by_block():
+    one = torch.ones(1, dtype=torch.float64)
+    entries = (
+        line("fc", 1.0, 0.75, conserves=False),
+        line("layer1.0.conv2", 0.75, 0.75),
+        line("layer1.0.conv1", 0.75, 0.5),
+        line("conv1", 0.5, 0.5),
+    )
+    book = Book(depth=2)
+    for _ in range(2):
+        book.add(Ledger(entries, one, 0.5 * one))
+    report = book.document()
+    blocks = {row["block"]: (row["received"], row["sent"], row["leak"], row["absorbed"]) for row in report["blocks"]}
+    assert blocks == {
+        "fc": (2, 1.5, 0, 0.25),
+        "layer1.0": (1.5, 1, 0.25, 0),
+        "conv1": (1, 1, 0, 0),
+    }
+    assert (report["start"], report["end"], report["gap"], book.images) == (2, 1, 0.25, 2)
+
+
+def test_a_number_that_is_missing_never_balances():
+    nan = torch.tensor([float("nan")], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    book = Book(depth=2)
+    book.add(Ledger((line("fc", 1.0, float("nan")),), one, nan))
+    book.add(Ledger((line("fc", 1.0, 1.0),), one, one))
+    assert not book.gap <= 1e300
