@@ -46,6 +46,15 @@ class Registry(Generic[T]):
 
         return add
 
+    def add(self, name: str, member: T) -> None:
+        """Register a member that takes no options."""
+
+        def give() -> T:
+            return member
+
+        give.__doc__ = member.__doc__
+        self.register(name)(give)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
@@ -103,9 +112,7 @@ def _signature(factory: Callable[..., Any]) -> str:
     return ", ".join(_parameters(factory)) or "no options"
 
 
-def _read_options(
-    where: str, factory: Callable[..., Any], options: Sequence[str]
-) -> tuple[list[Any], dict[str, Any]]:
+def _read_options(where: str, factory: Callable[..., Any], options: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
     """Split `options` into positional and named arguments, converted by annotation."""
     parameters = _parameters(factory)
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)

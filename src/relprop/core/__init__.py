@@ -1,0 +1,1 @@
+"""The core: capture, rules, splits, ledger. It imports torch and the standard library only."""

@@ -28,13 +28,19 @@ Model = nn.Module | torch.export.ExportedProgram
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s+([^\n]*)')
-_EVALUATION_ONLY = re.compile("batch_norm|dropout")
+#: operations of which the graph uses the first result alone, by the name that their one-result twin has
+_ONE_OF_TWO = {
+    "max_pool_with_indices": "max_pool",
+    "adaptive_max_pool": "adaptive_max_pool",
+    "native_dropout": "dropout",
+}
 
 
 def unwrap(model: Model) -> Model:
     """Take a model out of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while isinstance(model, _WRAPPERS) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, _WRAPPERS) else model._orig_mod
+        inner: Any = model.module if isinstance(model, _WRAPPERS) else model._orig_mod
+        model = inner
     return model
 
 
@@ -56,6 +62,7 @@ def capture(model: Model, example: Tensor) -> Graph:
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
+    """Refuse a model of which any part is in training mode."""
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise CaptureError(
@@ -73,7 +80,10 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                return torch.export.export(model, (inputs,), dynamic_shapes=shapes, strict=False)
+                program: torch.export.ExportedProgram = torch.export.export(
+                    model, (inputs,), dynamic_shapes=shapes, strict=False
+                )
+                return program
         except Exception as error:  # export raises errors of many unrelated types
             failure = failure or error
     reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
@@ -87,7 +97,8 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return program.run_decompositions({})
+        functional: torch.export.ExportedProgram = program.run_decompositions({})
+        return functional
 
 
 def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
@@ -153,50 +164,52 @@ def _node(fx: torch.fx.Node, index: int, argument: dict[torch.fx.Node, Ref | Sta
     """Translate one call; None for a tuple whose parts are translated one by one."""
     if fx.target is operator.getitem:
         return _part(fx, index, argument)
-    op = canonical(fx.target._schema.name) if hasattr(fx.target, "_schema") else getattr(fx.target, "__name__", "call")
     if isinstance(fx.meta.get("val"), list | tuple):
         return None
-    node = Node(index, "", op, fx.target, shape=_shape(fx), scopes=_scopes(fx), source=_source(fx))
+    call: Any = fx.target
+    op = canonical(call._schema.name) if hasattr(call, "_schema") else call.__name__
+    node = Node(index, "", op, call, shape=_shape(fx), scopes=_scopes(fx), source=_source(fx))
     return replace(node, args=_arguments(fx.args, argument), kwargs=_arguments(dict(fx.kwargs), argument))
 
 
 def _part(fx: torch.fx.Node, index: int, argument: dict[torch.fx.Node, Ref | State]) -> Node:
     """Translate `op(...)[k]`, k-th result of an operation that returns several, into an operation of one result."""
-    whole, k = fx.args
-    assert isinstance(whole, torch.fx.Node) and isinstance(k, int)
-    name = canonical(whole.target._schema.name)  # type: ignore[union-attr]
-    base = Node(index, "", name, whole.target, shape=_shape(fx), scopes=_scopes(whole), source=_source(whole))  # type: ignore[arg-type]
-    args = _arguments(whole.args, argument)
+    whole: Any = fx.args[0]
+    k: Any = fx.args[1]
+    args: tuple[Any, ...] = whole.args
+    name = canonical(whole.target._schema.name)
+    kwargs = _arguments(dict(whole.kwargs), argument)
+    base = Node(
+        index,
+        "",
+        name,
+        whole.target,
+        _arguments(args, argument),
+        kwargs,
+        (),
+        _shape(fx),
+        _scopes(whole),
+        _source(whole),
+    )
     if name == "_native_batch_norm_legit_no_training" and k == 0:
-        return replace(base, op="batch_norm", call=_batch_norm, args=args)
-    if name in ("max_pool_with_indices", "adaptive_max_pool", "native_dropout") and k == 0:
-        op = {"max_pool_with_indices": "max_pool", "native_dropout": "dropout"}.get(name, name)
-        return replace(base, op=op, call=_first_of(whole.target), args=args)  # type: ignore[arg-type]
+        return replace(base, op="batch_norm", call=_batch_norm)
+    if name in _ONE_OF_TWO and k == 0:
+        return replace(base, op=_ONE_OF_TWO[name], call=_item_of(whole.target, 0))
     if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
-        dim = int(whole.args[2]) if len(whole.args) > 2 else int(whole.kwargs.get("dim", 0))  # type: ignore[call-overload]
+        dim = args[2] if len(args) > 2 else whole.kwargs.get("dim", 0)
         sizes = [int(part.shape[dim]) for part in whole.meta["val"]]
-        start = sum(sizes[:k])
-        return replace(base, op="slice", call=torch.ops.aten.slice.Tensor, args=(args[0], dim, start, start + sizes[k]))
+        bounds = (dim, sum(sizes[:k]), sum(sizes[: k + 1]))
+        return replace(base, op="slice", call=torch.ops.aten.slice.Tensor, args=(base.args[0], *bounds), kwargs={})
     if name == "unbind":
-        dim = int(whole.args[1]) if len(whole.args) > 1 else 0  # type: ignore[call-overload]
-        return replace(base, op="select", call=torch.ops.aten.select.int, args=(args[0], dim, k))
-    return replace(
-        base,
-        op=f"{name}[{k}]",
-        call=_item_of(whole.target, k),
-        args=args,
-        kwargs=_arguments(dict(whole.kwargs), argument),
-    )  # type: ignore[arg-type]
+        dim = args[1] if len(args) > 1 else 0
+        return replace(base, op="select", call=torch.ops.aten.select.int, args=(base.args[0], dim, k), kwargs={})
+    return replace(base, op=f"{name}[{k}]", call=_item_of(whole.target, k))
 
 
 def _batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, _: float, eps: float
 ) -> Tensor:
     return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
-
-
-def _first_of(call: Callable[..., Any]) -> Callable[..., Any]:
-    return _item_of(call, 0)
 
 
 def _item_of(call: Callable[..., Any], k: int) -> Callable[..., Any]:

@@ -111,8 +111,8 @@ class Composite:
             return self.first
         if last and self.classifier is not None:
             return self.classifier
-        rule = self.rules.get(node.op, DEFAULTS.get(node.op))
-        return None if rule is pass_constant and len(node.inputs) > 1 else rule
+        chosen = self.rules.get(node.op) or DEFAULTS.get(node.op)
+        return None if chosen is pass_constant and len(node.inputs) > 1 else chosen
 
 
 @dataclass(frozen=True, eq=False)

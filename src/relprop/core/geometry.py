@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.graph import Node
+from relprop.core.graph import Node, with_defaults
 
 aten = torch.ops.aten
 
@@ -36,17 +36,11 @@ class ConvGeometry:
         """W h: (N, in, *size) -> (N, out, *size')."""
         if self.before:
             value = F.pad(value, self.before)
-        return aten.convolution(
-            value,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-        )
+        pushed: Tensor = aten.convolution(
+            value, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups,
+        )  # fmt: skip
+        return pushed
 
     def pull(self, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Wᵀ s: (N, out, *size') -> the shape of `like`, whose values are not read."""
@@ -112,7 +106,7 @@ class ConvGeometry:
 
 
 def _sum_groups(value: Tensor, groups: int) -> Tensor:
-    return value.unflatten(1, (groups, -1)).sum(2)
+    return value.reshape(len(value), groups, -1, *value.shape[2:]).sum(2)
 
 
 def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
@@ -124,10 +118,10 @@ def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
     if name == "convolution":
         stride, padding, dilation, transposed, output_padding, groups = given
     elif name.startswith("conv_transpose"):
-        stride, padding, output_padding, groups, dilation = [*given, *[1, 0, 0, 1, 1][len(given) :]]
+        stride, padding, output_padding, groups, dilation = with_defaults(given, 1, 0, 0, 1, 1)
         transposed = True
     else:
-        stride, padding, dilation, groups = [*given, *[1, 0, 1, 1][len(given) :]]
+        stride, padding, dilation, groups = with_defaults(given, 1, 0, 1, 1)
         transposed, output_padding = False, 0
     before: tuple[int, ...] = ()
     if isinstance(padding, str):

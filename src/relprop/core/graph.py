@@ -182,6 +182,11 @@ def refs(argument: Any) -> Iterator[int]:
             yield from refs(part)
 
 
+def with_defaults(given: Sequence[Any], *defaults: Any) -> list[Any]:
+    """Trailing arguments that were left out, filled in."""
+    return [*given, *defaults[len(given) :]]
+
+
 def bind(argument: Any, value: Callable[[Ref | State], Any]) -> Any:
     """Replace every `Ref` and `State` in an argument by its value."""
     if isinstance(argument, Ref | State):

@@ -49,4 +49,4 @@ def quantize(heatmap: Tensor, levels: int = 8, edges: Edges = "equation") -> Ten
     grid[..., -1:] = high
     level = torch.searchsorted(grid, maps.contiguous(), right=True).sub_(1).clamp_(0, count - 1)
     # an image whose range is below rounding has equal edges: leave it as it is
-    return torch.where(high > low, grid.gather(-1, level), maps).unflatten(-1, heatmap.shape[-2:])
+    return torch.where(high > low, grid.gather(-1, level), maps).view(heatmap.shape)

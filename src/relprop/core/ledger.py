@@ -127,8 +127,8 @@ class Ledger:
         entry = self.entries[bad]
         raise ConservationError(
             f"relevance leaks at {entry.name} ({entry.op}, rule {entry.rule}): {float(self.gaps[bad].max()):.2e} of it "
-            f"there, {self.gap:.2e} at worst, more than rtol={rtol:g}. If the rule is your own, let it say conserves=False, "
-            "or share all that it receives."
+            f"there, {self.gap:.2e} at worst, more than rtol={rtol:g}. If the rule is your own, let it say "
+            "conserves=False, or share all that it receives."
         )
 
     def table(self, by: str = "layer") -> str:
@@ -138,8 +138,9 @@ class Ledger:
         for entry, gap, took, scale in zip(self.entries, self.gaps, self.absorptions, self.scale, strict=True):
             if by == "layer" and entry.rule == "pass":
                 continue
+            received, sent = float(entry.received.sum()), float(entry.sent.sum())
             lines.append(
-                f"{entry.name:{width}}  {entry.rule:18}  {float(entry.received.sum()):12.6f}  {float(entry.sent.sum()):12.6f}"
+                f"{entry.name:{width}}  {entry.rule:18}  {received:12.6f}  {sent:12.6f}"
                 f"  {float(gap.max()):9.1e}  {float((took.abs() / scale).max()):9.1e}"
             )
         lines.append(

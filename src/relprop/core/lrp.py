@@ -55,6 +55,7 @@ class LRP(nn.Module):
         rtol: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.model: Model
         if not isinstance(model, nn.Module | torch.export.ExportedProgram):
             raise UsageError(f"model must be a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
         # a plain attribute: nn.Module would register it, and share .to() and .train() with it
@@ -177,7 +178,7 @@ class LRP(nn.Module):
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
         names = [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self.keep
-        layers = {}
+        layers: dict[tuple[str, str], int] = {}
         for name in [names] if isinstance(names, str) else names:
             found = {}
             for side in ("input", "output"):
@@ -267,7 +268,8 @@ def _require_scores(output: Any) -> Tensor:
     if not isinstance(output, Tensor) or output.dim() != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise CaptureError(
-            f"the model returns {shape}; relprop explains an (N, classes) tensor of scores: wrap the model so that it returns one"
+            f"the model returns {shape}; relprop explains an (N, classes) tensor of scores: wrap the model so that it "
+            "returns one"
         )
     if not output.isfinite().all():
         raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")

@@ -6,10 +6,10 @@ from relprop.core.graph import Graph, Node
 from relprop.core.ops import COPIES
 
 _MAKES = frozenset({"relu", "relu6", "sigmoid", "softmax", "hardsigmoid", "abs", "square", "exp", "softplus"})
-_KEEPS = frozenset(
-    {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "sum", "dropout", "clone", "contiguous",
-     "detach", "alias", "to", "identity", "leaky_relu", "elu", "hardswish", "silu", "gelu", "hardtanh", "clamp", *COPIES}
-)  # fmt: skip
+_KEEPS = COPIES | {
+    "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "sum", "dropout", "clone", "contiguous",
+    "detach", "alias", "to", "identity", "leaky_relu", "elu", "hardswish", "silu", "gelu", "hardtanh", "clamp",
+}  # fmt: skip
 
 
 def nonnegative(graph: Graph) -> tuple[bool, ...]:
@@ -26,7 +26,7 @@ def _of(node: Node, graph: Graph, known: list[bool]) -> bool:
     if node.op in ("hardtanh", "clamp", "clamp_min") and _lower_bound(node) >= 0:
         return True
     below = all(known[i] for i in node.inputs)
-    if node.op in ("pad",):
+    if node.op == "pad":
         value = node.args[-1] if len(node.args) > 2 else 0
         return below and (isinstance(value, str) or value is None or value >= 0)
     if node.op == "add" and len(node.inputs) > 1:

@@ -131,10 +131,8 @@ class _Account:
 
 
 def _sum_of(share: Tensor, account: _Account) -> Tensor:
-    if (
-        share is account.relevance
-        or (share.numel() == account.relevance.numel()
-        and share.data_ptr() == account.relevance.data_ptr())
+    if share is account.relevance or (
+        share.numel() == account.relevance.numel() and share.data_ptr() == account.relevance.data_ptr()
     ):
         assert account.total is not None
         return account.total
@@ -250,5 +248,6 @@ def _total(relevance: Tensor, *, magnitude: bool = False) -> Tensor:
         return relevance.abs().to(exact) if magnitude else relevance.to(exact)
     dims = tuple(range(1, relevance.dim()))
     if magnitude:
-        return torch.linalg.vector_norm(relevance, 1, dims, dtype=exact)
+        norm: Tensor = torch.linalg.vector_norm(relevance, 1, dims, dtype=exact)
+        return norm
     return relevance.sum(dims, dtype=exact)

@@ -165,8 +165,8 @@ def _ledger_tensors(ledger: Ledger) -> dict[str, Tensor]:
 def _load_ledger(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
     if not lines:
         return None
-    entries = tuple(
-        Entry(**line, **{column: tensors[f"ledger/{column}"][row] for column in _COLUMNS})
-        for row, line in enumerate(lines)
-    )
-    return Ledger(entries, tensors["ledger/start"], tensors["ledger/end"])
+    entries = []
+    for row, line in enumerate(lines):
+        columns: dict[str, Any] = {column: tensors[f"ledger/{column}"][row] for column in _COLUMNS}
+        entries.append(Entry(**line, **columns))
+    return Ledger(tuple(entries), tensors["ledger/start"], tensors["ledger/end"])

@@ -20,7 +20,7 @@ SPLITS: Registry[Split] = Registry("split")
 
 
 def _as_member(function: Split) -> Split:
-    SPLITS.register(function.__name__)(lambda: function)
+    SPLITS.add(function.__name__, function)
     return function
 
 

@@ -51,7 +51,8 @@ def _support(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
     if len(node.inputs) > 1 and any(support is None for support in below):
         return None
     if len(node.inputs) > 1:
-        return torch.stack(torch.broadcast_tensors(*(s for s in below if s is not None))).any(0)
+        masks = [s.expand(_one(node)) for s in below if s is not None]
+        return torch.stack(masks).any(0)
     return None
 
 
@@ -81,7 +82,8 @@ def _of_copy(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
     args = list(bind(node.args, mask))
     if node.op == "pad":  # the value of the padding is a constant, whatever it is
         args = [*args[:2], *args[2:3]] if len(args) > 2 and isinstance(args[2], str) else args[:2]
-    return node.call(*args, **({} if node.op == "pad" else bind(dict(node.kwargs), mask))) != 0
+    moved: Tensor = node.call(*args, **({} if node.op == "pad" else bind(dict(node.kwargs), mask)))
+    return moved != 0
 
 
 def _of_affine(node: Node, below: Support, graph: Graph, state: dict[str, Tensor]) -> Support:
@@ -98,4 +100,5 @@ def _of_affine(node: Node, below: Support, graph: Graph, state: dict[str, Tensor
 def _pooled(node: Node, below: Tensor) -> Support:
     """A window depends on the image if any of its members does."""
     args = bind(node.args[1:], lambda _: 1)
-    return node.call(below.float(), *args, **node.kwargs) > 0
+    pooled: Tensor = node.call(below.float(), *args, **node.kwargs)
+    return pooled > 0

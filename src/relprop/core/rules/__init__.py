@@ -25,9 +25,11 @@ from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
 from relprop.core.rules.shape import cut_up, move_back
 
 for _rule in (z_plus, z_plus_ones, flat, w_square, winner_takes_all, max_as_average, average_z_plus, pass_through):
-    RULES.register(_rule.name.replace(" ", "-"))(lambda made=_rule: made)
-for _name, _factory in {"epsilon": epsilon, "gamma": gamma, "alpha-beta": alpha_beta, "z-box": z_box}.items():
-    RULES.register(_name)(_factory)
+    RULES.add(_rule.name.replace(" ", "-"), _rule)
+RULES.register("epsilon")(epsilon)
+RULES.register("gamma")(gamma)
+RULES.register("alpha-beta")(alpha_beta)
+RULES.register("z-box")(z_box)
 
 __all__ = [
     "DEFAULTS",

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.geometry import conv_geometry
+from relprop.core.geometry import ConvGeometry, conv_geometry
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.trace import Step
 from relprop.errors import InputError
@@ -80,10 +80,10 @@ def _conv(step: Step) -> Affine:
     )
 
 
-def _scaled(weight: Tensor, scale: Tensor | None, geometry: object) -> Tensor:
+def _scaled(weight: Tensor, scale: Tensor | None, geometry: ConvGeometry) -> Tensor:
     assert scale is not None
-    if geometry.transposed:  # type: ignore[attr-defined]
-        grouped = weight.unflatten(0, (geometry.groups, -1))  # type: ignore[attr-defined]
+    if geometry.transposed:
+        grouped = weight.reshape(geometry.groups, -1, *weight.shape[1:])
         per_output = scale.reshape(grouped.shape[0], 1, grouped.shape[2], *[1] * (weight.dim() - 2))
         return (grouped * per_output).flatten(0, 1)
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
@@ -250,10 +250,10 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
         layer = affine(step)
         plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
         parts = _signed_parts(step)
-        z = sum(layer.push(h, w) for h, w in zip(parts, (plus, minus), strict=False)) + eps
+        z = _pushed(layer, parts, (plus, minus)) + eps
         if layer.bias is not None:
             z = z + layer.bias.clamp(min=0)
-        divided = torch.where(z == 0, 0, relevance / z)
+        divided = (relevance / z).masked_fill(z == 0, 0)
         shared = [h * layer.pull(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
         return sum(shared[1:], shared[0])
 
@@ -261,11 +261,12 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
 
 
 def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
-    """Favour contributions of the output's own sign (γ-rule, Montavon et al. 2019; for either sign, Andéol et al. 2021).
+    """Favour contributions of the output's own sign (γ-rule).
 
         R_i = Σ_j (z_ij + γ [z_ij]^s_j) / (Σ_k z_kj + γ [z_kj]^s_j + ε s_j) · R_j
 
-    with s_j the sign of the output and [z]^+ = max(0, z), [z]^- = min(0, z). The bias is one more contribution.
+    with s_j the sign of the output, [z]^+ = max(0, z) and [z]^- = min(0, z) (Montavon et al. 2019; for outputs of
+    either sign, Andéol et al. 2021). The bias is one more contribution.
     """
 
     def share(step: Step, relevance: Tensor) -> Tensor:
@@ -273,7 +274,7 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
         plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
         parts = _signed_parts(step)
         z = layer.push(step.input, layer.weight)
-        above = sum(layer.push(h, w) for h, w in zip(parts, (plus, minus), strict=False))
+        above = _pushed(layer, parts, (plus, minus))
         below = z - above
         if bias and layer.bias is not None:
             z, above, below = z + layer.bias, above + layer.bias.clamp(min=0), below + layer.bias.clamp(max=0)
@@ -286,6 +287,12 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
         return shared
 
     return Rule(f"γ={g:g}", share, conserves=False, positive=False)
+
+
+def _pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Tensor, Tensor]) -> Tensor:
+    """Σ W h over the parts of the input, each with its part of the weights."""
+    pushed = [layer.push(h, w) for h, w in zip(parts, weights, strict=False)]
+    return sum(pushed[1:], pushed[0])
 
 
 def _signed_parts(step: Step) -> tuple[Tensor, ...]:
@@ -311,10 +318,10 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias
         for factor, pair, sign in ((alpha, (plus, minus), 1.0), (-beta, (minus, plus), -1.0)):
             if not factor:
                 continue
-            z = sum(layer.push(h, w) for h, w in zip(parts, pair, strict=False)) + sign * eps
+            z = _pushed(layer, parts, pair) + sign * eps
             if bias and layer.bias is not None:
                 z = z + (layer.bias * sign).clamp(min=0) * sign
-            divided = torch.where(z == 0, 0, factor * relevance / z)
+            divided = (factor * relevance / z).masked_fill(z == 0, 0)
             shared = shared + sum(h * layer.pull(divided, w) for h, w in zip(parts, pair, strict=False))
         assert isinstance(shared, Tensor)
         return shared
@@ -327,7 +334,8 @@ def z_box(low: float | Tensor, high: float | Tensor) -> Rule:
 
         R_i = Σ_j (z_ij - l_i w⁺_ji - u_i w⁻_ji) / Σ_k (z_kj - l_k w⁺_jk - u_k w⁻_jk) · R_j
 
-    Each term is nowhere negative while l <= h <= u, so it conserves; an output on which all terms are zero shares evenly.
+    Each term is nowhere negative while l <= h <= u, so it conserves; an output on which all terms are zero shares
+    evenly.
 
     Args:
         low, high: the box in the network's own (normalised) units: numbers, or tensors that broadcast on (N, C, H, W).

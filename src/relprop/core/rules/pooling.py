@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.geometry import ConvGeometry
+from relprop.core.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.trace import Step
@@ -33,17 +34,19 @@ def _winners(step: Step, value: Tensor, dims: int) -> Tensor:
     arguments = [*step.args[1:]]
     if step.node.op == "adaptive_max_pool":
         pool: Callable[..., Any] = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[dims - 1]
-        return pool(value, *arguments, return_indices=True)[1]
+        winners: Tensor = pool(value, *arguments, return_indices=True)[1]
+        return winners
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     options = dict(zip(names, arguments, strict=False))
     options["stride"] = options.get("stride") or options["kernel_size"]
-    return pool(value, **options, return_indices=True)[1]
+    indices: Tensor = pool(value, **options, return_indices=True)[1]
+    return indices
 
 
 def _dims(step: Step) -> int:
     """Number of pooled dimensions: the name of ATen's operation ends with it."""
-    name: str = step.node.call._schema.name if hasattr(step.node.call, "_schema") else ""  # type: ignore[attr-defined]
+    name: str = step.node.call._schema.name if hasattr(step.node.call, "_schema") else ""
     digits = [int(letter) for letter in name if letter.isdigit()]
     return digits[-1] if digits else len(step.shapes[0]) - 2
 
@@ -112,26 +115,28 @@ def _pull_average(step: Step, value: Tensor) -> Tensor:
     dims = _dims(step)
     if step.node.op == "adaptive_avg_pool":
         return _adaptive_pull(value, like, dims)
-    if dims == 3:
-        pulled: Tensor = aten.avg_pool3d_backward(value, like, *_pool_arguments(step, dims))
-        return pulled
+    pulled: Tensor
     if dims == 1:
-        return aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1)).squeeze(-2)
-    return aten.avg_pool2d_backward(value, like, *_pool_arguments(step, dims))
+        pulled = aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1))
+        return pulled.squeeze(-2)
+    backward = aten.avg_pool3d_backward if dims == 3 else aten.avg_pool2d_backward
+    pulled = backward(value, like, *_pool_arguments(step, dims))
+    return pulled
 
 
 def _adaptive_pull(value: Tensor, like: Tensor, dims: int) -> Tensor:
-    if dims == 3:
-        return aten._adaptive_avg_pool3d_backward(value, like)
+    pulled: Tensor
     if dims == 1:
-        return aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2)).squeeze(-2)
-    return aten._adaptive_avg_pool2d_backward(value, like)
+        pulled = aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2))
+        return pulled.squeeze(-2)
+    backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
+    pulled = backward(value, like)
+    return pulled
 
 
 def _pool_arguments(step: Step, dims: int) -> tuple[Any, ...]:
     """(kernel, stride, padding, ceil_mode, count_include_pad, divisor), one-dimensional ones as rows."""
-    given = [*step.args[1:]]
-    kernel, stride, padding, ceil, include, divisor = [*given, *[None, [], 0, False, True, None][len(given) :]]
+    kernel, stride, padding, ceil, include, divisor = with_defaults(step.args[1:], None, [], 0, False, True, None)
     kernel = _listed(kernel, dims)
     stride = _listed(stride, dims) if stride else kernel
     padding = _listed(padding, dims)
@@ -147,7 +152,7 @@ def _listed(value: int | list[int], dims: int) -> list[int]:
 
 @rule(name="max as average")
 def max_as_average(step: Step, relevance: Tensor) -> Tensor:
-    """Treat max pooling as an average over the same windows, by the z⁺-rule (an option; winner-takes-all is the default)."""
+    """Treat max pooling as an average over the same windows, by the z⁺-rule."""
     if step.node.op == "adaptive_max_pool":
         size, like = step.args[1], step.input.new_empty((len(relevance), *step.shapes[0][1:]))
         dims = _dims(step)
@@ -160,8 +165,7 @@ def max_as_average(step: Step, relevance: Tensor) -> Tensor:
 
 def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
     """The windows of a max pooling as a convolution of each channel with ones; `ceil_mode` is padding behind."""
-    given = [*step.args[1:]]
-    kernel, stride, padding, dilation, _ = [*given, *[None, [], 0, 1, False][len(given) :]]
+    kernel, stride, padding, dilation, _ = with_defaults(step.args[1:], None, [], 0, 1, False)
     dims = _dims(step)
     kernel, padding, dilation = (_listed(value, dims) for value in (kernel, padding, dilation))
     stride = _listed(stride, dims) if stride else kernel
@@ -180,7 +184,7 @@ def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
 
 
 def signed_average(eps: float = 1e-6) -> Rule:
-    """Averages by signed contribution, as the ε-rule: R_i = h_i Σ_j a_ji R_j / (Σ_k a_jk h_k + ε sign). Absorbs ε's share."""
+    """Averages by signed contribution: R_i = h_i Σ_j a_ji R_j / (Σ_k a_jk h_k + ε sign). Absorbs the share of ε."""
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         value = step.input
@@ -211,7 +215,7 @@ def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
                 f"released() takes {step.node.name} for a {window}x{window} average of stride {window}, which gives "
                 f"{tuple(average.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
             )
-        pulled = aten.avg_pool2d_backward(
+        pulled: Tensor = aten.avg_pool2d_backward(
             relevance / (average + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
         )
         return value * pulled

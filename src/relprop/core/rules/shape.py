@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.core.graph import with_defaults
 from relprop.core.ops import COPIES
 from relprop.core.rules.rule import rule
 from relprop.core.trace import Absent, Step
@@ -26,10 +27,11 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     if step.node.op == "permute":
         return relevance.permute(_inverse(step.args[1]))
     if step.node.op in ("transpose", "t"):
-        return relevance.transpose(*(step.args[1:] or (0, 1)))
+        return relevance.transpose(*(step.args[1:3] or (0, 1)))
     if step.node.op == "slice":
-        dim, start, end, stride = [*step.args[1:], *[0, None, None, 1][len(step.args) - 1 :]]
-        return torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+        dim, start, end, stride = with_defaults(step.args[1:], 0, None, None, 1)
+        back: Tensor = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+        return back
     if step.node.op == "expand":
         return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)
     if step.node.op == "pad" and (
@@ -65,7 +67,7 @@ def cut_up(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     parts = step.args[0]
     dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
     sizes = [part.shape[dim] for part in parts]
-    pieces = relevance.split(sizes, dim)
+    pieces = torch.split(relevance, sizes, dim)
     return tuple(piece for piece, part in zip(pieces, parts, strict=True) if isinstance(part, Absent))
 
 
