@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relprop.cli import console
-from relprop.errors import UsageError
+from relprop.errors import UsageError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def train(
 
     chosen = override(RECIPES.build(recipe), *(settings or ()))
     if show:
-        console.print_json(chosen.to_json()) if json else print(chosen)  # noqa: T201
+        _show(chosen, json)
         return 0
     seeds = seed or list(chosen.seeds)
     if devices > 1 and len(seeds) > 1:
@@ -76,6 +76,13 @@ def train(
     elif results:
         console.show(_table(results))
     return 0
+
+
+def _show(recipe: Recipe, json: bool) -> None:
+    if json:
+        console.print_json(recipe.to_json())
+    else:
+        console.out.print(str(recipe), markup=False, soft_wrap=True)
 
 
 def _open(recipe: Recipe, data: str, test: str) -> tuple[Dataset, Dataset | None]:
@@ -100,7 +107,8 @@ def _run(recipe: Recipe, pictures: Dataset, out: Path, **options: Any) -> Finish
 
     from relprop.training import Finished, Step, train
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision
+    require("lightning_fabric", "train")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # importing it has set INFO
     finished = None
     with _bar(f"seed {options['seed']}") as advance:
         for event in train(recipe, pictures, out, **options):

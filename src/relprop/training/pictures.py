@@ -131,7 +131,8 @@ class Streamed:
         """Yield each batch: random resized crops and flips by `seed`, or resized and cropped at the centre."""
         # a picture has a seed of its own: neither the number of workers nor that of devices changes its crop
         keys = [[(i, None if seed is None else mix(seed, i)) for i in indices.tolist()] for indices in batches]
-        loader = DataLoader(_Crops(self), batch_sampler=keys, num_workers=self.workers)
+        draw = generator(seed or 0)  # else the loader would draw from torch's own generator
+        loader = DataLoader(_Crops(self), batch_sampler=keys, num_workers=self.workers, generator=draw)
         for pixels, labels in loader:
             yield pixels.contiguous(memory_format=torch.channels_last), labels
 

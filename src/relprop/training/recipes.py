@@ -52,7 +52,8 @@ class Recipe:
         nesterov: Nesterov's form of it.
         weight_decay: L2 penalty on all parameters.
         label_smoothing: of the cross entropy.
-        ema: decay per step of the moving average of the weights that is evaluated and kept; 0 for none.
+        ema: decay per step of the moving average of the weights that is evaluated and kept, less in the first steps;
+            0 for none.
         epochs: at most.
         patience: stop after so many epochs without a better validation loss; None for never.
         keep: which epoch's weights are the result: the "best" on validation, or the "last".

@@ -18,6 +18,7 @@ from relprop.training.networks import build_network
 from relprop.training.schedules import best_epoch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -71,9 +72,20 @@ def start(recipe: Recipe, num_classes: int, seed: int) -> State:
     )
     average = None
     if recipe.ema:
-        decay = cast("Any", swa_utils).get_ema_multi_avg_fn(recipe.ema)
-        average = swa_utils.AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        average = swa_utils.AveragedModel(model, avg_fn=_decay(recipe.ema), use_buffers=True)
     return State(model, optimizer, average)
+
+
+def _decay(ema: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Make a moving average with decay min(ema, (1 + n) / (10 + n)) at step n, so that it soon forgets the start."""
+
+    def average(old: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        if not old.is_floating_point():
+            return new  # batch norm's counter
+        decay = min(ema, (1 + int(n)) / (10 + int(n)))
+        return old.lerp(new, 1 - decay)
+
+    return average
 
 
 def identity(recipe: Recipe, dataset: Dataset, seed: int) -> dict[str, Any]:

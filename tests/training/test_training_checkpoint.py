@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+from relprop.errors import RunError
+from relprop.training import checkpoint
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimizer_goes_on_from_what_was_saved(tmp_path, kind):
+    def make():
+        weight = torch.tensor([1.0, -2.0], requires_grad=True)
+        return weight, kind([weight], lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+
+    def step(weight, optimizer):
+        optimizer.zero_grad()
+        (weight**2).sum().backward()
+        optimizer.step()
+
+    weight, optimizer = make()
+    step(weight, optimizer)
+    tensors, plain = checkpoint.pack_optimizer(optimizer)
+    checkpoint.save_checkpoint(tmp_path, 1, {"model.w": weight, **tensors}, {"optimizer": plain})
+    step(weight, optimizer)
+
+    loaded, facts = checkpoint.load_checkpoint(tmp_path)
+    other, resumed = make()
+    other.data.copy_(checkpoint.strip(loaded, "model")["w"])
+    checkpoint.unpack_optimizer(resumed, loaded, facts["optimizer"])
+    step(other, resumed)
+    assert torch.equal(other, weight)
+
+
+def test_only_the_last_checkpoint_is_kept(tmp_path):
+    for number in (1, 2):
+        checkpoint.save_checkpoint(tmp_path, number, {"x": torch.tensor([number])}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-0002.safetensors", "checkpoint.json"]
+    tensors, _ = checkpoint.load_checkpoint(tmp_path)
+    assert tensors["x"].tolist() == [2]
+
+
+def test_a_kill_between_tensors_and_manifest_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save_checkpoint(tmp_path, 1, {"x": torch.tensor([1])}, {})
+    write = checkpoint.write_atomically
+
+    def killed_at_the_manifest(path, content):
+        if path.name == checkpoint.MANIFEST:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", killed_at_the_manifest)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_checkpoint(tmp_path, 2, {"x": torch.tensor([2])}, {})
+    tensors, _ = checkpoint.load_checkpoint(tmp_path)
+    assert tensors["x"].tolist() == [1]
+
+
+def test_there_may_be_none(tmp_path):
+    assert checkpoint.load_checkpoint(tmp_path) is None
+
+
+def test_damage_is_noticed(tmp_path):
+    checkpoint.save_checkpoint(tmp_path, 3, {"x": torch.zeros(1000)}, {})
+    tensors = tmp_path / "checkpoint-0003.safetensors"
+    content = tensors.read_bytes()
+    tensors.write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(RunError, match=r"checkpoint-0003.safetensors is not what .*checkpoint.json describes"):
+        checkpoint.load_checkpoint(tmp_path)
+    tensors.unlink()
+    with pytest.raises(RunError, match=r"cannot be read: .*delete the folder's checkpoint files"):
+        checkpoint.load_checkpoint(tmp_path)
+    manifest = tmp_path / checkpoint.MANIFEST
+    manifest.write_text(json.dumps({"format": 99}))
+    with pytest.raises(RunError, match="has format 99; this version reads 1"):
+        checkpoint.load_checkpoint(tmp_path)
+    manifest.write_text("{")
+    with pytest.raises(RunError, match=r"checkpoint.json cannot be read"):
+        checkpoint.load_checkpoint(tmp_path)
