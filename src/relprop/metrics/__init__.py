@@ -1,0 +1,32 @@
+"""Metrics by name. A metric maps (model, x, heatmap, target) to one value per sample and row; see `base`."""
+
+from relprop.metrics import localisation, quantus_metrics, relevance
+from relprop.metrics.base import METRICS, Metric
+from relprop.metrics.curves import Curves, area, masking_curves
+from relprop.metrics.insertion_deletion import InsertionDeletion, SymmetricRelevanceGain, insertion_deletion
+from relprop.metrics.localisation import box_mask
+from relprop.metrics.masking import fill_picture, pixel_counts, row_major, schedule, shuffled, together
+from relprop.metrics.protocols import PROTOCOLS, Protocol
+
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Curves",
+    "InsertionDeletion",
+    "Metric",
+    "Protocol",
+    "SymmetricRelevanceGain",
+    "area",
+    "box_mask",
+    "fill_picture",
+    "insertion_deletion",
+    "localisation",
+    "masking_curves",
+    "pixel_counts",
+    "quantus_metrics",
+    "relevance",
+    "row_major",
+    "schedule",
+    "shuffled",
+    "together",
+]

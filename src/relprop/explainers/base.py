@@ -1,0 +1,121 @@
+"""What an explainer is, and how a library that edits models is kept away from the user's."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relprop.core.capture import Model, require_evaluation_mode, unwrap
+from relprop.core.target import read_target
+from relprop.errors import InputError, ModelError
+from relprop.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Channels = Literal["sum", "red"]
+
+
+class Explainer(Protocol):
+    """Anything that says how much each pixel mattered."""
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """Explain `target` (N,) for inputs x (N, C, H, W): a heatmap (N, H, W), float32. `model` stays untouched."""
+        ...
+
+
+class Post(Protocol):
+    """A named step between heatmap and metric."""
+
+    def __call__(self, heatmap: Tensor) -> Tensor:
+        """Map heatmaps (N, H, W) to heatmaps (N, H, W)."""
+        ...
+
+
+EXPLAINERS: Registry[Explainer] = Registry("explainer")
+POST: Registry[Post] = Registry("post-processing")
+
+
+def reduce_channels(attribution: Tensor, channels: Channels) -> Tensor:
+    """(N, C, H, W) -> (N, H, W): the sum over channels, or the first alone, as the release's metric reads it."""
+    return (attribution.sum(1) if channels == "sum" else attribution[:, 0]).detach().float()
+
+
+def resize(heatmap: Tensor, size: torch.Size) -> Tensor:
+    """Bring maps (N, h, w) to `size` bilinearly."""
+    if heatmap.shape[-2:] == size:
+        return heatmap
+    return F.interpolate(heatmap[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def replica(model: Model, *, share: bool = True) -> nn.Module:
+    """Make a second model that a library may hook and edit: same modules anew, same weights.
+
+    Weights and buffers are new tensors on the same memory (`share`) or on their own. They need no gradient, and
+    in-place activations work out of place, which autograd and hooks want; the function computed is the same.
+
+    Raises:
+        CaptureError: the model is in training mode.
+        ModelError: it cannot be copied.
+    """
+    model = unwrap(model)
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
+    else:
+        require_evaluation_mode(model)
+    memo: dict[int, object] = {}
+    for weight in model.parameters():
+        memo[id(weight)] = nn.Parameter(weight.detach() if share else weight.detach().clone(), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach() if share else buffer.detach().clone()
+    try:
+        twin = copy.deepcopy(model, memo)
+    except Exception as error:  # deepcopy runs code of the model's own classes
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied, and this explainer works on a copy so that the model stays "
+            f"untouched; copy.deepcopy says: {error}"
+        ) from error
+    for module in twin.modules():
+        if getattr(module, "inplace", None) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return twin
+
+
+def own_input(x: Tensor) -> Tensor:
+    """Copy the input into one that a library may mark and differentiate.
+
+    Raises:
+        InputError: not (N, C, H, W) floating point.
+    """
+    if x.dim() != 4 or not x.is_floating_point():
+        raise InputError(f"x must be pictures (N, C, H, W), floating point; it is {tuple(x.shape)}, {x.dtype}")
+    return x.detach().clone()
+
+
+def own_target(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """Check the classes to explain against what the model returns for one picture: (N,) int64.
+
+    Raises:
+        TargetError: no such class, or not one for each picture.
+        InputError: the model does not return (N, classes).
+    """
+    with torch.no_grad():
+        scores = model(x[:1])
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
+    return read_target(target, scores[:1].expand(len(x), -1))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back the warnings of a library about its own habits (hooks it sets, gradients it asks for)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

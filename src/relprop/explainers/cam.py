@@ -1,0 +1,122 @@
+"""Class activation maps: Grad-CAM by captum, Score-CAM by torchcam."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from relprop.core.heatmap import quantize
+from relprop.errors import InputError, UsageError, require
+from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
+
+if TYPE_CHECKING:
+    from relprop.core.capture import Model
+
+
+@EXPLAINERS.register("grad-cam")
+@dataclass(frozen=True)
+class GradCam:
+    """Feature maps of the last stage, weighted by their mean gradient (Selvaraju et al. 2017), by captum.
+
+    Attributes:
+        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
+        relu: keep the positive part alone, as published. Makes ties at 0.
+        quantize: levels of Heat Quantization (the release's edges) of the small map, before it is resized: the order of
+            the release. The step `quantize` of `POST` comes after resizing.
+    """
+
+    layer: str | None = None
+    relu: bool = True
+    quantize: int | None = None
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        layer_attr = require("captum.attr", "eval")
+        twin, x = replica(model), own_input(x)
+        target = own_target(twin, x, target)
+        layer = _find_layer(twin, x, self.layer)
+        with quiet():
+            found = layer_attr.LayerGradCam(twin, twin.get_submodule(layer)).attribute(
+                x, target=target, relu_attributions=self.relu
+            )
+        return _finish(found[:, 0], x, self.quantize)
+
+
+@EXPLAINERS.register("score-cam")
+@dataclass(frozen=True)
+class ScoreCam:
+    """Feature maps of the last stage, weighted by the score of the picture seen through them, by torchcam.
+
+    Wang et al. 2020.
+
+    Runs the network once for every channel of the layer.
+
+    Attributes:
+        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
+        relu: keep the positive part alone, as published.
+        quantize: as in `grad-cam`.
+        batch: masked pictures at once.
+    """
+
+    layer: str | None = None
+    relu: bool = True
+    quantize: int | None = None
+    batch: int = 64
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        methods = require("torchcam.methods", "eval")
+        twin, x = replica(model), own_input(x)
+        target = own_target(twin, x, target)
+        layer = _find_layer(twin, x, self.layer)
+        with quiet(), torch.no_grad(), methods.ScoreCAM(twin, layer, batch_size=self.batch) as score_cam:
+            score_cam._relu = self.relu  # torchcam has no public switch
+            scores = twin(x)
+            found = score_cam(target.tolist(), scores, normalized=False)[0]
+        return _finish(found, x, self.quantize)
+
+
+def _finish(small: Tensor, x: Tensor, levels: int | None) -> Tensor:
+    small = small.detach().float()
+    return resize(small if levels is None else quantize(small, levels, "release"), x.shape[-2:])
+
+
+def _find_layer(model: nn.Module, x: Tensor, asked: str | None) -> str:
+    """Path of the module to read: the one asked for, or the last that ends in a map of more than one pixel.
+
+    Raises:
+        UsageError: no such module.
+        InputError: no module ends in a map.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    if asked is not None:
+        if asked in names:
+            return asked
+        near = difflib.get_close_matches(asked, names, n=3)
+        raise UsageError(f"the model has no layer {asked!r}; near are: {', '.join(near) or ', '.join(names[:8])}")
+    ended: list[str] = []
+
+    def watch(name: str) -> None:
+        def see(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
+                ended.append(name)
+
+        hooks.append(model.get_submodule(name).register_forward_hook(see))
+
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    for name in names:
+        watch(name)
+    with torch.no_grad():
+        model(x[:1])
+    for hook in hooks:  # of a replica, which nobody sees if the forward pass fails
+        hook.remove()
+    if not ended:
+        raise InputError(
+            f"no layer of {type(model).__name__} ends in a map (N, C, h, w) of more than one pixel for inputs "
+            f"{tuple(x.shape[1:])}; class activation maps need one: name it with layer=..., or use lrp"
+        )
+    return ended[-1]

@@ -1,0 +1,69 @@
+"""captum's own LRP, run as the paper ran it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relprop.errors import CheckError, UnsupportedOpError, require
+from relprop.explainers.base import EXPLAINERS, Channels, own_input, own_target, quiet, reduce_channels, replica
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from relprop.core.capture import Model
+
+
+@EXPLAINERS.register("captum-lrp")
+@dataclass(frozen=True)
+class CaptumLrp:
+    """captum's LRP with its default rules on the network as it is, as the paper's baseline.
+
+    It knows nothing of residual joins or shared ReLUs: on stock residual networks its sums explode or end in NaN. A map
+    that is not finite, or whose total exceeds the class's score a million times, is reported as a failure.
+    """
+
+    channels: Channels = "sum"
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W).
+
+        Raises:
+            UnsupportedOpError: captum has no rule for some of the network's modules; all are named.
+            CheckError: captum failed, or its map cannot be used.
+        """
+        attr = require("captum.attr", "eval")
+        twin, x = replica(model, share=False), own_input(x)  # captum writes into the weights
+        target = own_target(twin, x, target)
+        _require_rules(twin)
+        try:
+            with quiet():
+                found, delta = attr.LRP(twin).attribute(x, target=target, return_convergence_delta=True)
+        except Exception as error:
+            raise CheckError(
+                f"captum's LRP failed on {type(twin).__name__}: {type(error).__name__}: {error}"
+            ) from error
+        total = found.detach().flatten(1).double().sum(1)
+        score = (delta.detach().double() + total).abs()
+        bad = ~found.isfinite().flatten(1).all(1) | ~((total.abs() <= 1e6 * score) | (total.abs() <= 1e-6))
+        if bool(bad.any()):
+            at = bad.nonzero().flatten().tolist()
+            raise CheckError(
+                f"captum's LRP lost count on {type(twin).__name__} at picture(s) {', '.join(map(str, at))} of "
+                f"{len(x)}: the map of the first sums to {float(total[at[0]]):.3g}; it handles neither residual "
+                "joins nor modules that run several times. Use lrp"
+            )
+        return reduce_channels(found, self.channels)
+
+
+def _require_rules(model: object) -> None:
+    """Name every module that captum has no rule for; it would stop at the first."""
+    lrp = require("captum.attr._core.lrp", "eval")
+    known = {*lrp.SUPPORTED_LAYERS_WITH_RULES, *lrp.SUPPORTED_NON_LINEAR_LAYERS}
+    leaves = [(name, part) for name, part in model.named_modules() if not list(part.children())]  # type: ignore[attr-defined]
+    missing = [f"{name} ({type(part).__name__})" for name, part in leaves if type(part) not in known]
+    if missing:
+        raise UnsupportedOpError(
+            f"captum's LRP has no rule for {', '.join(missing)}; it knows "
+            f"{', '.join(sorted(kind.__name__ for kind in known))}. Use lrp"
+        )

@@ -1,0 +1,88 @@
+"""Layer-wise relevance propagation by this project's own engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from relprop.core.capture import Model, unwrap
+from relprop.core.composites import COMPOSITES
+from relprop.core.lrp import LRP
+from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
+
+if TYPE_CHECKING:
+    from relprop.core.composite import Composite
+
+_REMEMBERED = 2  # the model itself and, in parameter randomisation, its randomised copy
+
+
+@EXPLAINERS.register("lrp")
+@dataclass(frozen=True)
+class Lrp:
+    """Layer-wise relevance propagation with any composite (Otsuki et al. 2024 by default).
+
+    Options that are None are left to the composite; one that it does not have is an error. The last two models
+    explained are held, since capturing one takes longer than explaining a picture.
+
+    Attributes:
+        composite: name in `relprop.core.composites.COMPOSITES`.
+        split: "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
+        identity: whether identity skips get their share.
+        first: "ones" or "image": what the first layer sees.
+        max_pool: "winner" or "average".
+        batch_norm: "pass" or "fold".
+        eps: ε, for the composites that have one.
+        g: γ, likewise.
+        start: relevance starts as the class's "probability" or its "logit".
+        channels: "sum" or "red".
+    """
+
+    composite: str = "paper"
+    split: Literal["ratio", "symmetric", "signed"] | None = None
+    identity: bool | None = None
+    first: Literal["ones", "image"] | None = None
+    max_pool: Literal["winner", "average"] | None = None
+    batch_norm: Literal["pass", "fold"] | None = None
+    eps: float | None = None
+    g: float | None = None
+    start: Literal["probability", "logit"] = "probability"
+    channels: Channels = "sum"
+    _known: dict[int, tuple[Any, LRP]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.rules()  # an unknown composite or option is an error now, not at the first picture
+
+    def rules(self) -> Composite:
+        """Make the composite that the options describe."""
+        names = ("split", "identity", "first", "max_pool", "batch_norm", "eps", "g")
+        given = [f"{name}={value}" for name in names if (value := getattr(self, name)) is not None]
+        return COMPOSITES.build(":".join([self.composite, *given]))
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        result = self._engine(model)(x, target=target, start=self.start)
+        return reduce_channels(result.relevance, self.channels)
+
+    def _engine(self, model: Model) -> LRP:
+        """Return the engine for `model`, captured once as long as it is made of the same modules."""
+        model = unwrap(model)
+        stamp = (model, *model.modules()) if isinstance(model, nn.Module) else (model,)
+        known = self._known.pop(id(model), None)
+        if (
+            known is None
+            or len(known[0]) != len(stamp)
+            or any(a is not b for a, b in zip(known[0], stamp, strict=True))
+        ):
+            known = (stamp, LRP(model, composite=self.rules(), ledger=False))
+        self._known[id(model)] = known
+        while len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return known[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _known={})

@@ -1,0 +1,127 @@
+"""Many forward passes: as large a batch as fits, on the model's own device, in its own mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.core.capture import require_evaluation_mode
+from relprop.errors import InputError, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Input values at once. On a CPU more than this leaves the caches, and is slower; elsewhere a device wants to be filled.
+_VALUES = {"cpu": 1 << 21}
+_VALUES_ELSEWHERE = 1 << 25
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How to run a model.
+
+    Attributes:
+        amp: compute in bfloat16 where torch's autocast allows it; scores are read in float32 all the same.
+        channels_last: hand pictures over in channels-last memory, which some devices prefer.
+        batch: pictures at once; None finds out, and any number is halved where memory runs out.
+    """
+
+    amp: bool = False
+    channels_last: bool = False
+    batch: int | None = None
+
+    def scores(
+        self,
+        model: Any,
+        pictures: Callable[[int, int], Tensor],
+        classes: Tensor,
+        like: Tensor,
+        *,
+        logit: bool = False,
+    ) -> Tensor:
+        """Score of a class for each of many pictures: its probability, or its logit. (J,) float32.
+
+        Args:
+            model: in evaluation mode, returns (N, classes).
+            pictures: (start, stop) -> (stop - start, C, H, W), made when needed.
+            classes: (J,) int64.
+            like: an input (N, C, H, W).
+            logit: before the softmax.
+
+        Raises:
+            TargetError: a class that the model does not have.
+            InputError: the model does not return (N, classes).
+        """
+        model = callable_model(model)
+
+        def compute(start: int, stop: int) -> Tensor:
+            images = pictures(start, stop)
+            output = model(images.contiguous(memory_format=torch.channels_last) if self.channels_last else images)
+            if start == 0:
+                _require_scores(output, classes)
+            output = output.float()
+            values: Tensor = output if logit else output.softmax(1)
+            return values.gather(1, classes[start:stop, None])[:, 0]
+
+        with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=self.amp):
+            return in_batches(compute, len(classes), self.batch or first_guess(like))
+
+
+def first_guess(like: Tensor) -> int:
+    """A batch size to begin with, for pictures such as these (N, C, H, W)."""
+    values = _VALUES.get(like.device.type, _VALUES_ELSEWHERE)
+    return max(1, min(4096, values // like[0].numel()))
+
+
+def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) -> Tensor:
+    """Concatenate compute(start, stop) over all of `total`, in batches that are halved when memory runs out."""
+    parts: list[Tensor] = []
+    start = 0
+    while start < total:
+        stop = min(start + batch, total)
+        try:
+            parts.append(compute(start, stop))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if batch == 1 or not _out_of_memory(error):
+                raise
+        else:
+            start = stop
+            continue
+        batch = (min(batch, stop - start) + 1) // 2  # outside the handler, whose traceback holds on to the memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return torch.cat(parts)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "t allocate memory" in str(error)
+    )
+
+
+def callable_model(model: Any) -> Any:
+    """The model as something to call.
+
+    Raises:
+        CaptureError: it is in training mode, where batches change the scores and the scores change the model.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        return model.module()
+    if isinstance(model, torch.nn.Module) and not isinstance(model, torch.fx.GraphModule):
+        require_evaluation_mode(model)
+    return model
+
+
+def _require_scores(output: Any, classes: Tensor) -> None:
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
+    for one in (int(classes.min()), int(classes.max())):
+        if not 0 <= one < output.shape[1]:
+            known = f"the model has {output.shape[1]} classes, 0 to {output.shape[1] - 1}"
+            raise TargetError(f"class {one} does not exist: {known}")

@@ -1,0 +1,110 @@
+"""Whether a heatmap lies on the object, where somebody marked it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError, UsageError
+from relprop.metrics.base import METRICS, Array, Classes, read_heatmap, read_input
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@METRICS.register("energy-in-box")
+@dataclass(frozen=True)
+class EnergyInBox:
+    """Share of the positive relevance that lies on the object (energy-based pointing game); nothing positive: 0."""
+
+    name: ClassVar[str] = "energy-in-box"
+    rows: ClassVar[tuple[str, ...]] = ("energy-in-box",)
+    higher_is_better: ClassVar[Mapping[str, bool | None]] = {"energy-in-box": True}
+    unit: ClassVar[str] = "fraction of the positive relevance"
+    reference: ClassVar[str] = "Wang et al. 2020, arXiv 1910.01279, Sec. 4.3"
+
+    def __call__(
+        self,
+        model: Any,
+        x: Array,
+        heatmap: Array,
+        target: Classes,
+        *,
+        inside: Array | None = None,
+        boxes: Array | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,). Give `inside` (N, H, W) bool, or `boxes` (N, 4) as `box_mask` takes them."""
+        x = read_input(x)
+        energy = read_heatmap(heatmap, x).double().clamp(min=0)
+        total = energy.sum((-2, -1))
+        share = (energy * _where(inside, boxes, x)).sum((-2, -1)) / total.clamp(min=torch.finfo(torch.float64).tiny)
+        return {self.name: share.float()}
+
+
+@METRICS.register("pointing-game")
+@dataclass(frozen=True)
+class PointingGame:
+    """Whether the most relevant pixel lies on the object: 1 or 0; if several are tied, the fraction of them that do."""
+
+    name: ClassVar[str] = "pointing-game"
+    rows: ClassVar[tuple[str, ...]] = ("pointing-game",)
+    higher_is_better: ClassVar[Mapping[str, bool | None]] = {"pointing-game": True}
+    unit: ClassVar[str] = "hit (1) or miss (0)"
+    reference: ClassVar[str] = "Zhang et al. 2016, arXiv 1608.00507"
+
+    def __call__(
+        self,
+        model: Any,
+        x: Array,
+        heatmap: Array,
+        target: Classes,
+        *,
+        inside: Array | None = None,
+        boxes: Array | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,); arguments as in `energy-in-box`."""
+        x = read_input(x)
+        maps = read_heatmap(heatmap, x)
+        top = (maps == maps.amax((-2, -1), keepdim=True)).float()
+        hits = (top * _where(inside, boxes, x)).sum((-2, -1)) / top.sum((-2, -1))
+        return {self.name: hits}
+
+
+def box_mask(boxes: Array, height: int, width: int) -> Tensor:
+    """Which pixels' centres lie in a box: (N, 4) -> (N, H, W) bool.
+
+    Args:
+        boxes: left, top, right, bottom in pixels of the network's input; pixel i spans i to i + 1.
+        height, width: of the input.
+
+    Raises:
+        InputError: another shape, or a box that ends before it begins.
+    """
+    found = torch.as_tensor(boxes).double()
+    if found.dim() != 2 or found.shape[1] != 4 or not bool((found[:, :2] <= found[:, 2:]).all()):
+        raise InputError(
+            f"boxes must be (N, 4): left, top, right, bottom with left <= right and top <= bottom; got "
+            f"{tuple(found.shape)}"
+        )
+    left, top, right, bottom = found[:, :, None].unbind(1)
+    across = torch.arange(width, device=found.device) + 0.5
+    down = torch.arange(height, device=found.device) + 0.5
+    columns, rows = (left <= across) & (across < right), (top <= down) & (down < bottom)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _where(inside: Array | None, boxes: Array | None, x: Tensor) -> Tensor:
+    if inside is None and boxes is None:
+        raise UsageError(
+            "this metric needs to know where the object is; pass inside=(N, H, W) or boxes=(N, 4) "
+            "(data sets with boxes: cub)"
+        )
+    mask = box_mask(boxes, *x.shape[-2:]) if inside is None and boxes is not None else torch.as_tensor(inside)
+    if tuple(mask.shape) != (len(x), *x.shape[-2:]):
+        raise InputError(f"inside must be {(len(x), *x.shape[-2:])}, one mask a sample; got {tuple(mask.shape)}")
+    return mask.to(x.device)
