@@ -118,6 +118,14 @@ def test_quantized_pictures_differ_and_raw_floats_do_not(folder, model, tmp_path
     assert (plain / "a.png").read_bytes() != (levels / "a.png").read_bytes()
 
 
+def test_what_is_drawn_may_be_smoothed_and_the_files_stay_raw(folder, model, tmp_path):
+    run("explain", folder / "a.png", *model, "--out", tmp_path / "plain")
+    run("explain", folder / "a.png", *model, "--out", tmp_path / "smooth", "--post", "smooth:2")
+    plain, smooth = tmp_path / "plain", tmp_path / "smooth"
+    assert (plain / "a.npy").read_bytes() == (smooth / "a.npy").read_bytes()
+    assert (plain / "a.png").read_bytes() != (smooth / "a.png").read_bytes()
+
+
 def test_split_and_identity_reach_the_rules(folder, model, tmp_path):
     maps = {}
     for name, options in {
@@ -141,10 +149,34 @@ def test_images_of_one_name_keep_apart(folder, model, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").glob("*.npy")) == ["a-2.npy", "a.npy"]
 
 
+def test_a_network_on_which_a_rule_diverges_gives_no_silent_nan(folder, model, tmp_path, monkeypatch):
+    answer = relprop.LRP.forward
+
+    def diverging(self, x, target=None, *, start="probability"):
+        result = answer(self, x, target, start=start)
+        result.relevance[0, 0, 0, 0] = float("nan")  # of the first image in each batch
+        return result
+
+    monkeypatch.setattr(relprop.LRP, "forward", diverging)
+    done = run("explain", folder, *model, "--out", tmp_path / "out", "--batch-size", 2, code=1)
+    assert done.stderr.count("the relevance is not finite: 'paper' diverges on this network") == 2
+    assert [p.name for p in (tmp_path / "out").glob("*.npy")] == ["b.npy"]
+
+
+def test_the_table_shows_what_was_predicted_where_something_else_was_asked_for(folder, model, tmp_path):
+    plain = run("explain", folder / "a.png", *model, "--out", tmp_path)
+    assert "predicted" not in plain.stdout
+    row = document("explain", folder / "a.png", *model, "--out", tmp_path)["images"][0]
+    other = (row["predicted"] + 1) % 5
+    asked = run("explain", folder / "a.png", *model, "--out", tmp_path, "--target", other)
+    assert "predicted" in asked.stdout
+    assert f"class {row['predicted']}" in asked.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--target", "5"], "5"),
+        (["--target", "5"], "class 5 does not exist: the model has 5 classes"),
         (["--target", "cat"], "the model brings no class names, so 'cat' cannot be found; give an index"),
         (["--composite", "papre"], "no composite is named 'papre'; did you mean 'paper'?"),
         (["--composite", "epsilon", "--split", "ratio"], "composite 'epsilon' has no option 'split'"),

@@ -27,7 +27,7 @@ from relprop.errors import RelpropError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = ("explain", "check", "conservation")
+COMMANDS = ("explain", "check", "conservation", "evaluate", "summary", "train")
 """Modules of this package, each with a function of the same name, in the order of `--help`."""
 
 DEFECT, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
@@ -39,7 +39,7 @@ _ParseError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Click
 class _Commands(TyperGroup):
     """The one place where errors become sentences and exit codes."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         """Run the command line and exit."""
         args = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False

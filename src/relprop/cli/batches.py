@@ -64,8 +64,23 @@ class Job:
                     done += len(ready)
                     yield ready, result
                 advance(len(chunk))
-        if not done:
-            self._report_nothing()
+        self.require(done)
+
+    def fail(self, item: Item, why: str) -> None:
+        """Note that an image could not be explained."""
+        self.failures.append((item.name if item.source is None else str(item.source), why))
+
+    def require(self, done: int) -> None:
+        """Raise if not one image could be explained.
+
+        Raises:
+            InputError: with the first reason.
+        """
+        if done:
+            return
+        where, why = self.failures[0]
+        more = f" (and {len(self.failures) - 1} more; not one image could be explained)" * (len(self.failures) > 1)
+        raise InputError((why if where in why else f"{where}: {why}") + more)
 
     def failed(self) -> list[dict[str, str]]:
         """Return the failures as JSON knows them."""
@@ -83,11 +98,11 @@ class Job:
         from relprop.images import read_image
 
         try:
-            picture = read_image(item.source) if item.picture is None else item.picture
+            picture = item.picture if item.source is None else read_image(item.source)
             prepare = self.loaded.preprocess
             return replace(item, picture=prepare.crop(picture), x=prepare(picture))
         except (InputError, DataError, OSError) as error:
-            self.failures.append((str(item.source), str(error)))
+            self.fail(item, str(error))
             return None
 
     def _explain(self, items: list[Item]) -> Iterator[tuple[list[Item], Relevance]]:
@@ -102,15 +117,10 @@ class Job:
             yield items, self.lrp(x, target=wanted, start=self.start)
         except InputError as error:
             if len(items) == 1:
-                self.failures.append((str(items[0].source), str(error)))
+                self.fail(items[0], str(error))
             else:
                 for item in items:
                     yield from self._explain([item])
-
-    def _report_nothing(self) -> None:
-        where, why = self.failures[0]
-        more = f" (and {len(self.failures) - 1} more; not one image could be explained)" * (len(self.failures) > 1)
-        raise InputError((why if where in why else f"{where}: {why}") + more)
 
 
 def split(result: Relevance) -> list[Relevance]:
@@ -127,7 +137,7 @@ def _sample(result: Relevance, at: slice) -> Relevance:
                 received=line.received[at],
                 sent=line.sent[at],
                 magnitude=line.magnitude[at],
-                blind=line.blind[at] if hasattr(line.blind, "shape") else line.blind,
+                blind=line.blind if isinstance(line.blind, float) else line.blind[at],
             )
             for line in book.entries
         )

@@ -79,26 +79,26 @@ def _branches(assignment: Assignment, index: int) -> list[str] | None:
 
 
 def _print(name: str, graph: Graph, assignment: Assignment, rows: list[dict[str, Any]], steps: bool) -> None:
-    title = f"{name} · {assignment.composite.name} · captured by {graph.route}, {len(rows)} steps"
-    console.show(_step_table(title, rows) if steps else _kind_table(title, rows))
+    console.heading(f"{name} · {assignment.composite.name} · captured by {graph.route}, {len(rows)} steps")
+    console.show(_step_table(rows) if steps else _kind_table(rows))
     for line in _lines(rows):
         console.out.print(line, soft_wrap=True)
 
 
-def _step_table(title: str, rows: list[dict[str, Any]]) -> Any:
-    made = console.table("step", "operation", "rule", "branches", "where", title=title)
+def _step_table(rows: list[dict[str, Any]]) -> Any:
+    made = console.table("step", "operation", "rule", "branches", "where")
     for row in rows:
         place = console.escape(row["source"])
         made.add_row(console.escape(row["name"]), row["op"], _rule(row), ", ".join(row["branches"] or ()), place)
     return made
 
 
-def _kind_table(title: str, rows: list[dict[str, Any]]) -> Any:
+def _kind_table(rows: list[dict[str, Any]]) -> Any:
     """One line for each operation and rule, with its count and the first steps."""
     kinds: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault((row["op"], row["rule"]), []).append(row)
-    made = console.table("operation", ">steps", "rule", "at", title=title)
+    made = console.table("operation", ">steps", "rule", "at")
     for (op, _), members in kinds.items():
         made.add_row(op, str(len(members)), _rule(members[0]), console.escape(_first(row["name"] for row in members)))
     return made

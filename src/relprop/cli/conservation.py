@@ -57,6 +57,7 @@ def conservation(
     job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
     book = Book(depth)
     for _, result in job.results():
+        assert result.ledger is not None  # LRP keeps the books unless told not to
         book.add(result.ledger)
     good = book.gap <= rtol
     if json:
@@ -141,18 +142,25 @@ def _worse(one: float, other: float) -> float:
 
 
 def _print(book: Book, described: str, rtol: float) -> None:
-    absorbs = book.absorbed > 0
+    absorbs = book.absorbed != 0  # NaN included
     count = "1 image" if book.images == 1 else f"sums over {book.images} images"
     columns = ["block", ">received", ">passed on", ">leak", *([">absorbed"] if absorbs else [])]
-    made = console.table(*columns, title=f"{described} · {count}, from the output to the image")
+    console.heading(f"{described} · {count}, from the output to the image")
+    made = console.table(*columns)
     for name, line in book.lines.items():
         leak = f"{line.leak:.1e}"
-        cells = [f"{line.received:.6f}", f"{line.sent:.6f}", leak if line.leak <= rtol else f"[{console.BAD}]{leak}[/]"]
+        cells = [
+            console.number(line.received),
+            console.number(line.sent),
+            leak if line.leak <= rtol else f"[{console.BAD}]{leak}[/]",
+        ]
         made.add_row(console.escape(name), *cells, *([f"{line.absorbed:.1e}"] if absorbs else []))
     console.show(made)
-    console.out.print(f"started with {book.start:.6f}, {book.end:.6f} arrived at the image", soft_wrap=True)
+    console.out.print(
+        f"started with {console.number(book.start)}, {console.number(book.end)} arrived at the image", soft_wrap=True
+    )
     if absorbs:
-        text = f"up to {100 * book.absorbed:.2g} % was absorbed by rules that say so (bias, ε)"
+        text = f"up to {100 * book.absorbed:.3g} % was absorbed by rules that say so (bias, ε)"
         console.out.print(text, soft_wrap=True)
     yes = f"the books balance: largest gap {book.gap:.1e}, at most {rtol:g} allowed"
     no = f"the books do not balance: largest gap {book.gap:.1e}, at most {rtol:g} allowed"

@@ -34,9 +34,9 @@ def warn(sentence: str) -> None:
     err.print(f"[yellow]warning:[/] {escape(sentence)}", soft_wrap=True)
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str) -> Table:
     """Return an empty table in the house style; a column whose name starts with ">" is right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(
             column.lstrip(">"),
@@ -46,6 +46,16 @@ def table(*columns: str, title: str | None = None) -> Table:
             overflow="fold",
         )
     return made
+
+
+def heading(text: str) -> None:
+    """Print a line of its own above a table."""
+    out.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
+
+
+def number(value: float) -> str:
+    """Write a sum of relevance: six decimals, or in powers of ten where it has run away."""
+    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
 def show(made: Table) -> None:

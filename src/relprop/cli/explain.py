@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,14 +11,23 @@ import typer
 from relprop.cli import console, options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from relprop import Relevance
     from relprop.cli.batches import Item, Job
+    from relprop.models import LoadedModel
 
 Quantize = Annotated[
     int | None,
     typer.Option(min=1, help="Draw the heatmap in this many levels (Heat Quantization, Eq. 8); the paper takes 8."),
+]
+Post = Annotated[
+    str,
+    typer.Option(
+        help="What the picture shows of the heatmap: none (all of it), smooth:1.5, positive, ...; files keep it raw."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 
@@ -32,6 +42,7 @@ def explain(
     identity: options.Identity = None,
     start: options.Start = "probability",
     quantize: Quantize = None,
+    post: Post = "none",
     out: Out = Path("relprop-out"),
     batch_size: options.BatchSize = 8,
     arch: options.Arch = None,
@@ -51,49 +62,75 @@ def explain(
     """
     from relprop import LRP
     from relprop.cli import batches
+    from relprop.explainers import POST
 
+    view = View(out, POST.build(post), post, quantize, options.full_spec(composite, split, identity))
     rules = options.composite(composite, split, identity)
     place = options.choose_device(device)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
     items = batches.find_items(images, target, loaded.classes, recursive=recursive)
     out.mkdir(parents=True, exist_ok=True)
     job = batches.Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
-    described = f"{loaded.name} · {options.full_spec(composite, split, identity)}"
-    rows = [
-        _write(job, item, single, out, quantize, described)
-        for ready, result in job.results()
-        for item, single in zip(ready, batches.split(result.cpu()), strict=True)
-    ]
+    rows = []
+    for ready, result in job.results():
+        for item, single in zip(ready, batches.split(result.cpu()), strict=True):
+            if single.relevance.isfinite().all():
+                rows.append(_row(item, single, job) | {"files": view.write(item, single, loaded)})
+            else:
+                job.fail(item, f"the relevance is not finite: {composite!r} diverges on this network; paper does not")
+    job.require(len(rows))
     if json:
-        document = {"model": loaded.name, "source": loaded.source, "composite": repr(rules), "start": start}
+        document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
         console.print_json({**document, "images": rows, "failures": job.failed()})
     else:
-        _print(rows, job, described, out)
+        console.heading(f"{loaded.name} · {view.composite}")
+        _print(rows, start, out)
         job.report()
     return 1 if job.failures else 0
 
 
-def _write(job: Job, item: Item, result: Relevance, out: Path, quantize: int | None, described: str) -> dict[str, Any]:
-    """Write the files of one image; returns its row."""
-    import numpy as np
+@dataclass(frozen=True)
+class View:
+    """How results are drawn and where they go.
 
-    from relprop import viz
+    Attributes:
+        out: folder.
+        post: what the picture shows of a heatmap, and `spec`, how that was written.
+        quantize: levels of the drawn heatmap, None for a continuous one.
+        composite: spec of the rules, for the caption.
+    """
 
-    picture, raw, whole = out / f"{item.name}.png", out / f"{item.name}.npy", out / item.name
-    heatmap = result.heatmap[0]
-    row = _row(item, result, job) | {"files": [str(picture), str(raw), str(whole)]}
-    drawn = viz.side_by_side(
-        item.picture,
-        heatmap if quantize is None else result.quantized(levels=quantize)[0],
-        title=f"{row['class']}   {_chance(row)}",
-        subtitle=f"{described} · relevance sums to {row['sum']:.6f} of {row['score']:.6f}",
-        score=row["score"],
-        levels=quantize is not None,
-    )
-    viz.save(drawn, picture)
-    np.save(raw, heatmap.float().numpy())
-    result.save(whole)
-    return row
+    out: Path
+    post: Callable[[Tensor], Tensor]
+    spec: str
+    quantize: int | None
+    composite: str
+
+    def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
+        """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
+        import numpy as np
+
+        from relprop import quantize, viz
+
+        picture, raw, whole = (self.out / f"{item.name}{suffix}" for suffix in (".png", ".npy", ""))
+        drawn = self.post(result.heatmap)
+        drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
+        score = float(result.score[0])
+        caption = (
+            f"{loaded.name} · {self.composite} · relevance sums to {float(result.relevance.sum()):.6f} of {score:.6f}"
+        )
+        figure = viz.side_by_side(
+            item.picture,
+            drawn[0],
+            title=f"{loaded.class_name(int(result.target[0]))}   {100 * float(result.probability[0]):.1f} %",
+            subtitle=caption if self.spec == "none" else f"{caption} · drawn after {self.spec}",
+            score=score,
+            levels=self.quantize is not None or self.spec.startswith("quantize"),
+        )
+        viz.save(figure, picture)
+        np.save(raw, result.heatmap[0].float().numpy())
+        result.save(whole)
+        return [str(picture), str(raw), str(whole)]
 
 
 def _row(item: Item, result: Relevance, job: Job) -> dict[str, Any]:
@@ -124,27 +161,35 @@ def concentration(heatmap: Tensor) -> float:
     return (int((held < 0.5 - 1e-12).sum()) + 1) / len(sizes)
 
 
-def _chance(row: dict[str, Any]) -> str:
-    return f"{100 * row['probability']:.1f} %"
-
-
-def _print(rows: list[dict[str, Any]], job: Job, described: str, out: Path) -> None:
+def _print(rows: list[dict[str, Any]], start: str, out: Path) -> None:
     """Print one line an image, then the files."""
-    logit, absorbs = job.start == "logit", any(row["absorbed"] > 0 for row in rows)
-    other = any(row["target"] != row["predicted"] for row in rows)
-    columns = ["image", "class", ">probability", *([">logit"] if logit else []), *(["predicted"] if other else [])]
-    made = console.table(
-        *columns, ">Σ relevance", ">gap", *([">absorbed"] if absorbs else []), ">half of it on", title=described
-    )
-    for row in rows:
-        cells = [console.escape(Path(row["image"]).name), console.escape(row["class"]), _chance(row)]
-        cells += [f"{row['score']:.6f}"] if logit else []
-        cells += [console.escape(row["predicted_class"])] if other else []
-        cells += [f"{row['sum']:.6f}", f"{row['gap']:.1e}"] + ([f"{row['absorbed']:.1e}"] if absorbs else [])
-        made.add_row(*cells, f"{100 * row['half_on']:.1f} % of pixels")
+    wanted = {
+        "logit": start == "logit",
+        "predicted": any(row["target"] != row["predicted"] for row in rows),
+        "absorbed": any(row["absorbed"] != 0 for row in rows),
+    }
+    cells = [{name: cell for name, cell in _cells(row).items() if wanted.get(name.lstrip(">"), True)} for row in rows]
+    made = console.table(*cells[0])
+    for line in cells:
+        made.add_row(*line.values())
     console.show(made)
     files = [file for row in rows for file in row["files"]]
     if len(rows) > 4:
         files = [f"{out}: NAME.png, NAME.npy and NAME/ for {len(rows)} images"]
     for file in files:
         console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(file)}[/]", soft_wrap=True)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """One line of the table, by column."""
+    return {
+        "image": console.escape(Path(row["image"]).name),
+        "class": console.escape(row["class"]),
+        ">probability": f"{100 * row['probability']:.1f} %",
+        ">logit": f"{row['score']:.6f}",
+        "predicted": console.escape(row["predicted_class"]),
+        ">Σ relevance": console.number(row["sum"]),
+        ">gap": f"{row['gap']:.1e}",
+        ">absorbed": f"{row['absorbed']:.1e}",
+        ">half of it on": f"{100 * row['half_on']:.1f} % of pixels",
+    }

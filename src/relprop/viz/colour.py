@@ -36,7 +36,7 @@ PERCENTILE = 99.5
 
 # Below this fraction of the largest value a negative entry is rounding noise, not relevance against the class.
 _ROUNDING = 1e-5
-_OPACITY, _CURVE = 0.96, 0.75
+_OPACITY = 0.96  # at the end of the range; it grows linearly from none at zero
 _STEPS = 512
 
 
@@ -184,7 +184,7 @@ def _table(signed: bool) -> Floats:
     # starts at red and ends before pale yellow, where the two arms would meet again.
     start, end = (0.55, 0.92) if signed else (0.35, 1.0)
     table = colormaps["inferno"](start + (end - start) * size)
-    table[:, 3] = _OPACITY * size**_CURVE
+    table[:, 3] = _OPACITY * size
     negative = position < 0
     table[negative, :3] = table[negative, 2::-1]  # red and blue change places: orange becomes sky blue
     return np.asarray(table, dtype=np.float64)
