@@ -311,3 +311,75 @@ def test_a_number_that_is_missing_never_balances():
     book.add(Ledger((line("fc", 1.0, float("nan")),), one, nan))
     book.add(Ledger((line("fc", 1.0, 1.0),), one, one))
     assert not book.gap <= 1e300
+
+
+# models that cannot be used: one sentence, and exit code 2
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this code ran",)
+
+
+def fitting(path):
+    torch.save(cli_tiny.network().state_dict(), path)
+
+
+def of_another_shape(path):
+    torch.save({**cli_tiny.network().state_dict(), "fc.weight": torch.zeros(5, 7)}, path)
+
+
+def holding_code(path):
+    torch.save({"state_dict": Code()}, path)
+
+
+def truncated(path):
+    fitting(path)
+    path.write_bytes(path.read_bytes()[:300])
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "sentence"),
+    [
+        (fitting, [], "--arch"),
+        (fitting, ["--arch", "cli_tiny:nothing"], "nothing"),
+        (of_another_shape, ["--arch", "cli_tiny:network"], "fc.weight"),
+        (holding_code, ["--arch", "cli_tiny:network"], "print"),
+        (truncated, ["--arch", "cli_tiny:network"], "model.pt"),
+        (None, ["--arch", "cli_tiny:network"], "model.pt"),
+    ],
+)
+def test_checkpoints_that_cannot_be_used(folder, tmp_path, write, options, sentence):
+    path = tmp_path / "model.pt"
+    if write:
+        write(path)
+    for command in (["explain", folder], ["conservation", folder]):
+        done = run(*command, "--model", path, *options, "--size", 16, "--mean", "0.5", "--std", "0.5", code=2)
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert sentence in done.stderr
+        assert "this code ran" not in done.output
+
+
+def test_an_exported_program_needs_trust(folder, tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"anything")
+    done = run("explain", folder, "--model", tmp_path / "model.pt2", code=2)
+    assert "trust" in done.stderr
+
+
+def test_explain_names_every_operation_without_a_rule(folder, tmp_path):
+    torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
+    model = ["--model", tmp_path / "odd.pt", "--arch", "cli_tiny:odd", "--size", 16, "--mean", "0.5", "--std", "0.5"]
+    done = run("explain", folder, *model, "--out", tmp_path / "out", code=2)
+    for operation in ("sort", "fft"):
+        assert operation in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["resnet5000", "nowhere.nothing:make", "random:resnet5000"])
+def test_models_that_do_not_exist(folder, tmp_path, name):
+    done = run("explain", folder, "--model", name, "--out", tmp_path / "out", code=2)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert name.removeprefix("random:").partition(":")[0] in done.stderr
