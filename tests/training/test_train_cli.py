@@ -66,7 +66,7 @@ def test_the_cub_recipe_trains_its_seeds_and_measures_them(cub, tmp_path):
     out = tmp_path / "runs"
     outcome = run(
         "cub", "--data", f"cub:{cub}:split=train", "--test", f"cub:{cub}:split=test", "-o", out, "--json", *SET,
-        "--set", "precision=32-true", "--set", "seeds=40,41",
+        "--set", "precision=bf16-mixed", "--set", "seeds=40,41",
     )  # fmt: skip
     document = json.loads(outcome.stdout)
     assert document["recipe"]["lr"] == 1e-3
@@ -159,5 +159,7 @@ def test_misuse_is_said_before_anything_is_trained(cub):
         run("cubs")
     with pytest.raises(UsageError, match=r"on 2 devices one seed is trained at a time; .* each of \[40, 41"):
         run("cub", "--data", f"cub:{cub}:split=train", "--devices", 2)
+    with pytest.raises(UsageError, match=r"cannot train on 1 x 'abacus': .*abacus"):
+        run("cub", "--data", f"cub:{cub}:split=train", "--device", "abacus", *SET)
     with pytest.raises(DataError, match="there is no folder"):
         run("folder:nowhere")

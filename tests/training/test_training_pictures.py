@@ -86,3 +86,12 @@ def test_crops_depend_on_the_seed_alone(noise):
 def test_an_empty_data_set_is_refused(small):
     with pytest.raises(DataError, match="memory holds no pictures"):
         prepare(pictures([]), small)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_picture_that_cannot_be_read_is_one_sentence(noise, workers):
+    broken = type(noise)("torn", noise.samples, lambda _: b"no picture", None)
+    drawn = prepare(broken, RECIPES.build("cub"), workers).draw([torch.tensor([1])], 0)
+    with pytest.raises(DataError, match=r"\Asample 001 of torn cannot be read: .*not a picture[^\n]*\Z"):
+        next(drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003  (a field's type)
+from pathlib import Path
 
 
 @dataclass(frozen=True)

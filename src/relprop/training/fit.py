@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from relprop.errors import DataError, RunError, require
+from relprop.errors import DataError, RunError, UsageError, require
 from relprop.training import state as states
 from relprop.training.events import Event, Finished, Row, Step
 from relprop.training.pictures import Pictures, generator, hold_out, mix, prepare
@@ -63,17 +63,31 @@ def train(
         RunError: `out` holds another run, or the loss is no longer a number.
         DataError: too few pictures.
         ModelError: the network or its first weights cannot be had.
+        UsageError: no such device here.
     """
-    lightning = require("lightning_fabric", "train")
-    strategy = "ddp" if devices > 1 else "auto"
-    fabric = lightning.Fabric(accelerator=device, devices=devices, strategy=strategy, precision=recipe.precision)
-    fabric.launch()
+    fabric = _fabric(device, devices, recipe.precision)
     told = _train(_Job(recipe, seed, prepare(dataset, recipe, workers), fabric), dataset, out)
     if fabric.is_global_zero:
         yield from told
     else:
         for _ in told:
             pass
+
+
+def _fabric(device: str, devices: int, precision: str) -> Any:
+    """Make what places tensors, casts and talks to other processes.
+
+    Raises:
+        UsageError: no such device here, or not so many.
+    """
+    lightning = require("lightning_fabric", "train")
+    strategy = "ddp" if devices > 1 else "auto"
+    try:
+        fabric = lightning.Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
+    except (RuntimeError, ValueError) as error:  # its own errors are subclasses of these
+        raise UsageError(f"cannot train on {devices} x {device!r}: {error}") from None
+    fabric.launch()
+    return fabric
 
 
 def _train(job: _Job, dataset: Dataset, out: Path) -> Iterator[Event]:

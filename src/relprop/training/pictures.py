@@ -133,8 +133,11 @@ class Streamed:
         keys = [[(i, None if seed is None else mix(seed, i)) for i in indices.tolist()] for indices in batches]
         draw = generator(seed or 0)  # else the loader would draw from torch's own generator
         loader = DataLoader(_Crops(self), batch_sampler=keys, num_workers=self.workers, generator=draw)
-        for pixels, labels in loader:
-            yield pixels.contiguous(memory_format=torch.channels_last), labels
+        try:
+            for pixels, labels in loader:
+                yield pixels.contiguous(memory_format=torch.channels_last), labels
+        except DataError as error:  # from a worker process it brings its traceback, of which the end is the sentence
+            raise DataError(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2]) from None
 
 
 class _Crops(TorchDataset[Batch]):

@@ -92,7 +92,7 @@ class Recipe:
     keep: Literal["best", "last"] = "best"
     holdout: float = 0.1
     seeds: tuple[int, ...] = (0,)
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
     store: Literal["float32", "float16"] = "float32"
 
@@ -207,6 +207,7 @@ def cifar10() -> Recipe:
         patience=None,
         keep="last",
         holdout=0.02,
+        precision="bf16-mixed",
         store="float16",
     )
 
