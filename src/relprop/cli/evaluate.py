@@ -1,0 +1,240 @@
+"""`relprop evaluate`: measure explanations on a data set, in a run that resumes and scales."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from relprop.cli import console, options
+from relprop.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from relprop.evaluation import ModelSpec, Plan
+
+_WHAT, _HOW = "What is measured", "How it runs"
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="imagenet:ROOT, cub:ROOT, folder:ROOT, parquet:FILE or cifar10:ROOT.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Explainers = Annotated[
+    str,
+    typer.Option("--explainers", "-e", help="Specs with commas, e.g. lrp,grad-cam; or all.", rich_help_panel=_WHAT),
+]
+Post = Annotated[str, typer.Option(help="Post-processing, e.g. none,quantize:8.", rich_help_panel=_WHAT)]
+Metrics = Annotated[str, typer.Option(help="Specs with commas.", rich_help_panel=_WHAT)]
+Protocol = Annotated[
+    str, typer.Option(help="How pixels are masked: fair, paper-protocol, or both.", rich_help_panel=_WHAT)
+]
+Step = Annotated[
+    float | None,
+    typer.Option(
+        help="Pixels masked a step; below 1, a fraction of them.", show_default="the protocol's", rich_help_panel=_WHAT
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", "-n", min=1, help="How many, equally many of each class.", show_default="all"),
+]
+Seed = Annotated[int, typer.Option(help="Of the choice of samples, and of whatever is drawn.")]
+Explained = Annotated[
+    Literal["predicted", "label"], typer.Option("--target", help="Explain the predicted class, or the label.")
+]
+Controls = Annotated[
+    bool,
+    typer.Option("--controls/--no-controls", help="Add the explainers constant and random.", rich_help_panel=_WHAT),
+]
+Curves = Annotated[bool, typer.Option("--curves", help="Keep the curves behind the scores.", rich_help_panel=_WHAT)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST", rich_help_panel=_HOW),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes, or Ray actors. Rows do not depend on it.",
+        show_default="1; with --ray all there is room for",
+        rich_help_panel=_HOW,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto, or its address.", rich_help_panel=_HOW
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed together.", rich_help_panel=_HOW)]
+Threads = Annotated[
+    int, typer.Option(min=1, help="Of each worker. Decides the last bits of the rows.", rich_help_panel=_HOW)
+]
+
+
+def evaluate(
+    data: Data,
+    model: options.Model = None,
+    explainers: Explainers = "lrp",
+    post: Post = "none",
+    metrics: Metrics = "insertion-deletion",
+    protocol: Protocol = "fair",
+    step: Step = None,
+    samples: Samples = None,
+    seed: Seed = 0,
+    target: Explained = "predicted",
+    controls: Controls = True,
+    curves: Curves = False,
+    out: Out = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    batch_size: Batch = 16,
+    threads: Threads = 1,
+    arch: options.Arch = None,
+    size: options.Size = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+) -> int:
+    """Measure explanations on a data set; killed at any moment, the same command goes on with it.
+
+    Every sample, explainer, post-processing and metric gives a row, in Parquet files in the run directory. What cannot
+    be computed is a row with the reason. Exit code 1 if some pictures could not be read.
+    """
+    from relprop.evaluation import Plan, with_controls
+    from relprop.explainers import EXPLAINERS
+
+    place = _place(device, ray)
+    chosen = _specs(explainers, EXPLAINERS.names())
+    plan = Plan(
+        model=_model_spec(model, arch, size, mean, std, trust),
+        data=_absolute(data),
+        explainers=with_controls(chosen) if controls else chosen,
+        post=_specs(post),
+        metrics=_specs(metrics),
+        protocols=_specs(protocol),
+        step=step,
+        samples=samples,
+        seed=seed,
+        target=target,
+        batch=batch_size,
+        threads=threads,
+        device=place.split(":")[0],
+        curves=curves,
+    )
+    return _carry_out(plan, out or Path("runs") / plan.digest, place, workers, ray)
+
+
+def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
+    """Run the plan, and print its table."""
+    from relprop.evaluation.local import run
+    from relprop.evaluation.store import summary_of
+
+    command = ["relprop", *sys.argv[1:]]
+    console.err.print(
+        f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
+    )
+    with _progress(plan) as report:
+        if ray is None:
+            store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)
+        else:
+            from relprop.evaluation.ray import run_ray
+
+            store = run_ray(plan, out, address=ray, workers=workers, command=command, report=report)
+    summary = summary_of(store)
+    sys.stdout.write(summary.format("text"))
+    return 1 if summary.unread else 0
+
+
+def _place(device: str, ray: str | None) -> str:
+    """Choose a device; on a cluster the workers' machines have it, and not necessarily this one."""
+    if ray is None or device == "auto":
+        return options.choose_device(device)
+    return device
+
+
+def _model_spec(
+    name: str | None, arch: str | None, size: int | None, mean: str | None, std: str | None, trust: bool
+) -> ModelSpec:
+    from relprop.evaluation import ModelSpec
+    from relprop.models import DEFAULT_MODEL
+
+    means, deviations = options.channels("--mean", mean), options.channels("--std", std)
+    return ModelSpec(_absolute_path(name or DEFAULT_MODEL), arch, size, means, deviations, trust)
+
+
+def _specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
+    """Split a comma list; `all` stands for every one there is."""
+    if every and text.strip() == "all":
+        return tuple(every)
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise UsageError(f"{text!r} is an empty list; give names with commas between them")
+    return found
+
+
+def _absolute(data: str) -> str:
+    """Make the root of a data set absolute, so that workers elsewhere find it and the plan means one thing."""
+    kind, colon, rest = data.partition(":")
+    root, *given = rest.split(":")
+    return ":".join([kind, str(Path(root).expanduser().absolute()), *given]) if colon and root else data
+
+
+def _absolute_path(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Callable[[int, int], None]]:
+    """Show samples done, rate and remaining time on standard error; a line every half minute if it is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("samples"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    clock = _Clock(plan.batch)
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            rate, line = clock.tell(done, total)
+            bar.update(task, completed=done * plan.batch, total=total * plan.batch, rate=rate)
+            if line and not console.err.is_terminal:
+                console.err.print(line, soft_wrap=True)
+
+        yield report
+
+
+class _Clock:
+    """Rate and remaining time from what was done since the start."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.began, self.first, self.said = batch, time.monotonic(), -1, 0.0
+
+    def tell(self, done: int, total: int) -> tuple[str, str | None]:
+        """Return the rate, and a line for logs now and then."""
+        if self.first < 0:
+            self.first, self.began = done, time.monotonic()
+        passed = time.monotonic() - self.began
+        rate = (done - self.first) * self.batch / passed if passed > 0 else 0.0
+        text = f"{rate:.2f} samples/s" if rate else ""
+        if passed - self.said < 30 or not rate:
+            return text, None
+        self.said = passed
+        left = (total - done) * self.batch / rate
+        return text, f"{done * self.batch} of {total * self.batch} samples, {text}, {left / 60:.0f} min left"

@@ -1,0 +1,24 @@
+"""`relprop summary`: the table of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of `relprop evaluate`.")]
+Format = Annotated[Literal["text", "markdown", "csv", "latex"], typer.Option("--format", "-f")]
+Versus = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Add paired differences to this explainer, e.g. grad-cam or lrp+quantize:8."),
+]
+
+
+def summary(run: Run, format: Format = "text", versus: Versus = None) -> int:
+    """Print mean, standard error, n and failures of a run, finished or not, controls among them."""
+    from relprop.evaluation.store import open_run, summary_of
+
+    sys.stdout.write(summary_of(open_run(run), versus).format(format))
+    return 0

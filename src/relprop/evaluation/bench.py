@@ -1,0 +1,207 @@
+"""From a plan to all that its computation needs: model, samples, explainers, post-processing, metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.data import Dataset, Sample, balanced, open_dataset
+from relprop.errors import UsageError
+from relprop.evaluation.run import Bench, Explain, Inputs, Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from relprop.evaluation.plan import ModelSpec, Plan
+    from relprop.images import Preprocess
+    from relprop.metrics import InsertionDeletion, Protocol
+    from relprop.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model sees of a data set's samples."""
+
+    dataset: Dataset
+    preprocess: Preprocess
+
+    def tensor(self, sample: Sample) -> Tensor:
+        """Return the model's input, (C, H, W)."""
+        return self.preprocess(self.dataset.load(sample))
+
+    def inside(self, sample: Sample) -> Tensor:
+        """Return which pixels of the input lie in a box of the sample, (H, W), bool.
+
+        The boxes are drawn at the picture's size and go through the picture's own resize and crop.
+        """
+        from PIL import Image, ImageDraw
+
+        drawn = Image.new("L", self.dataset.load(sample).size)
+        for left, top, width, height in sample.boxes:
+            corners = (round(left), round(top), round(left + width) - 1, round(top + height) - 1)
+            ImageDraw.Draw(drawn).rectangle(corners, fill=255)
+        seen = self.preprocess.crop(drawn.convert("RGB")).convert("L")
+        return torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8).reshape(seen.height, seen.width) >= 128
+
+
+def load(spec: ModelSpec, place: str) -> LoadedModel:
+    """Load the model of a plan."""
+    from relprop.models import load_model
+
+    return load_model(
+        spec.name,
+        arch=spec.arch,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        device=place,
+        trust=spec.trust,
+    )
+
+
+def set_up(plan: Plan, place: str | None = None) -> Bench:
+    """Load all that a plan names.
+
+    Args:
+        plan: what to evaluate.
+        place: the device to use, of the plan's kind; e.g. "cuda:1".
+
+    Raises:
+        UsageError: anything in the plan that cannot be used.
+    """
+    torch.set_num_threads(plan.threads)
+    dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
+    samples = balanced(dataset.samples, plan.samples, plan.seed)
+    loaded = load(plan.model, place or plan.device)
+    return assemble(plan, loaded.model, inputs_of(dataset, samples, loaded.preprocess), place, loaded.preprocess)
+
+
+def assemble(
+    plan: Plan,
+    model: Any,
+    inputs: Inputs,
+    place: str | None = None,
+    preprocess: Preprocess | None = None,
+    custom: Mapping[str, Explain] | None = None,
+) -> Bench:
+    """Build what the plan's specs name, around a model and its inputs; `custom` explainers are there already."""
+    from relprop.explainers import EXPLAINERS, POST
+
+    there = custom or {}
+    return Bench(
+        plan,
+        model,
+        inputs,
+        explainers={spec: there[spec] if spec in there else EXPLAINERS.build(spec) for spec in plan.explainers},
+        posts={spec: POST.build(spec) for spec in plan.post},
+        measures=measures(plan, inputs, preprocess),
+        place=place or plan.device,
+        preprocess=preprocess,
+    )
+
+
+def inputs_of(dataset: Dataset, samples: Sequence[Sample], preprocess: Preprocess) -> Inputs:
+    """Say how samples of a data set become inputs."""
+    seen = Seen(dataset, preprocess)
+    boxes = bool(samples) and all(sample.boxes for sample in samples)
+    return Inputs(samples, seen.tensor, seen.inside if boxes else None)
+
+
+def measures(plan: Plan, inputs: Inputs, preprocess: Preprocess | None) -> list[Measure]:
+    """Build the metrics: those that follow a masking protocol once under each of the plan's.
+
+    Raises:
+        UsageError: a metric that needs boxes where there are none, or a fill that needs to know what black is.
+    """
+    from relprop.metrics import METRICS, InsertionDeletion
+
+    found = []
+    for spec in plan.metrics:
+        metric, (_, colon, options) = METRICS.build(spec), spec.partition(":")
+        if "inside" in inspect.signature(metric).parameters and inputs.inside is None:
+            raise UsageError(f"{spec} needs to know where the objects are, and {plan.data} has no boxes; cub has")
+        if not isinstance(metric, InsertionDeletion):
+            found.append(Measure(metric, metric.rows, colon + options))
+            continue
+        for name, protocol in protocols(plan):
+            under = replace(metric, protocol=protocol)
+            fill = under.settings().fill
+            if preprocess is None and fill in ("black", "noise"):
+                raise UsageError(
+                    f"protocol {name!r} fills with {fill}, a colour, and nobody said how colours are normalised; give "
+                    f"preprocess=relprop.images.Preprocess(mean=..., std=...), or {name}:fill=blur"
+                )
+            call = partial(_with_curves, under) if plan.curves else under
+            found.append(Measure(call, metric.rows, colon + options, name, under.settings().ties, stacks=True))
+    return found
+
+
+def protocols(plan: Plan) -> list[tuple[str, Protocol]]:
+    """Build the masking protocols, with the plan's seed and step."""
+    from relprop.metrics import PROTOCOLS
+
+    made = []
+    for spec in plan.protocols:
+        changes: dict[str, Any] = {} if "seed=" in spec else {"seed": plan.seed}
+        changes |= {} if plan.step is None else {"step": plan.step}
+        made.append((spec, replace(PROTOCOLS.build(spec), **changes)))
+    return made
+
+
+def _with_curves(
+    metric: InsertionDeletion,
+    model: Any,
+    x: Tensor,
+    heatmap: Tensor,
+    target: Tensor,
+    *,
+    label: Tensor,
+    preprocess: Preprocess | None,
+) -> dict[str, Tensor]:
+    """Measure as the metric does, and return the curves too."""
+    found = metric.curves(model, x, heatmap, target, label=label, preprocess=preprocess)
+    insertion, deletion = found.areas()
+    values = {"insertion": insertion, "deletion": deletion, "id": insertion - deletion}
+    return {**values, "insertion.curve": found.insertion, "deletion.curve": found.deletion}
+
+
+def identity(bench: Bench) -> dict[str, Any]:
+    """Return digests of all that decides the rows and is not in the plan."""
+    state = bench.model.state_dict
+    weights = (state() if callable(state) else state).items()
+    return {
+        "samples": digest(f"{sample.id} {sample.label}".encode() for sample in bench.inputs.samples),
+        "weights": digest(part for name, value in sorted(weights) for part in (name.encode(), _bytes(value))),
+        "versions": {name: version(name) for name in ("relprop", "torch", "torchvision", "pillow")},
+    }
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits that name a sequence of byte strings."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big"))
+        total.update(part)
+    return total.hexdigest()[:16]
+
+
+def version(name: str) -> str:
+    """Return the version of an installed distribution, "absent" if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

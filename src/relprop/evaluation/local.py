@@ -1,0 +1,153 @@
+"""Carry a plan out on this machine, in this process or in several.
+
+A worker is nothing but a process that opens the run directory, and computes chunks that nobody has claimed. So several
+workers, several terminals, or several machines on one file system all work on a run in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from relprop.errors import RunError
+from relprop.evaluation.bench import identity, set_up, version
+from relprop.evaluation.run import Bench, chunk_rows
+from relprop.evaluation.store import Store, begin
+
+if TYPE_CHECKING:
+    from relprop.evaluation.plan import Plan
+
+Report = Callable[[int, int], None]
+"""Told the number of chunks that are done, and of all."""
+
+_LIBRARIES = ("numpy", "captum", "torchcam", "timm", "polars", "pyarrow", "ray")
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int = 1,
+    place: str | None = None,
+    command: Sequence[str] = (),
+    report: Report | None = None,
+) -> Store:
+    """Carry out `plan` in the run directory `out`, or what is left of it.
+
+    Args:
+        plan: what to evaluate.
+        out: the run directory; made if it is not there.
+        workers: processes to compute in; with 1, this one.
+        place: the device, of the plan's kind; with several workers each takes a GPU in turn.
+        command: how this run was asked for, for the manifest.
+        report: is told how far the run is, at the start and whenever chunks were done.
+
+    Raises:
+        RunError: `out` holds another run, or the workers died.
+        UsageError: anything in the plan that cannot be used.
+    """
+    if workers < 1:
+        raise RunError(f"a run needs at least one worker, not {workers}")
+    bench = set_up(plan, place)
+    store = start(out, plan, bench)
+    tell = report or (lambda done, total: None)
+    with store.session(session_facts(command, workers, bench.place)):
+        tell(store.chunks - len(store.missing()), store.chunks)
+        if workers == 1 or len(store.missing()) < 2:
+            work(store, bench, tell)
+        else:
+            del bench
+            _employ(store, workers, tell)
+    return store
+
+
+def start(out: Path, plan: Plan, bench: Bench) -> Store:
+    """Begin the run of a bench, or take it up again, noting what a reader will want to know."""
+    facts = {
+        "samples": len(bench.inputs.samples),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "machine": machine(bench.place),
+    }
+    return begin(out, plan, bench.chunks, identity(bench), facts)
+
+
+def session_facts(command: Sequence[str], workers: int | str, place: str) -> dict[str, Any]:
+    """Return what is noted about one call."""
+    return {"command": list(command), "workers": workers, "process": os.getpid(), "machine": machine(place)}
+
+
+def machine(place: str) -> dict[str, str]:
+    """Return name, system and device of this machine."""
+    device = torch.cuda.get_device_name(place) if place.startswith("cuda") else platform.processor() or "cpu"
+    return {"host": platform.node(), "system": platform.platform(), "device": device}
+
+
+def work(store: Store, bench: Bench, report: Report = lambda done, total: None) -> None:
+    """Compute every chunk that nobody else is at; then wait for those of others, and do what they left."""
+    for wait in (False, True):
+        for chunk in store.missing():
+            with store.claim(chunk, wait) as mine:
+                if mine:
+                    compute(store, bench, chunk)
+            report(store.chunks - len(store.missing()), store.chunks)
+
+
+def compute(store: Store, bench: Bench, chunk: int) -> None:
+    """Compute and store one chunk."""
+    began = time.perf_counter()
+    rows = chunk_rows(bench, chunk)
+    facts = {"host": platform.node(), "device": bench.place, "seconds": f"{time.perf_counter() - began:.3f}"}
+    store.write(chunk, rows, facts)
+
+
+def _employ(store: Store, workers: int, report: Report) -> None:
+    """Start worker processes and wait until the run is done; those that die are missed, not mourned."""
+    logs = [store.root / "locks" / f"worker-{number}.log" for number in range(workers)]
+    hired = [_hire(store, number, log) for number, log in enumerate(logs)]
+    try:
+        while any(worker.poll() is None for worker in hired):
+            time.sleep(0.1)
+            report(store.chunks - len(store.missing()), store.chunks)
+    finally:
+        for worker in hired:
+            if worker.stdin is not None:
+                worker.stdin.close()  # tells it to stop, should it still run
+        for worker in hired:
+            worker.wait()
+    report(store.chunks - len(store.missing()), store.chunks)
+    if left := store.missing():
+        said = {log.read_text(errors="replace").strip()[-500:] for log in logs} - {""}
+        codes = ", ".join(str(worker.returncode) for worker in hired)
+        raise RunError(
+            f"all {workers} workers ended (exit codes {codes}) with {len(left)} of {store.chunks} chunks left: "
+            f"{' / '.join(sorted(said)) or 'they said nothing; killed for lack of memory?'}. "
+            "What is done is kept; the same command goes on with it"
+        )
+    for log in logs:
+        log.unlink(missing_ok=True)
+
+
+def _hire(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # where our models come from, theirs do too
+    environment = {**os.environ, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
+    if store.plan.device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        devices = [name for name in visible if name] or [str(at) for at in range(torch.cuda.device_count())]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "relprop.evaluation.worker", str(store.root)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )

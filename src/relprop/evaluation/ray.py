@@ -1,0 +1,200 @@
+"""Carry a plan out on a Ray cluster: one actor a worker, chunks to whoever is free, rows back to the driver.
+
+The driver holds the run directory and writes the shards; nodes need the model and the data under the same paths, and
+nothing else. An actor that is lost, with its node or alone, is replaced, and its chunk computed again elsewhere.
+Rows do not depend on who computes them, so the result equals that of a local run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from relprop.errors import RelpropError, RunError, require
+from relprop.evaluation.bench import identity, set_up
+from relprop.evaluation.local import Report, session_facts, start
+from relprop.evaluation.plan import Plan
+from relprop.evaluation.run import chunk_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from relprop.evaluation.rows import Row
+    from relprop.evaluation.store import Store
+
+PATIENCE = 3
+"""A chunk that took so many actors down with it is not tried again."""
+
+
+class Worker:
+    """What an actor runs: the bench is set up once, then chunks come in."""
+
+    def __init__(self, plan: dict[str, Any], expected: dict[str, Any]) -> None:
+        self.bench = set_up(Plan.from_json(plan))
+        found = identity(self.bench)
+        if wrong := [f"{key}: {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]:
+            raise RunError(f"node {os.uname().nodename} would compute other rows than the driver ({'; '.join(wrong)})")
+
+    def ready(self) -> bool:
+        """Return once the bench is set up."""
+        return True
+
+    def compute(self, chunk: int) -> tuple[list[Row], str]:
+        """Return the rows of a chunk, and the name of the machine."""
+        return chunk_rows(self.bench, chunk), os.uname().nodename
+
+
+def run_ray(
+    plan: Plan,
+    out: Path,
+    *,
+    address: str = "local",
+    workers: int | None = None,
+    command: Sequence[str] = (),
+    report: Report | None = None,
+) -> Store:
+    """Carry out `plan` in the run directory `out` on a Ray cluster, or what is left of it.
+
+    Args:
+        plan: what to evaluate; with device "cuda" each worker gets a GPU.
+        out: the run directory, on the machine that calls.
+        address: of the cluster; "local" starts one here, "auto" finds the one that runs here. A cluster that this
+            process is connected to already is used as it is.
+        workers: how many actors; by default as many as the cluster has GPUs or, on the CPU, cores for.
+        command: how this run was asked for, for the manifest.
+        report: is told how far the run is.
+
+    Raises:
+        RunError: no such cluster, no worker could be set up, or a chunk killed three of them.
+        MissingDependencyError: the extra `ray` is not installed.
+    """
+    ray = require("ray", "ray")
+    bench = set_up(plan)
+    store = start(out, plan, bench)
+    del bench
+    tell = report or (lambda done, total: None)
+    with _connected(ray, address), store.session(session_facts(command, f"ray {address}", plan.device)):
+        tell(store.chunks - len(store.missing()), store.chunks)
+        count = min(workers or _room(ray, plan), max(1, len(store.missing())))
+        _Crew(ray, store, deque(store.missing())).work(count, tell)
+    if left := len(store.missing()):
+        raise RunError(f"{left} chunks of {out} are being computed by another process; let it finish, or start again")
+    return store
+
+
+@dataclass
+class _Crew:
+    """The actors of a run: those that are being set up, and those that compute a chunk."""
+
+    ray: Any
+    store: Store
+    queue: deque[int]
+    joining: dict[Any, Any] = field(default_factory=dict)
+    busy: dict[Any, tuple[Any, int, ExitStack]] = field(default_factory=dict)
+    deaths: Counter[int | None] = field(default_factory=Counter)
+
+    def work(self, count: int, report: Report) -> None:
+        """Compute all chunks of the queue with `count` actors."""
+        try:
+            for _ in range(count if self.queue else 0):
+                self.hire()
+            while self.queue or self.busy:
+                done, _ = self.ray.wait([*self.joining, *self.busy], num_returns=1)
+                self.joined(done[0]) if done[0] in self.joining else self.finished(done[0])
+                report(self.store.chunks - len(self.store.missing()), self.store.chunks)
+        finally:
+            for actor in [*self.joining.values(), *(actor for actor, _, _ in self.busy.values())]:
+                self.ray.kill(actor)
+            for _, _, claim in self.busy.values():
+                claim.close()
+
+    def hire(self) -> None:
+        """Ask for an actor; it joins when the cluster has found room for it and it is set up."""
+        plan = self.store.plan
+        options = {"num_cpus": plan.threads, "num_gpus": int(plan.device == "cuda"), "max_restarts": 0}
+        actor = self.ray.remote(Worker).options(**options).remote(plan.to_json(), self.store.identity)
+        self.joining[actor.ready.remote()] = actor
+
+    def joined(self, ref: Any) -> None:
+        """Take in an actor that is ready, or note that it could not be set up."""
+        actor = self.joining.pop(ref)
+        try:
+            self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self.lost(None, error)
+        else:
+            self.employ(actor)
+
+    def employ(self, actor: Any) -> None:
+        """Give the next chunk to a free actor, or let it go."""
+        while self.queue:
+            chunk, claim = self.queue.popleft(), ExitStack()
+            if claim.enter_context(self.store.claim(chunk)):
+                self.busy[actor.compute.remote(chunk)] = (actor, chunk, claim)
+                return
+            claim.close()  # another process is at it, or was quicker
+        self.ray.kill(actor)
+
+    def finished(self, ref: Any) -> None:
+        """Store the rows of a chunk, or note that its actor was lost."""
+        actor, chunk, claim = self.busy.pop(ref)
+        with claim:
+            try:
+                rows, host = self.ray.get(ref)
+                self.store.write(chunk, rows, {"host": host, "device": self.store.plan.device})
+            except self.ray.exceptions.RayTaskError as error:
+                raise _cause(error) from None  # the same would happen anywhere
+            except self.ray.exceptions.RayError as error:
+                actor = None
+                self.queue.append(chunk)
+                self.lost(chunk, error)
+        if actor is not None:
+            self.employ(actor)
+
+    def lost(self, chunk: int | None, error: Exception) -> None:
+        """Replace an actor that died, unless what killed it would kill the next one too."""
+        cause = _cause(error)
+        if isinstance(cause, RelpropError):
+            raise cause from None
+        self.deaths[chunk] += 1
+        if self.deaths[chunk] >= PATIENCE:
+            what = "while they were set up" if chunk is None else f"at chunk {chunk}"
+            raise RunError(f"{PATIENCE} Ray workers died {what}, so it is not tried again; the last said: {cause}")
+        self.hire()
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what was raised inside an actor."""
+    inner = getattr(error, "cause", None)
+    return inner if isinstance(inner, Exception) else error
+
+
+def _room(ray: Any, plan: Plan) -> int:
+    """How many actors the cluster has room for."""
+    has = ray.cluster_resources()
+    return max(1, int(has.get("GPU", 0) if plan.device == "cuda" else has.get("CPU", 1) // plan.threads))
+
+
+@contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """Connect to a cluster; leave it as we found it."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address == "local" else {}
+    if address == "local":
+        options["_node_ip_address"] = "127.0.0.1"
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"there is no Ray cluster at {address!r}: {error}; start one with `ray start --head`, or use --ray local"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,324 @@
+"""From samples to rows: the one place where an evaluation computes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from relprop.errors import DataError, MissingDependencyError, RelpropError
+from relprop.evaluation.plan import Plan, seed_of
+from relprop.evaluation.rows import Row
+
+if TYPE_CHECKING:
+    from relprop.data import Sample
+
+T = TypeVar("T")
+Explain = Callable[[Any, Tensor, Tensor], Tensor]
+"""(model, x (N, C, H, W), target (N,)) -> heatmap (N, H, W)."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no value."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric under one protocol.
+
+    Attributes:
+        metric: called as `metric(model, x, heatmap, target, ...)`; returns one value per sample under each name, and
+            may return a curve (N, K) under "NAME.curve".
+        names: of its values.
+        options: of its spec, e.g. ":fill=blur"; they follow the names in the rows.
+        protocol: spec of the masking protocol; "" if it follows none.
+        ties: how that orders pixels of one value; "" likewise.
+        stacks: whether it takes several heatmaps of the same inputs, (M, N, H, W), and shares work among them.
+    """
+
+    metric: Callable[..., Mapping[str, Tensor]]
+    names: tuple[str, ...]
+    options: str = ""
+    protocol: str = ""
+    ties: str = ""
+    stacks: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The samples of a run, and what the model sees of each.
+
+    Attributes:
+        samples: those chosen, in order.
+        tensor: input of a sample, (C, H, W).
+        inside: where its object is, (H, W), bool; None where the data set does not say.
+    """
+
+    samples: Sequence[Sample]
+    tensor: Callable[[Sample], Tensor]
+    inside: Callable[[Sample], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that a worker loads once."""
+
+    plan: Plan
+    model: Any
+    inputs: Inputs
+    explainers: Mapping[str, Explain]
+    posts: Mapping[str, Callable[[Tensor], Tensor]]
+    measures: Sequence[Measure]
+    place: str = "cpu"
+    preprocess: Any = None
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the samples make."""
+        return -(-len(self.inputs.samples) // self.plan.batch)
+
+
+def chunk_rows(bench: Bench, chunk: int) -> list[Row]:
+    """Compute all rows of a chunk: a function of the plan and `chunk` alone.
+
+    Whatever fails becomes rows that say why: a picture that cannot be read, a heatmap that an explainer cannot make, a
+    value that is not finite. A batch that fails is repeated sample by sample, so that a failure is a sample's own.
+    """
+    size = bench.plan.batch
+    samples = bench.inputs.samples[chunk * size : (chunk + 1) * size]
+    with _reproducible(bench.plan.threads):
+        read = _each(lambda alive: [bench.inputs.tensor(samples[at]) for at in alive], range(len(samples)))
+        batch = _prepare(bench, samples, {at: x for at, x in read.items() if isinstance(x, Tensor)})
+        seeds = [seed_of(bench.plan.seed, chunk, spec) for spec in bench.explainers]
+        rows = [
+            row
+            for spec, seed in zip(bench.explainers, seeds, strict=True)
+            for row in _rows_of(bench, samples, read, batch, spec, seed)
+        ]
+    order = {sample.id: at for at, sample in enumerate(samples)}
+    return sorted(rows, key=lambda row: order[row.sample])  # stable: the plan's order within a sample
+
+
+def _rows_of(
+    bench: Bench, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, spec: str, seed: int
+) -> Iterator[Row]:
+    """Yield the rows of one explainer; what failed on the way stands in for what would have come of it."""
+    maps = _heatmaps(bench, batch, bench.explainers[spec], seed) if batch else {}
+    posted = {name: _post_processed(post, maps) for name, post in bench.posts.items()}
+    for measure in bench.measures:
+        found = _measured(bench, measure, batch, bench.explainers[spec], posted, seed) if batch else {}
+        for post in posted:
+            values = {at: value for (name, at), value in found.items() if name == post}
+            yield from _as_rows(samples, batch, (spec, post), measure, {**read, **posted[post], **values})
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The readable samples of a chunk: place in the chunk, input, label, explained class."""
+
+    places: list[int]
+    x: Tensor
+    label: Tensor
+    target: Tensor
+    inside: Tensor | None
+
+    def take(self, places: Sequence[int]) -> _Batch:
+        at = [self.places.index(place) for place in places]
+        inside = None if self.inside is None else self.inside[at]
+        return _Batch(list(places), self.x[at], self.label[at], self.target[at], inside)
+
+
+def _prepare(bench: Bench, samples: Sequence[Sample], tensors: dict[int, Tensor]) -> _Batch | None:
+    """Stack what could be read, and find out which class to explain."""
+    if not tensors:
+        return None
+    places = list(tensors)
+    x = torch.stack([tensors[at] for at in places]).to(bench.place)
+    label = torch.tensor([samples[at].label for at in places], device=bench.place)
+    with torch.no_grad():
+        output = bench.model(x)
+    if int(label.max()) >= output.shape[1]:
+        raise DataError(
+            f"sample {samples[places[int(label.argmax())]].id} has label {int(label.max())}, and the model knows "
+            f"{output.shape[1]} classes; evaluate it on the classes that it was trained on"
+        )
+    target = output.argmax(1) if bench.plan.target == "predicted" else label
+    see = bench.inputs.inside
+    inside = None if see is None else torch.stack([see(samples[at]) for at in places]).to(bench.place)
+    return _Batch(places, x, label, target, inside)
+
+
+def _heatmaps(bench: Bench, batch: _Batch, explainer: Explain, seed: int) -> dict[int, Tensor | Failure]:
+    """One heatmap (H, W) for each sample."""
+
+    def explain(alive: Sequence[int]) -> list[Tensor]:
+        part = batch.take(alive)
+        with _seeded(seed):
+            maps = explainer(bench.model, part.x, part.target)
+        if maps.shape != (len(alive), *part.x.shape[-2:]):
+            raise ValueError(f"the heatmap is {tuple(maps.shape)}, not {(len(alive), *part.x.shape[-2:])}")
+        return list(maps.detach())
+
+    return {at: _finite(found) for at, found in _each(explain, batch.places).items()}
+
+
+def _finite(heatmap: Tensor | Failure) -> Tensor | Failure:
+    if isinstance(heatmap, Failure) or bool(heatmap.isfinite().all()):
+        return heatmap
+    bad = int((~heatmap.isfinite()).sum())
+    return Failure(f"{bad} of the heatmap's {heatmap.numel()} values are infinite or not a number")
+
+
+def _post_processed(
+    post: Callable[[Tensor], Tensor], maps: Mapping[int, Tensor | Failure]
+) -> dict[int, Tensor | Failure]:
+    good = {at: found for at, found in maps.items() if isinstance(found, Tensor)}
+    return {**maps, **_each(lambda alive: list(post(torch.stack([good[at] for at in alive]))), good)}
+
+
+Value = tuple[float, tuple[float, ...] | None] | Failure
+"""A value and perhaps its curve, or why there is none."""
+
+
+def _measured(
+    bench: Bench,
+    measure: Measure,
+    batch: _Batch,
+    explainer: Explain,
+    posted: Mapping[str, Mapping[int, Tensor | Failure]],
+    seed: int,
+) -> dict[tuple[str, int], dict[str, Value] | Failure]:
+    """Compute a metric for each post-processed heatmap there is: by post-processing and place."""
+    found: dict[tuple[str, int], dict[str, Value] | Failure] = {}
+
+    def compute(posts: Sequence[str], alive: Sequence[int]) -> list[list[dict[str, Value]]]:
+        part = batch.take(alive)
+        stack = torch.stack([torch.stack([_tensor(posted[post][at]) for at in alive]) for post in posts])
+        context = {
+            "label": part.label,
+            "inside": part.inside,
+            "preprocess": bench.preprocess,
+            "explainer": explainer,
+            "post": bench.posts[posts[0]],
+        }
+        heatmap = stack if measure.stacks else stack[0]
+        with _seeded(seed):
+            scores = measure.metric(bench.model, part.x, heatmap, part.target, **accepted(measure.metric, context))
+        return _table(scores, measure.names, len(posts), len(alive))
+
+    def left(post: str, at: int) -> bool:
+        return (post, at) not in found and isinstance(posted[post][at], Tensor)
+
+    together = [tuple(posted)] if measure.stacks else []
+    for posts in [*together, *((post,) for post in posted)]:
+        alive = [at for at in batch.places if all(left(post, at) for post in posts)]
+        for at, values in _each(partial(compute, posts), alive).items():
+            for number, post in enumerate(posts):
+                found[post, at] = values if isinstance(values, Failure) else values[number]
+    return found
+
+
+def _tensor(found: Tensor | Failure) -> Tensor:
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _table(
+    scores: Mapping[str, Tensor], names: Sequence[str], posts: int, samples: int
+) -> list[list[dict[str, Value]]]:
+    """From tensors by name to values by sample and post-processing."""
+    columns = {name: scores[name].double().reshape(posts, samples).tolist() for name in names}
+    curves = {
+        name: scores[f"{name}.curve"].reshape(posts, samples, -1).tolist()
+        for name in names
+        if f"{name}.curve" in scores
+    }
+
+    def value(name: str, post: int, at: int) -> Value:
+        found = columns[name][post][at]
+        if found - found != 0:
+            return Failure(f"the metric gave {found}")
+        return found, tuple(curves[name][post][at]) if name in curves else None
+
+    return [[{name: value(name, post, at) for name in names} for post in range(posts)] for at in range(samples)]
+
+
+def accepted(call: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `context` the callable takes: a metric names what it needs."""
+    parameters = inspect.signature(call).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return dict(context)
+    return {name: value for name, value in context.items() if name in parameters}
+
+
+def _as_rows(
+    samples: Sequence[Sample],
+    batch: _Batch | None,
+    specs: tuple[str, str],
+    measure: Measure,
+    outcome: Mapping[int, Any],
+) -> Iterator[Row]:
+    explained = dict(zip(batch.places, batch.target.tolist(), strict=True)) if batch else {}
+    for at, sample in enumerate(samples):
+        for name in measure.names:
+            found = outcome[at] if isinstance(outcome[at], Failure) else outcome[at][name]
+            keys = (*specs, name + measure.options, measure.protocol, measure.ties)
+            if isinstance(found, Failure):
+                yield Row(sample.id, sample.label, explained.get(at), *keys, value=None, error=found.reason)
+            else:
+                yield Row(sample.id, sample.label, explained.get(at), *keys, value=found[0], curve=found[1])
+
+
+def _each(compute: Callable[[Sequence[int]], Sequence[T]], places: Iterator[int] | Any) -> dict[int, T | Failure]:
+    """Compute for all places at once; if that raises, for each alone."""
+    alive = list(places)
+    if not alive:
+        return {}
+    try:
+        return dict(zip(alive, compute(alive), strict=True))
+    except (MissingDependencyError, torch.OutOfMemoryError):
+        raise  # says something about this machine, and nothing about the sample
+    except Exception as error:
+        if len(alive) > 1:
+            return {at: found for one in alive for at, found in _each(compute, [one]).items()}
+        return {alive[0]: Failure(describe(error))}
+
+
+def describe(error: Exception) -> str:
+    """Return an error as one line; its kind too, if it is none of ours."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, RelpropError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators for a while, for explainers that draw from them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Make equal inputs give equal bits: a fixed number of threads, and cuDNN's deterministic algorithms."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(threads)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries; what matters to a row is in the row
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]

@@ -1,0 +1,198 @@
+"""Averages of rows: mean, standard error, n, failures, and paired differences against one explainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relprop.errors import RunError, require
+from relprop.evaluation.plan import CONTROLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+    from relprop.evaluation.plan import Plan
+
+KEY = ("explainer", "post", "metric", "protocol", "ties")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one explainer scores on one metric.
+
+    Attributes:
+        explainer: spec.
+        post: spec of the post-processing.
+        metric: name of the value.
+        protocol: spec of the masking protocol, or "".
+        ties: how that orders pixels of one value, or "".
+        mean: over the samples that have a value; None if none has.
+        standard_error: of the mean: s / sqrt(n), s with n - 1; None for fewer than two.
+        n: samples that have a value.
+        failures: samples that have none.
+        difference: mean of this value minus the reference's, over the samples where both have one.
+        difference_error: standard error of that mean.
+        pairs: how many samples that is.
+    """
+
+    explainer: str
+    post: str
+    metric: str
+    protocol: str
+    ties: str
+    mean: float | None
+    standard_error: float | None
+    n: int
+    failures: int
+    difference: float | None = None
+    difference_error: float | None = None
+    pairs: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table, and what must be said of it.
+
+    Attributes:
+        lines: in the order of the plan, controls last.
+        caption: what was run, under which protocol.
+        notes: what a reader must know: missing controls, missing samples, why something failed.
+        versus: what the differences are against; None if there are none.
+        unread: pictures that could not be read.
+    """
+
+    lines: tuple[Line, ...]
+    caption: str
+    notes: tuple[str, ...]
+    versus: str | None = None
+    unread: int = 0
+
+    def format(self, kind: str) -> str:
+        """Write the table as `text`, `markdown`, `csv` or `latex`."""
+        from relprop.evaluation.tables import FORMATS
+
+        return FORMATS.get(kind)(self)
+
+    def __str__(self) -> str:
+        return self.format("text")
+
+
+def label(explainer: str, post: str) -> str:
+    """Return how an explainer with a post-processing is named: "lrp", "lrp+quantize:8"."""
+    return explainer if post in ("", "none") else f"{explainer}+{post}"
+
+
+def summarise(rows: pl.LazyFrame, plan: Plan, versus: str | None = None, done: str = "") -> Summary:
+    """Average rows over the samples.
+
+    Args:
+        rows: one a sample, explainer, post-processing, metric and protocol.
+        plan: that they belong to.
+        versus: an explainer of the plan (or "explainer+post") to take differences against, sample by sample.
+        done: said in the caption if the run is not finished.
+
+    Raises:
+        RunError: `versus` is not in the plan.
+    """
+    polars = require("polars", "eval")
+    value = polars.col("value")
+    paired = {} if versus is None else _paired(polars, rows, _reference(plan, versus))
+    lines = []
+    for row in _collect(rows.group_by(KEY).agg(*_moments(value), value.is_null().sum().alias("failures"))):
+        key = _key(row)
+        lines.append(Line(*key, *_mean_and_error(row), row["failures"], *paired.get(key, (None, None, None))))
+    lines.sort(key=_order(plan))
+    unread, unread_notes = _unread(polars, rows)
+    notes = (*_absent_controls(plan), *unread_notes, *_failures(polars, rows))
+    return Summary(tuple(lines), _caption(plan, done), notes, versus, unread)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    return row["explainer"], row["post"], row["metric"], row["protocol"], row["ties"]
+
+
+def _moments(value: Any) -> list[Any]:
+    return [value.mean().alias("mean"), value.std(ddof=1).alias("std"), value.count().alias("n")]
+
+
+def _mean_and_error(row: dict[str, Any]) -> tuple[float | None, float | None, int]:
+    n = int(row["n"])
+    return row["mean"], row["std"] / math.sqrt(n) if n > 1 else None, n
+
+
+def _collect(frame: pl.LazyFrame) -> list[dict[str, Any]]:
+    return frame.collect(engine="streaming").to_dicts()
+
+
+def _reference(plan: Plan, versus: str) -> tuple[str, str]:
+    """Find explainer and post-processing that `versus` names; without a post-processing, the plan's first."""
+    names = {label(explainer, post): (explainer, post) for explainer in plan.explainers for post in plan.post}
+    names = {explainer: (explainer, plan.post[0]) for explainer in plan.explainers} | names
+    if versus not in names:
+        raise RunError(f"nothing in this run is called {versus!r}; differences can be taken against {', '.join(names)}")
+    return names[versus]
+
+
+def _paired(
+    polars: Any, rows: pl.LazyFrame, reference: tuple[str, str]
+) -> dict[tuple[str, ...], tuple[float | None, float | None, int]]:
+    """Differences to the reference, sample by sample: what both share in a sample cancels."""
+    on = ["sample", "metric", "protocol", "ties"]
+    explainer, post = reference
+    base = rows.filter((polars.col("explainer") == explainer) & (polars.col("post") == post))
+    base = base.select(*on, polars.col("value").alias("base"))
+    difference = polars.col("value") - polars.col("base")
+    table = _collect(rows.join(base, on=on).group_by(KEY).agg(*_moments(difference)))
+    return {_key(row): _mean_and_error(row) for row in table}
+
+
+def _order(plan: Plan) -> Callable[[Line], tuple[Any, ...]]:
+    """Sort as in the plan, controls last, metrics as they come."""
+    places = {spec: at for at, spec in enumerate(sorted(plan.explainers, key=is_control))}
+    posts = {spec: at for at, spec in enumerate(plan.post)}
+    protocols = {spec: at for at, spec in enumerate(("", *plan.protocols))}
+
+    def key(line: Line) -> tuple[Any, ...]:
+        where = places[line.explainer], posts[line.post]
+        return protocols.get(line.protocol, len(protocols)), line.ties, *where, line.metric
+
+    return key
+
+
+def is_control(spec: str) -> bool:
+    """Whether an explainer looks at nothing."""
+    return spec.split(":")[0] in CONTROLS
+
+
+def _caption(plan: Plan, done: str) -> str:
+    parts = [f"{plan.model.name} on {plan.data}", f"explaining the {plan.target} class"]
+    if plan.step is not None:
+        parts.append(f"{plan.step} pixels a step")
+    return ", ".join([*parts, *([done] if done else []), f"plan {plan.digest}"])
+
+
+def _absent_controls(plan: Plan) -> list[str]:
+    there = {spec.split(":")[0] for spec in plan.explainers}
+    absent = [control for control in CONTROLS if control not in there]
+    if not absent:
+        return []
+    return [f"There is no {' and no '.join(absent)} control in this run: nothing shows what the metrics give away."]
+
+
+def _unread(polars: Any, rows: pl.LazyFrame) -> tuple[int, list[str]]:
+    """Count the pictures that could not be read, and quote a reason."""
+    lost = rows.filter(polars.col("target").is_null())
+    row = _collect(lost.select(polars.col("sample").n_unique(), polars.col("error").min()))[0]
+    count = int(row["sample"])
+    return count, [f"{count} pictures could not be read, for example: {row['error']}"] if count else []
+
+
+def _failures(polars: Any, rows: pl.LazyFrame) -> list[str]:
+    """Say for each explainer how many samples it failed on, and quote a reason."""
+    failed = rows.filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
+    reasons = failed.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").min())
+    table = _collect(reasons.sort("explainer"))
+    return [f"{row['explainer']} failed on {row['sample']} samples, for example: {row['error']}" for row in table]
