@@ -1,0 +1,82 @@
+"""Models from a checkpoint: the tensors, the network they belong to, and how its pictures are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torchvision import models as zoo
+
+from relprop.errors import ModelError, UsageError
+from relprop.images import Preprocess
+from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, torchvision_names
+from relprop.models.fit import ends, fit
+from relprop.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from relprop.models.checkpoint import Checkpoint
+
+
+def load_into(checkpoint: Checkpoint, arch: str | None) -> LoadedModel:
+    """Build the network that `checkpoint` belongs to and load it.
+
+    Which one is said by `arch`, by the metadata of a safetensors file, or by the name of a file that torchvision
+    publishes.
+
+    Raises:
+        ModelError: nobody says which, or the tensors do not fit it.
+    """
+    path = checkpoint.path
+    published = _published(path.name)
+    arch = arch or checkpoint.facts.get("arch") or (published and published[0])
+    if not isinstance(arch, str):
+        raise ModelError(
+            f"{path} does not say what network it belongs to; give arch (--arch): a torchvision or timm name, "
+            "cifar-resnet20, or package.module:factory"
+        )
+    projections = any(part in name for name in checkpoint.tensors for part in (".downsample.", ".shortcut."))
+    found = find_architecture(arch, projections=projections)
+    model = found.make()
+    notes = fit(model, checkpoint, arch)
+    channels, outputs = ends(model)
+    preprocess = replace(_preprocess(checkpoint, found.preprocess(model)), channels=channels or 3)
+    weights = published[1] if published and published[0] == arch else None
+    if weights is not None:
+        preprocess = Preprocess.from_torchvision(weights.transforms())
+        if hasattr(model, "transform_input"):
+            vars(model)["transform_input"] = True  # Inception, GoogLeNet: torchvision sets it with its own weights
+    source = "; ".join([f"{path} (sha256 {checkpoint.digest}) in {found.origin} {arch}", *notes])
+    return LoadedModel(model, path.stem, preprocess, _classes(checkpoint, arch, weights, outputs), source)
+
+
+def _published(filename: str) -> tuple[str, Any] | None:
+    """Model and weights that torchvision publishes under this file name, which ends with a hash."""
+    for name in torchvision_names():
+        for weights in zoo.get_model_weights(name):
+            if weights.url.endswith(f"/{filename}"):
+                return name, weights
+    return None
+
+
+def _preprocess(checkpoint: Checkpoint, usual: Preprocess) -> Preprocess:
+    """Take what the file's metadata say, over what is usual for the network."""
+    said = {key: checkpoint.facts[key] for key in ("size", "resize", "mean", "std") if key in checkpoint.facts}
+    try:
+        return replace(usual, **said)
+    except (TypeError, UsageError) as error:
+        raise ModelError(f"{checkpoint.path}: its metadata on preprocessing cannot be used: {error}") from None
+
+
+def _classes(checkpoint: Checkpoint, arch: str, weights: Any, outputs: int | None) -> tuple[str, ...] | None:
+    said = checkpoint.facts.get("classes")
+    if said is None and weights is not None:
+        said = weights.meta["categories"]
+    if said is None and CIFAR.fullmatch(arch):
+        said = CIFAR_CLASSES if outputs == len(CIFAR_CLASSES) else None
+    if said is None:
+        return None
+    if "classes" in checkpoint.facts and len(said) != outputs:
+        raise ModelError(
+            f"{checkpoint.path}: its metadata name {len(said)} classes, but the network has {outputs} outputs"
+        )
+    return tuple(map(str, said)) if len(said) == outputs else None

@@ -1,0 +1,139 @@
+"""Read a checkpoint without running code that it may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relprop.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NESTS = ("state_dict", "model", "model_state_dict", "net")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and what a safetensors file says about them."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the file's SHA-256."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read safetensors, or a pickle that holds tensors and plain values alone.
+
+    Raises:
+        ModelError: no such file, a damaged one, one that would run code, or one without tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no checkpoint {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
+    if not path.stat().st_size:
+        raise ModelError(f"the checkpoint {path} is empty (0 bytes); copy or download it again")
+    if path.suffix == ".safetensors":
+        tensors, facts = _read_safetensors(path)
+    else:
+        tensors, facts = find_tensors(path, _read_pickle(path)), {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(
+                f"{path}: {name} holds NaN or infinite weights; the training diverged or the file is damaged"
+            )
+    return Checkpoint(path, tensors, facts)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a safetensors file, or is damaged: {error}") from None
+    return tensors, {key: value for key, text in metadata.items() if (value := _json(text)) is not None}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None  # other writers put plain text there
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of odd protocols and archives: what matters here is whether it can be read
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+        raise (_refused(path, str(error)) if is_pickle else _damaged(path, "unknown format")) from None
+    except Exception as error:  # on damaged bytes the readers raise nearly anything
+        if "TorchScript" in str(error):
+            raise ModelError(
+                f"{path} is a TorchScript archive, which cannot be captured; save the state_dict() of the original "
+                "model, or torch.export.save it as .pt2"
+            ) from None
+        raise _damaged(path, str(error).split("\n")[0] or type(error).__name__) from None
+
+
+def _refused(path: Path, reason: str) -> ModelError:
+    culprit = re.search(r"GLOBAL ([\w.]+\w)", reason)
+    return ModelError(
+        f"{path} holds pickled Python objects{f' ({culprit[1]})' if culprit else ''}; reading them can run code, so it "
+        "is refused. If you trust the file, convert it where its code is installed: "
+        f"c = torch.load({str(path)!r}, weights_only=False); "
+        "torch.save(c['state_dict'] if isinstance(c, dict) else c.state_dict(), 'weights.pth')"
+    )
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} is not a checkpoint, or is damaged or truncated ({reason})")
+
+
+def find_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """Find the state dict in what a training script saved: itself, or under one of `NESTS`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        return tensors
+    keys = few([str(key) for key in content]) or "nothing"
+    raise ModelError(f"{path} holds no tensors under {', '.join(NESTS)}, nor at its top level; it holds {keys}")
+
+
+def few(names: list[str]) -> str:
+    """List the first names, and count the others."""
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
