@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from relprop.core.folding import find_folds
 from relprop.core.graph import Graph, Node
 from relprop.core.joins import Join, find_joins
 from relprop.core.ops import AFFINE
@@ -100,7 +101,7 @@ class Composite:
         unused = [pattern for pattern, _ in self.names if not any(_matches(node, pattern) for node in graph.steps)]
         if unused:
             raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")
-        folds = _folds(graph) if self.batch_norm == "fold" else {}
+        folds = find_folds(graph) if self.batch_norm == "fold" else {}
         return Assignment(self, chosen, joins, tuple(missing), folds)
 
     def _rule(self, node: Node, first: bool, last: bool) -> Rule | None:
@@ -183,17 +184,6 @@ def _positions(graph: Graph) -> tuple[set[int], set[int]]:
             for source in node.inputs:
                 after[source] = True
     return firsts, lasts
-
-
-def _folds(graph: Graph) -> dict[int, int]:
-    """Batch norms that alone read the weighted layer before them, by that layer."""
-    return {
-        node.inputs[0]: node.index
-        for node in graph.steps
-        if node.op == "batch_norm"
-        and graph.nodes[node.inputs[0]].op in AFFINE
-        and graph.consumers[node.inputs[0]] == (node.index,)
-    }
 
 
 def _missing_message(missing: tuple[Node, ...]) -> str:

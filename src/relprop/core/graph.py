@@ -105,6 +105,14 @@ class Graph:
         return tuple(map(tuple, uses))
 
     @cached_property
+    def states(self) -> tuple[str, ...]:
+        """Names of the weights and constants that it reads."""
+        found: dict[str, None] = {}
+        for node in self.nodes:
+            bind((node.args, dict(node.kwargs)), lambda a: found.setdefault(a.name) if isinstance(a, State) else None)
+        return tuple(found)
+
+    @cached_property
     def by_name(self) -> Mapping[str, Node]:
         """Nodes by their unique name."""
         return {node.name: node for node in self.nodes}

@@ -76,7 +76,7 @@ class Ledger:
         """(steps, N) what differences are judged against: absolute relevance at the step, or at the start if more."""
         tiny = torch.finfo(self.start.dtype).tiny
         start = self.start.abs().clamp(min=tiny)
-        return torch.stack([torch.maximum(e.magnitude, start) for e in self.entries])
+        return torch.stack([torch.maximum(e.magnitude.abs(), start) for e in self.entries])
 
     @cached_property
     def leaks(self) -> Tensor:

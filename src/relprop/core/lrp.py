@@ -14,11 +14,12 @@ from relprop.core.composite import Composite
 from relprop.core.composites import paper
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
+from relprop.core.prepared import Prepared
+from relprop.core.program import make_program, run
 from relprop.core.propagate import Walk, Way, make_way, propagate
 from relprop.core.relevance import Relevance
 from relprop.core.support import supports
 from relprop.core.target import Start, Target, read_target, start_relevance
-from relprop.core.trace import run
 from relprop.errors import CaptureError, InputError, UsageError
 
 Keep = Sequence[str] | str
@@ -96,7 +97,8 @@ class LRP(nn.Module):
         way = self._way(image)
         state = self._state(way.graph)
         layers = self._layers(way.graph)
-        trace = run(way.graph, state, image, way.keep)
+        way.prepared.refresh(state.values())
+        trace = run(way.program, way.graph, state, image, way.prepared)
         logits = _require_scores(trace.output)
         chosen = read_target(target, logits)
         columns = chosen[:, None] if chosen.dim() == 1 else chosen
@@ -140,7 +142,7 @@ class LRP(nn.Module):
             raise InputError(
                 f"x must hold floating-point numbers, not {x.dtype}; use x.float() after scaling to the model's range"
             )
-        if not x.isfinite().all():
+        if not all(bound.isfinite() for bound in x.aminmax()):
             raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
         weight = _first_weight(self.model)
         if weight is None:
@@ -172,7 +174,7 @@ class LRP(nn.Module):
         if isinstance(self.model, nn.Module):
             state |= dict(self.model.named_parameters(remove_duplicate=False))
             state |= dict(self.model.named_buffers(remove_duplicate=False))
-        return {name: _widened(value.detach()) for name, value in state.items()}
+        return {name: _widened(state[name].detach()) for name in graph.states}
 
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
@@ -248,7 +250,8 @@ def _require_evaluation(model: Model) -> None:
 
 def _require_same_output(model: Model, graph: Graph, state: Mapping[str, Tensor], image: Tensor) -> None:
     """Refuse a capture that computes something else than the model does."""
-    ours = _require_scores(run(graph, state, image, frozenset()).output)
+    program = make_program(graph, frozenset())
+    ours = _require_scores(run(program, graph, state, image, Prepared()).output)
     if not isinstance(model, nn.Module):
         return
     with _own_dtype(model, image) as own:

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from relprop.core.composite import Assignment
+from relprop.core.folding import folded
 from relprop.core.graph import Graph, Node, Ref, State, bind
 from relprop.core.joins import Join
 from relprop.core.ledger import Entry, Ledger
 from relprop.core.nonnegative import nonnegative
+from relprop.core.prepared import Prepared
+from relprop.core.program import Program, make_program
 from relprop.core.rules.elementwise import fit
 from relprop.core.rules.rule import Shares
 from relprop.core.support import Support
-from relprop.core.trace import Absent, Prepared, Step, Trace
+from relprop.core.trace import Absent, Step, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Way:
         assignment: rule of each step.
         supports: positions of each value that depend on the image.
         nonnegative: for each node, whether its value can be negative nowhere.
-        keep: nodes whose values the rules read.
+        program: the forward run, which keeps the values that the rules read.
         prepared: what rules derive from weights.
     """
 
@@ -37,7 +40,7 @@ class Way:
     assignment: Assignment
     supports: tuple[Support, ...]
     nonnegative: tuple[bool, ...]
-    keep: frozenset[int]
+    program: Program
     prepared: Prepared
 
 
@@ -52,7 +55,7 @@ def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]
     for join in assignment.joins.values():
         if len(_sharing(join, assignment)) > 1 and assignment.composite.split.__name__ != "symmetric":
             keep.update(join.branches[k] for k in _sharing(join, assignment))
-    return Way(graph, assignment, supports, nonnegative(graph), frozenset(keep), Prepared())
+    return Way(graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), Prepared())
 
 
 def _sharing(join: Join, assignment: Assignment) -> list[int]:
@@ -84,14 +87,14 @@ def propagate(
 
     Args:
         way: from `make_way`.
-        trace: one run, with the values in `way.keep`.
+        trace: one run, of `way.program`.
         state: weights and constants by name, as in the run.
         start: relevance of the output, in its shape.
         keep: nodes whose relevance is returned.
         book: whether to keep a ledger.
     """
     graph = way.graph
-    accounts: dict[int, _Account] = {graph.output: _Account(start, _total(start) if book else None)}
+    accounts: dict[int, _Account] = {graph.output: _Account(start, _total(start) if book else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     for node in reversed(graph.steps):
@@ -105,38 +108,45 @@ def propagate(
         if account is None:
             continue
         sources, shares = _share(way, trace, state, node, account.relevance)
-        sent = [_Account(share, _sum_of(share, account) if book else None) for share in shares]
+        held = node.index in keep or len(shares) > 1
+        sent = [account.passed(share, held=held) for share in shares]
         for source, part in zip(sources, sent, strict=True):
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
             entries.append(_entry(way, node, account, sent))
-    image = accounts.pop(0, None) or _Account(torch.zeros_like(trace.values.get(0, start)), None)
+    image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
-        kept[0] = image.relevance
-    ledger = Ledger(tuple(entries), _total(start), _total(image.relevance)) if book else None
-    return Walk(image.relevance, kept, ledger)
+        kept[0] = image
+    return Walk(image, kept, Ledger(tuple(entries), _total(start), _total(image)) if book else None)
 
 
 @dataclass(eq=False)
 class _Account:
-    """Relevance of a tensor on the way, and its sums (N,); sums are reused where relevance merely passes through."""
+    """Relevance of a tensor on the way.
+
+    Attributes:
+        relevance: in the tensor's shape.
+        total: (N,) its sum, reused where relevance merely passes through; None where no book is kept.
+        owned: whether nobody else holds this memory, so that it may be added to in place.
+    """
 
     relevance: Tensor
     total: Tensor | None
+    owned: bool
 
     def plus(self, other: _Account) -> _Account:
-        added = self.relevance + other.relevance
-        return _Account(added, None if self.total is None else _total(added))
+        """The sum of what two consumers send to one tensor."""
+        into, by = (other, self) if other.owned else (self, other)
+        added = into.relevance.add_(by.relevance) if into.owned else into.relevance + by.relevance
+        return _Account(added, None if self.total is None else _total(added), owned=True)
 
-
-def _sum_of(share: Tensor, account: _Account) -> Tensor:
-    if share is account.relevance or (
-        share.numel() == account.relevance.numel() and share.data_ptr() == account.relevance.data_ptr()
-    ):
-        assert account.total is not None
-        return account.total
-    return _total(share)
+    def passed(self, share: Tensor, *, held: bool) -> _Account:
+        """The account of an input that is sent `share` of this relevance; `held` if the caller keeps this."""
+        same = share.untyped_storage().data_ptr() == self.relevance.untyped_storage().data_ptr()
+        if same and share.numel() == self.relevance.numel():
+            return _Account(share, self.total, self.owned and not held)
+        return _Account(share, None if self.total is None else _total(share), owned=not same)
 
 
 def _share(
@@ -200,54 +210,44 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
             return state[argument.name]
         return Absent(trace.shapes[argument.index]) if argument.index in inputs else trace.values[argument.index]
 
-    scale, shift = _fold(way, state, node)
+    args = bind(node.args, value)
+    if node.index in way.assignment.folds:
+        norm = way.graph.nodes[way.assignment.folds[node.index]]
+        args = (args[0], *folded(node, norm, state, way.prepared), *args[3:])
     return Step(
         node=node,
         inputs=tuple(trace.values[i] if reads else None for i in node.inputs),
         output=trace.values[node.index] if "output" in rule.reads else None,
-        args=bind(node.args, value),
+        args=args,
         kwargs=bind(dict(node.kwargs), value),
         shapes=tuple(trace.shapes[i] for i in node.inputs),
         nonnegative=tuple(way.nonnegative[i] for i in node.inputs),
         supports=tuple(way.supports[i] for i in node.inputs),
         prepared=way.prepared,
-        scale=scale,
-        shift=shift,
     )
-
-
-def _fold(way: Way, state: Mapping[str, Tensor], node: Node) -> tuple[Tensor | None, Tensor | None]:
-    """Scale and shift of the batch norm that is folded into a step: y -> y γ/σ + (β - μ γ/σ)."""
-    folded = way.assignment.folds.get(node.index)
-    if folded is None:
-        return None, None
-    _, weight, bias, mean, variance, _, eps = bind(
-        way.graph.nodes[folded].args, lambda a: state[a.name] if isinstance(a, State) else None
-    )
-    deviation = (variance + eps).sqrt()
-    scale = 1 / deviation if weight is None else weight / deviation
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return scale, shift
 
 
 def _entry(way: Way, node: Node, account: _Account, sent: list[_Account]) -> Entry:
     assert account.total is not None
-    total = sum((part.total for part in sent if part.total is not None), torch.zeros_like(account.total))
+    totals = [part.total for part in sent if part.total is not None]
+    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
     rule = way.assignment.rules.get(node.index)
     support = way.supports[node.index]
     blind = 0.0 if support is None else _total(torch.where(support.to(account.relevance.device), 0, account.relevance))
-    magnitude = account.total.abs() if way.assignment.positive else _total(account.relevance, magnitude=True)
+    magnitude = account.total if way.assignment.positive else _total(account.relevance, magnitude=True)
     conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
     return Entry(node.name, node.op, way.assignment.describe(node), conserves, account.total, total, magnitude, blind)
 
 
 def _total(relevance: Tensor, *, magnitude: bool = False) -> Tensor:
-    """(N,) float64 sum of each sample, over its own layout: flattening a channels-last tensor would copy it."""
+    """(N,) sum of each sample in float64.
+
+    Only the dimension that lies densest in memory is summed in the tensor's own type first (by torch's cascade, so
+    to rounding): a float64 sum of everything would convert, and so copy, all of it, at several times the cost.
+    """
     exact = torch.float32 if relevance.device.type == "mps" else torch.float64
-    if relevance.dim() == 1:
-        return relevance.abs().to(exact) if magnitude else relevance.to(exact)
-    dims = tuple(range(1, relevance.dim()))
     if magnitude:
-        norm: Tensor = torch.linalg.vector_norm(relevance, 1, dims, dtype=exact)
-        return norm
-    return relevance.sum(dims, dtype=exact)
+        relevance = relevance.abs()
+    if relevance.dim() > 2:
+        relevance = relevance.sum(-1 if relevance.stride(-1) == 1 and relevance.stride(1) != 1 else 1)
+    return relevance.sum(tuple(range(1, relevance.dim())), dtype=exact) if relevance.dim() > 1 else relevance.to(exact)
