@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cli_tiny
 import numpy as np
@@ -211,6 +215,18 @@ def test_an_output_folder_that_cannot_be_made(folder, model, tmp_path):
 @pytest.mark.parametrize(("values", "fraction"), [([1.0, 0, 0, 0], 0.25), ([1.0] * 4, 0.5), ([-3.0, 1, 1, 1], 0.25)])
 def test_concentration(values, fraction):
     assert concentration(torch.tensor(values).reshape(2, 2)) == fraction
+
+
+def test_a_real_process_keeps_json_and_complaints_apart(folder, model, tmp_path):
+    (folder / "b.png").write_bytes(b"")
+    code = "from relprop.cli import main; main()"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", code, "explain", str(folder), *model, "--out", str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=here)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert [len(report["images"]), len(report["failures"])] == [2, 1]
+    assert done.stderr == ""  # the failure is in the document
 
 
 # check

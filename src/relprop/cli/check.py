@@ -43,7 +43,8 @@ def check(
 
     rules = options.composite(composite, split, identity)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
-    graph = capture(loaded.model, options.example(loaded).to(options.choose_device(device)))
+    with console.waiting("capturing its computation"):
+        graph = capture(loaded.model, options.example(loaded).to(options.choose_device(device)))
     assignment = rules.survey(graph)
     rows = _rows(graph, assignment)
     if json:

@@ -78,16 +78,29 @@ def verdict(good: bool, yes: str, no: str) -> str:
 
 
 @contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show a spinner on standard error while one thing takes its time; nothing where it is no terminal."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield
+
+
+@contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error while work goes on; yields `advance(steps)`.
 
-    Nothing is drawn for a single step, or where standard error is no terminal.
+    A single step gets a spinner; nothing is drawn where standard error is no terminal.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if total < 2:
+        with waiting(what):
+            yield lambda steps: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = total < 2 or not err.is_terminal
-    with Progress(*columns, console=err, transient=True, disable=hidden) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda steps: bar.advance(task, steps)
 

@@ -116,9 +116,7 @@ class View:
         drawn = self.post(result.heatmap)
         drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
         score = float(result.score[0])
-        caption = (
-            f"{loaded.name} · {self.composite} · relevance sums to {float(result.relevance.sum()):.6f} of {score:.6f}"
-        )
+        caption = f"{loaded.name} · {self.composite} · relevance sums to {float(result.relevance.double().sum()):.6f} of {score:.6f}"
         figure = viz.side_by_side(
             item.picture,
             drawn[0],

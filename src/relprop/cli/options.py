@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from relprop.cli import console
 from relprop.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -106,17 +107,13 @@ def load(
         UsageError: options that contradict each other or cannot be read.
         ModelError: there is no such model, or its weights do not fit.
     """
-    from relprop.models import DEFAULT_MODEL, load_model
+    means, deviations = channels("--mean", mean), channels("--std", std)
+    place = choose_device(device)
+    with console.waiting("loading the model"):
+        from relprop.models import DEFAULT_MODEL, load_model
 
-    return load_model(
-        DEFAULT_MODEL if model is None else model,
-        arch=arch,
-        size=size,
-        mean=channels("--mean", mean),
-        std=channels("--std", std),
-        device=choose_device(device),
-        trust=trust,
-    )
+        name = DEFAULT_MODEL if model is None else model
+        return load_model(name, arch=arch, size=size, mean=means, std=deviations, device=place, trust=trust)
 
 
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
