@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from relprop.errors import CheckError, UnsupportedOpError, require
 from relprop.explainers.base import EXPLAINERS, Channels, own_input, own_target, quiet, reduce_channels, replica
 
@@ -20,9 +22,14 @@ class CaptumLrp:
     """captum's LRP with its default rules on the network as it is, as the paper's baseline.
 
     It knows nothing of residual joins or shared ReLUs: on stock residual networks its sums explode or end in NaN. A map
-    that is not finite, or whose total exceeds the class's score a million times, is reported as a failure.
+    that is not finite is reported as a failure, and so is one whose total exceeds the class's score `limit` times.
+
+    Attributes:
+        limit: "inf" lets every finite map pass, as the paper did.
+        channels: "sum" or "red".
     """
 
+    limit: float = 1e6
     channels: Channels = "sum"
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
@@ -35,22 +42,24 @@ class CaptumLrp:
         attr = require("captum.attr", "eval")
         twin, x = replica(model, share=False), own_input(x)  # captum writes into the weights
         target = own_target(twin, x, target)
+        with torch.no_grad():
+            score = twin(x).gather(1, target[:, None])[:, 0].abs()
         _require_rules(twin)
         try:
             with quiet():
-                found, delta = attr.LRP(twin).attribute(x, target=target, return_convergence_delta=True)
+                found = attr.LRP(twin).attribute(x, target=target).detach()
         except Exception as error:
             raise CheckError(
                 f"captum's LRP failed on {type(twin).__name__}: {type(error).__name__}: {error}"
             ) from error
-        total = found.detach().flatten(1).double().sum(1)
-        score = (delta.detach().double() + total).abs()
-        bad = ~found.isfinite().flatten(1).all(1) | ~((total.abs() <= 1e6 * score) | (total.abs() <= 1e-6))
+        total = found.flatten(1).double().sum(1)
+        bad = ~found.isfinite().flatten(1).all(1) | (total.abs() > self.limit * score.clamp(min=1e-6))
         if bool(bad.any()):
             at = bad.nonzero().flatten().tolist()
             raise CheckError(
                 f"captum's LRP lost count on {type(twin).__name__} at picture(s) {', '.join(map(str, at))} of "
-                f"{len(x)}: the map of the first sums to {float(total[at[0]]):.3g}; it handles neither residual "
+                f"{len(x)}: the map of the first sums to {float(total[at[0]]):.3g} for a score of "
+                f"{float(score[at[0]]):.3g}; it handles neither residual "
                 "joins nor modules that run several times. Use lrp"
             )
         return reduce_channels(found, self.channels)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 @METRICS.register("insertion-deletion")
 @dataclass(frozen=True)
 class InsertionDeletion:

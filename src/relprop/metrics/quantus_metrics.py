@@ -7,17 +7,15 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from relprop.core.capture import unwrap
 from relprop.errors import CheckError, UsageError, require
 from relprop.metrics.base import METRICS, Array, Classes, read_classes, read_heatmap, read_input
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Explain = Callable[[Any, Tensor, Tensor], Tensor]
 
@@ -96,11 +94,8 @@ class ParameterRandomisation:
             return (found if post is None else post(found))[:, None].cpu().double().numpy()
 
         quantus = require("quantus", "quantus")
-        similar = (
-            quantus.similarity_func.ssim if self.similarity == "ssim" else quantus.similarity_func.correlation_spearman
-        )
         metric = quantus.MPRT(
-            similarity_func=similar,
+            similarity_func=_similarity(self.similarity, *x.shape[-2:]),
             seed=self.seed,
             skip_layers=self.layers == "last",
             abs=False,
@@ -125,6 +120,30 @@ class ParameterRandomisation:
                 f"parameter-randomisation has no value for sample(s) {bad}: a constant map correlates with nothing"
             )
         return {self.name: values.float().to(x.device)}
+
+
+def _similarity(kind: str, height: int, width: int) -> Callable[..., np.ndarray[Any, Any]]:
+    """How alike two batches of maps are, in the form that Quantus asks for: flat maps (N, P) to (N,)."""
+    spearman = require("quantus", "quantus").similarity_func.correlation_spearman
+    if kind == "rank":
+        return spearman  # type: ignore[no-any-return]
+    # Quantus' own takes maps for signals of one dimension, and returns a list, at which its MPRT fails
+    structural = require("skimage.metrics", "quantus").structural_similarity
+    window = min(7, (min(height, width) - 1) // 2 * 2 + 1)
+
+    def ssim(a: Any, b: Any, **_: Any) -> np.ndarray[Any, Any]:
+        pairs = [
+            (first.reshape(height, width), second.reshape(height, width)) for first, second in zip(a, b, strict=True)
+        ]
+        spans = [max(first.max(), second.max()) - min(first.min(), second.min()) for first, second in pairs]
+        return np.array(
+            [
+                structural(first, second, win_size=window, data_range=span) if span else 1.0
+                for (first, second), span in zip(pairs, spans, strict=True)
+            ]
+        )
+
+    return ssim
 
 
 def _batch(x: Tensor, classes: Tensor, maps: Tensor) -> dict[str, Any]:

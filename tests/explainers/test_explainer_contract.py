@@ -1,0 +1,123 @@
+"""What every explainer promises, for every member of the registry."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+import torch
+from explainer_networks import FailsAtTheSecondCall, FailsWhenDifferentiated, Plain, Residual, made, record
+
+from relprop.errors import CaptureError, RelpropError, TargetError, UsageError
+from relprop.explainers import EXPLAINERS
+
+GRADIENTS = ("integrated-gradients", "guided-backprop", "input-x-gradient")
+SPECS = [
+    *EXPLAINERS.names(),
+    "grad-cam:relu=no:quantize=8",
+    "score-cam:layer=layer4:relu=no",
+    "integrated-gradients:steps=3:channels=red",
+    "lrp:released:split=symmetric:identity=no:start=logit",
+]
+SURVIVED = {  # (these use no gradient; capture runs on stand-ins; the libraries take NaN for a number)
+    ("score-cam", FailsWhenDifferentiated),
+    ("lrp", FailsWhenDifferentiated),
+    ("lrp", FailsAtTheSecondCall),
+    *((name, "input") for name in ("grad-cam", "score-cam", *GRADIENTS)),
+}
+CONTROLS = ("constant", "random", "gaussian", "sobel")
+
+
+def pictures(count=3, side=12):
+    torch.manual_seed(5)
+    return torch.randn(count, 3, side, side)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_heatmaps_are_float32_finite_and_one_for_each_picture(spec):
+    x = pictures()
+    before = x.clone()
+    heat = EXPLAINERS.build(spec)(made(Plain), x, torch.tensor([0, 1, 3]))
+    assert heat.shape == (3, 12, 12)
+    assert heat.dtype == torch.float32
+    assert bool(heat.isfinite().all())
+    assert not heat.requires_grad
+    assert torch.equal(x, before)
+    assert not x.requires_grad
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_model_is_untouched(spec):
+    model = made(Plain)
+    before = record(model)
+    explainer, x = EXPLAINERS.build(spec), pictures()
+    for _ in range(2):
+        explainer(model, x, torch.tensor([0, 1, 3]))
+        assert record(model) == before
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("failure", [FailsWhenDifferentiated, FailsAtTheSecondCall, "target", "input"])
+def test_the_model_is_untouched_when_something_raises(spec, failure):
+    model = made(Plain if isinstance(failure, str) else failure)
+    before = record(model)
+    x = pictures() * float("nan") if failure == "input" else pictures()
+    target = torch.tensor([0, 1, 4 if failure == "target" else 3])
+    try:
+        EXPLAINERS.build(spec)(model, x, target)
+    except (RelpropError, RuntimeError):
+        pass
+    else:
+        assert spec in CONTROLS or (spec.split(":")[0], failure) in SURVIVED
+    assert record(model) == before
+
+
+@pytest.mark.parametrize("spec", [name for name in SPECS if name not in CONTROLS])
+def test_a_class_that_does_not_exist_and_a_model_in_training_are_errors(spec):
+    with pytest.raises(TargetError, match="class 4 does not exist"):
+        EXPLAINERS.build(spec)(made(Plain), pictures(1), torch.tensor([4]))
+    with pytest.raises(CaptureError, match=r"call model.eval\(\) first"):
+        EXPLAINERS.build(spec)(made(Plain).train(), pictures(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_picture_is_explained_alike_in_any_batch(spec):
+    model, x, target = made(Plain), pictures(4), torch.tensor([0, 1, 2, 3])
+    explainer = EXPLAINERS.build(spec)
+    whole = explainer(model, x, target)
+    order = torch.tensor([2, 0])
+    assert torch.allclose(explainer(model, x[order], target[order]), whole[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_grad_modes_around_the_call_do_not_matter_and_no_warning_escapes(spec):
+    model, x, target = made(Plain), pictures(2), torch.tensor([0, 1])
+    expected = EXPLAINERS.build(spec)(model, x, target)
+    state = torch.random.get_rng_state()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = EXPLAINERS.build(spec)(model, x.requires_grad_(), target)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-7)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("spec", [name for name in SPECS if not name.startswith(("captum-lrp", "score-cam:layer"))])
+def test_residual_joins_and_functional_relus_are_explained(spec):
+    model = made(Residual)
+    before = record(model)
+    heat = EXPLAINERS.build(spec)(model, pictures(), torch.tensor([0, 1, 3]))
+    assert bool(heat.isfinite().all())
+    assert record(model) == before
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_explainers_are_values(spec):
+    explainer = EXPLAINERS.build(spec)
+    assert explainer == EXPLAINERS.build(spec)
+    explainer(made(Plain), pictures(1), torch.tensor([0]))
+    assert pickle.loads(pickle.dumps(explainer)) == explainer
+    with pytest.raises(AttributeError):
+        explainer.something = 1
+    with pytest.raises(UsageError):
+        EXPLAINERS.build(f"{spec.split(':')[0]}:nonsense=1")
