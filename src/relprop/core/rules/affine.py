@@ -205,7 +205,7 @@ def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
 
 def stabilised_quotient(relevance: Tensor, z: Tensor, eps: float) -> Tensor:
     """R / (z + ε sign z); zero where z is zero and ε is."""
-    stable = z + torch.where(z >= 0, eps, -eps)
+    stable = torch.where(z >= 0, z + eps, z - eps)  # where() of two plain numbers would round ε to float32
     tiny = torch.finfo(z.dtype).tiny
     return torch.where(stable.abs() > tiny, relevance / stable, 0)
 
