@@ -32,8 +32,11 @@ def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = F
         InputError: a path that does not exist, or a folder without pictures.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
-    found = [file for path in given for file in _expand(Path(path), recursive)]
-    return list({file.resolve(): file for file in reversed(found)}.values())[::-1]
+    found: dict[Path, Path] = {}
+    for path in given:
+        for file in _expand(Path(path), recursive):
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def _expand(path: Path, recursive: bool) -> list[Path]:
