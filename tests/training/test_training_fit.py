@@ -53,6 +53,41 @@ def test_one_step_by_hand(small, tmp_path):
     assert (finished.kept, finished.rows) == (0, (row,))
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["label_smoothing=0.2"], 0.4),  # y = (0.9, 0.1), so p - y = (-0.4, 0.4) for red
+        (["momentum=0.5"], 0.5),  # the first velocity is the gradient
+        (["momentum=0.5", "nesterov=true"], 0.75),  # the step is g + 0.5 v
+    ],
+)
+def test_settings_of_the_step_by_hand(small, tmp_path, settings, expected):
+    data = pictures([((255, 0, 0), 0), ((0, 0, 255), 1)])
+    _, weights = finish(override(small, *BY_HAND, "lr=2", *settings), data, tmp_path)
+    row = [expected, 0.0, -expected]
+    assert weights["fc.weight"].flatten().tolist() == pytest.approx([*row, *(-value for value in row)])
+
+
+def test_an_epoch_draws_full_batches_in_an_order_of_its_own(small, noise, tmp_path):
+    read = []
+
+    def recorded(sample):
+        read.append(sample.id)
+        return noise.read(sample)
+
+    recipe = override(small, "augment=crop", "batch=10", "epochs=2")
+    finish(recipe, type(noise)("recorded", noise.samples, recorded, noise.classes), tmp_path)
+    held = {sample.id for sample in held_out(noise, recipe).samples}
+    assert len(held) == 8
+    assert len(read) == 2 * (30 + 8)  # of 32 pictures, three batches of 10; then those held out
+    first, second = read[:30], read[38:68]
+    assert set(read[30:38]) == set(read[68:]) == held
+    for epoch in (first, second):
+        assert len(set(epoch)) == 30
+        assert not held & set(epoch)
+    assert first != second
+
+
 def test_weight_decay_and_momentum_by_hand(small, tmp_path):
     data = pictures([((255, 255, 255), 0), ((255, 255, 255), 0)])
     recipe = override(small, *BY_HAND, "lr=1", "epochs=2", "momentum=0.5", "weight_decay=0.1", "classes=a,b")

@@ -6,7 +6,7 @@ from training_helpers import pictures
 
 from relprop.errors import DataError
 from relprop.training import RECIPES, override
-from relprop.training.pictures import generator, hold_out, mix, prepare, reflect, shift_and_flip
+from relprop.training.pictures import Decoded, generator, hold_out, mix, prepare, reflect, shift_and_flip
 
 
 def test_indices_beyond_the_border_are_reflected():
@@ -37,11 +37,18 @@ def test_the_same_seed_gives_the_same_change():
     assert not torch.equal(first, other)
 
 
+def test_every_batch_is_changed_in_its_own_way():
+    same = torch.arange(75).to(torch.uint8).view(1, 5, 5, 3).expand(16, 5, 5, 3)
+    drawn = Decoded(same, torch.zeros(16, dtype=torch.int64), pad=2, cutout=0)
+    (first, _), (second, _) = drawn.draw([torch.arange(8), torch.arange(8, 16)], seed=0)
+    assert not torch.equal(first, second)
+
+
 def test_every_class_is_held_out_by_the_same_share():
-    labels = torch.tensor([0] * 20 + [1] * 10 + [2] * 4)
+    labels = torch.tensor([0] * 20 + [1] * 17 + [2] * 4)
     trained, held = hold_out(labels, 0.1, seed=5)
-    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(34))
-    assert labels[held].tolist() == [0, 0, 1]  # round(2.0), round(1.0), round(0.4)
+    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(41))
+    assert labels[held].tolist() == [0, 0, 1, 1]  # round(2.0), round(1.7), round(0.4)
     assert torch.equal(hold_out(labels, 0.1, seed=5)[1], held)
     assert not torch.equal(hold_out(labels, 0.1, seed=6)[1], held)
 
