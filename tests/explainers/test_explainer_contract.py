@@ -9,8 +9,9 @@ import pytest
 import torch
 from explainer_networks import FailsAtTheSecondCall, FailsWhenDifferentiated, Plain, Residual, made, record
 
-from relprop.errors import CaptureError, RelpropError, TargetError, UsageError
+from relprop.errors import CaptureError, ModelError, RelpropError, TargetError, UsageError
 from relprop.explainers import EXPLAINERS
+from relprop.explainers.base import replica
 
 GRADIENTS = ("integrated-gradients", "guided-backprop", "input-x-gradient")
 SPECS = [
@@ -121,3 +122,42 @@ def test_explainers_are_values(spec):
         explainer.something = 1
     with pytest.raises(UsageError):
         EXPLAINERS.build(f"{spec.split(':')[0]}:nonsense=1")
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_libraries_work_on_a_replica_that_computes_the_same_and_owns_its_modules(share):
+    model, x = made(Residual), pictures()
+    before = record(model)
+    twin = replica(model, share=share)
+    with torch.no_grad():
+        assert torch.equal(twin(x), model(x))
+    for (name, mine), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert mine is not theirs, name
+        assert (mine.data_ptr() == theirs.data_ptr()) == share
+        assert not theirs.requires_grad
+    twin.conv.weight.data = torch.zeros_like(twin.conv.weight)  # captum's way of changing weights
+    twin.conv.register_forward_hook(lambda *_: None)
+    twin.note = "theirs"
+    del twin.bn
+    assert record(model) == before
+
+
+class Uncopied(Plain):
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot pickle 'socket' object")
+
+
+def test_a_model_that_cannot_be_copied_says_why_that_matters():
+    with pytest.raises(
+        ModelError, match=r"Uncopied cannot be copied, and .* works on a copy .*: cannot pickle 'socket'"
+    ):
+        EXPLAINERS.build("input-x-gradient")(made(Uncopied), pictures(), torch.tensor([0, 1, 3]))
+
+
+def test_wrapped_and_exported_models_are_explained_like_the_bare_one():
+    model, x, target = made(Residual), pictures(), torch.tensor([0, 1, 3])
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for name in ("guided-backprop", "integrated-gradients", "input-x-gradient", "lrp"):
+        expected = EXPLAINERS.build(name)(model, x, target)
+        for wrapped in (torch.nn.DataParallel(model), program):
+            assert torch.allclose(EXPLAINERS.build(name)(wrapped, x, target), expected, rtol=1e-4, atol=1e-6), name

@@ -136,8 +136,9 @@ class _Rerouted(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_RELU = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-_CLIPPED = {F.relu6, F.hardtanh, F.hardtanh_}
+_ATEN = torch.ops.aten  # in exported programs
+_RELU = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, _ATEN.relu.default, _ATEN.relu_.default}
+_CLIPPED = {F.relu6, F.hardtanh, F.hardtanh_, _ATEN.hardtanh.default, _ATEN.hardtanh_.default}
 
 
 def _bounds(
