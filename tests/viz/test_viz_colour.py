@@ -22,10 +22,11 @@ def test_zero_is_transparent_and_the_arms_mirror_each_other():
     assert minus[2] > minus[0]
 
 
-def test_signed_range_is_centred_although_the_data_is_not():
-    scale = scale_of(ramp(-2, 1), percentile=None)
+@pytest.mark.parametrize(("low", "high"), [(-2, 1), (-1, 2)])
+def test_signed_range_is_centred_although_the_data_is_not(low, high):
+    scale = scale_of(ramp(low, high), percentile=None)
     assert (scale.low, scale.high, scale.signed) == (-2, 2, True)
-    assert (scale.smallest, scale.largest) == (-2, 1)
+    assert (scale.smallest, scale.largest) == (low, high)
     bar = np.array(scale.bar_colours().colors)
     assert bar[len(bar) // 2] == pytest.approx([GROUND] * 3)
 

@@ -115,8 +115,8 @@ class View:
         picture, raw, whole = (self.out / f"{item.name}{suffix}" for suffix in (".png", ".npy", ""))
         drawn = self.post(result.heatmap)
         drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
-        score = float(result.score[0])
-        caption = f"{loaded.name} · {self.composite} · relevance sums to {float(result.relevance.double().sum()):.6f} of {score:.6f}"
+        score, total = float(result.score[0]), float(result.relevance.double().sum())
+        caption = f"{loaded.name} · {self.composite} · relevance sums to {total:.6f} of {score:.6f}"
         figure = viz.side_by_side(
             item.picture,
             drawn[0],
