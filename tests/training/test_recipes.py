@@ -48,6 +48,8 @@ def test_json_is_plain():
         (["holdout=0"], "without holdout there is no validation loss: set patience=none, keep=last"),
         (["holdout=1"], "holdout must be a share from 0 up to 1, not 1.0"),
         (["epochs=0", "lr=0"], r"epochs must be at least 1, not 0; lr \(0.0\) must be positive"),
+        (["nesterov=true", "momentum=0"], "nesterov needs a momentum"),
+        (["size=4", "resize=4"], r"pad must be from 0 up to size \(4\), not 4"),
         (["seeds=none"], "seeds must name at least one"),
     ],
 )

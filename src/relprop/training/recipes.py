@@ -106,7 +106,7 @@ class Recipe:
         """One setting a line."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         wide = max(map(len, settings))
-        return "\n".join(f"{name:<{wide}}  {_show(value)}" for name, value in settings.items())
+        return "\n".join(f"{name:<{wide}}  {_show(value)}".rstrip() for name, value in settings.items())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -128,6 +128,11 @@ def _limits(r: Recipe) -> list[tuple[bool, str]]:
         (not 0 <= r.ema < 1, f"ema must be a decay from 0 up to 1, not {r.ema}"),
         (not 0 <= r.label_smoothing < 1, f"label_smoothing must be from 0 up to 1, not {r.label_smoothing}"),
         (r.lr <= 0 or r.floor < 0, f"lr ({r.lr}) must be positive and floor ({r.floor}) not negative"),
+        (not 0 <= r.momentum < 1, f"momentum must be from 0 up to 1, not {r.momentum}"),
+        (r.nesterov and not r.momentum, "nesterov needs a momentum"),
+        (r.weight_decay < 0, f"weight_decay must not be negative, as {r.weight_decay} is"),
+        (not 0 <= r.pad < r.size, f"pad must be from 0 up to size ({r.size}), not {r.pad}"),
+        (r.cutout < 0, f"cutout must not be negative, as {r.cutout} is"),
         (r.patience is not None and r.patience < 1, f"patience must be at least 1, or none, not {r.patience}"),
         (
             not r.holdout and (r.patience is not None or r.keep == "best" or r.schedule.startswith("plateau")),
