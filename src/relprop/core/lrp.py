@@ -98,6 +98,8 @@ class LRP(nn.Module):
         state = self._state(way.graph)
         layers = self._layers(way.graph)
         way.prepared.refresh(state.values())
+        if way.prepared.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
         trace = run(way.program, way.graph, state, image, way.prepared)
         logits = _require_scores(trace.output)
         chosen = read_target(target, logits)
@@ -122,7 +124,7 @@ class LRP(nn.Module):
         single = target.dim() == 1
 
         def gather(parts: list[Tensor]) -> Tensor:
-            return parts[0] if single else torch.stack(parts, 1)
+            return parts[0].contiguous() if single else torch.stack(parts, 1)
 
         kept = {key: gather([walk.kept[index] for walk in walks]) for key, index in layers.items()}
         ledger = Ledger.merged([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
@@ -163,7 +165,9 @@ class LRP(nn.Module):
             state = self._state(graph)
             _require_same_output(self.model, graph, state, image)
             assignment = self.composite.assign(graph)
-            self._ways[key] = make_way(graph, assignment, supports(graph, state))
+            self._ways[key] = make_way(
+                graph, assignment, supports(graph, state), channels_last=image.dim() == 4 and image.device.type == "cpu"
+            )
         elif isinstance(self.model, nn.Module) and self.model.training:
             _require_evaluation(self.model)
         return self._ways[key]

@@ -17,7 +17,12 @@ class Prepared:
     A weight is known by its storage and its version, which every in-place update raises (optimisers and
     `load_state_dict` included). Writes through `weight.data` raise none; `refresh` sees those by a few numbers of
     each weight, and then forgets everything.
+
+    Attributes:
+        channels_last: whether what is made takes that memory format. On CPUs it saves every convolution a copy.
     """
+
+    channels_last: bool = False
 
     _kept: dict[tuple[int, str], tuple[tuple[Any, ...], tuple[Tensor, ...], Tensor]] = field(default_factory=dict)
     _print: Tensor | None = None
@@ -28,9 +33,16 @@ class Prepared:
         known = self._kept.get((node, name))
         if known is None or known[0] != stamp:
             # holding the sources keeps their addresses from being given to other weights
-            known = (stamp, sources, make())
+            known = (stamp, sources, self._laid_out(make()))
             self._kept[node, name] = known
         return known[2]
+
+    def laid_out(self, node: int, weight: Tensor) -> Tensor:
+        """The weight itself, in the memory format of what is made."""
+        return self.get(node, "weight", (weight,), lambda: weight) if self.channels_last else weight
+
+    def _laid_out(self, made: Tensor) -> Tensor:
+        return made.contiguous(memory_format=torch.channels_last) if self.channels_last and made.dim() == 4 else made
 
     def refresh(self, weights: Iterable[Tensor]) -> None:
         """Forget everything if any weight's first, middle or last numbers are not what they were."""

@@ -94,7 +94,10 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
     for instruction in program:
         node, layer = instruction.node, instruction.layer
         if layer is None:
-            result = instruction.call(*bind(node.args, value), **bind(dict(node.kwargs), value))
+            args = bind(node.args, value)
+            if node.op == "conv":
+                args = (args[0], prepared.laid_out(node.index, args[1]), *args[2:])
+            result = instruction.call(*args, **bind(dict(node.kwargs), value))
         else:
             weight, bias = folded(layer, node, state, prepared)
             result = layer.call(value(layer.args[0]), weight, bias, *layer.args[3:], **layer.kwargs)

@@ -44,7 +44,9 @@ class Way:
     prepared: Prepared
 
 
-def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]) -> Way:
+def make_way(
+    graph: Graph, assignment: Assignment, supports: tuple[Support, ...], *, channels_last: bool = False
+) -> Way:
     """Find out which forward values the rules read."""
     keep: set[int] = set()
     for index, rule in assignment.rules.items():
@@ -55,7 +57,9 @@ def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]
     for join in assignment.joins.values():
         if len(_sharing(join, assignment)) > 1 and assignment.composite.split.__name__ != "symmetric":
             keep.update(join.branches[k] for k in _sharing(join, assignment))
-    return Way(graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), Prepared())
+    return Way(
+        graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), Prepared(channels_last)
+    )
 
 
 def _sharing(join: Join, assignment: Assignment) -> list[int]:
