@@ -123,16 +123,16 @@ def _run(recipe: Recipe, pictures: Dataset, out: Path, **options: Any) -> Finish
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[Any, int], None]]:
-    """Show steps, pictures a second, the loss, and the time that the epoch and the whole run still need."""
+    """Show steps, pictures a second, the loss, and the time that the run still needs at most."""
     import time
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    text = TextColumn("{task.fields[rate]} pictures/s  loss {task.fields[loss]}  all done in {task.fields[left]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
+    text = TextColumn("{task.fields[rate]} pictures/s  loss {task.fields[loss]}  {task.fields[left]} left")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), text)
     began, seen, done = time.perf_counter(), 0, 0.0
     with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as progress:
-        task = progress.add_task(title, rate="?", loss="?", left="?")
+        task = progress.add_task(title, total=None, rate="?", loss="?", left="?")
 
         def advance(step: Any, epochs: int) -> None:
             nonlocal seen, done
