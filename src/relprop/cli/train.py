@@ -70,7 +70,7 @@ def train(
             _clear(place)
         finished = _run(chosen, pictures, place, seed=number, device=device, devices=devices, workers=workers)
         if finished is not None:  # None in all processes but the first
-            results.append(_conclude(chosen, pictures, tested, number, finished))
+            results.append(_conclude(chosen, tested, number, finished))
     if json and results:
         console.print_json({"recipe": chosen.to_json(), "runs": results})
     elif results:
@@ -167,9 +167,7 @@ def _line(row: Row, epochs: int) -> str:
     return "   ".join(parts)
 
 
-def _conclude(
-    recipe: Recipe, pictures: Dataset, tested: Dataset | None, seed: int, finished: Finished
-) -> dict[str, Any]:
+def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finished) -> dict[str, Any]:
     """Measure the file that was written, and write its card and its curve beside it."""
     from relprop.models import load_model
     from relprop.training import card, draw_curve, measure
