@@ -1,41 +1,67 @@
 """Layer-wise relevance propagation through residual networks, with books that balance.
 
-result = relprop.explain(model, x)
-result.heatmap, result.score, result.ledger.gap
+    result = relprop.explain(model, x)
+    result.heatmap, result.score, result.ledger.gap
+
+Names are loaded when they are first used, so that `relprop --help` does not wait for torch.
 """
 
-from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from relprop.core.composite import Composite as Composite
-from relprop.core.composites import (
-    epsilon as epsilon,
-)
-from relprop.core.composites import (
-    epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat,
-)
-from relprop.core.composites import (
-    epsilon_gamma_box as epsilon_gamma_box,
-)
-from relprop.core.composites import (
-    epsilon_plus_flat as epsilon_plus_flat,
-)
-from relprop.core.composites import (
-    gamma as gamma,
-)
-from relprop.core.composites import (
-    original as original,
-)
-from relprop.core.composites import (
-    paper as paper,
-)
-from relprop.core.composites import (
-    released as released,
-)
-from relprop.core.heatmap import quantize as quantize
-from relprop.core.ledger import Ledger as Ledger
-from relprop.core.lrp import LRP as LRP
-from relprop.core.lrp import explain as explain
-from relprop.core.relevance import Relevance as Relevance
-from relprop.core.rules import rule as rule
+if TYPE_CHECKING:
+    from relprop.core.composite import Composite as Composite
+    from relprop.core.composites import epsilon as epsilon
+    from relprop.core.composites import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
+    from relprop.core.composites import epsilon_gamma_box as epsilon_gamma_box
+    from relprop.core.composites import epsilon_plus_flat as epsilon_plus_flat
+    from relprop.core.composites import gamma as gamma
+    from relprop.core.composites import original as original
+    from relprop.core.composites import paper as paper
+    from relprop.core.composites import released as released
+    from relprop.core.heatmap import quantize as quantize
+    from relprop.core.ledger import Ledger as Ledger
+    from relprop.core.lrp import LRP as LRP
+    from relprop.core.lrp import explain as explain
+    from relprop.core.relevance import Relevance as Relevance
+    from relprop.core.rules import rule as rule
 
-__version__ = _version("relprop")
+_COMPOSITES = [
+    "epsilon",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus_flat",
+    "gamma",
+    "original",
+    "paper",
+    "released",
+]
+_HOME = {
+    **dict.fromkeys(_COMPOSITES, "composites"),
+    "Composite": "composite",
+    "LRP": "lrp",
+    "Ledger": "ledger",
+    "Relevance": "relevance",
+    "explain": "lrp",
+    "quantize": "heatmap",
+    "rule": "rules",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    from importlib import import_module, metadata
+
+    if name == "__version__":
+        value: Any = metadata.version("relprop")
+    elif name in _HOME:
+        value = getattr(import_module(f"relprop.core.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'relprop' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, "__version__"})

@@ -104,21 +104,18 @@ def propagate(
     for node in reversed(graph.steps):
         account = accounts.pop(node.index, None)
         if node.index in keep:
-            kept[node.index] = (
-                account.relevance
-                if account
-                else torch.zeros(trace.shapes[node.index], dtype=start.dtype, device=start.device)
-            )
+            kept[node.index] = account.relevance if account else start.new_zeros(trace.shapes[node.index])
         if account is None:
             continue
-        sources, shares = _share(way, trace, state, node, account.relevance)
+        seen, blind = account.seen(way.supports[node.index])
+        sources, shares = _share(way, trace, state, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
-        sent = [account.passed(share, held=held) for share in shares]
+        sent = [seen.passed(share, held=held) for share in shares]
         for source, part in zip(sources, sent, strict=True):
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
-            entries.append(_entry(way, node, account, sent))
+            entries.append(_entry(way, node, account, blind, sent))
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
@@ -144,6 +141,17 @@ class _Account:
         into, by = (other, self) if other.owned else (self, other)
         added = into.relevance.add_(by.relevance) if into.owned else into.relevance + by.relevance
         return _Account(added, None if self.total is None else _total(added), owned=True)
+
+    def seen(self, support: Support) -> tuple[_Account, Tensor | float]:
+        """What lies where the image reaches, and the sum (N,) of the rest, which goes no further."""
+        if support is None:
+            return self, 0.0
+        there = support.to(self.relevance.device)
+        if self.total is None:
+            return _Account(torch.where(there, self.relevance, 0), None, owned=True), 0.0
+        blind = _total(torch.where(there, 0, self.relevance))
+        seen = torch.where(there, self.relevance, 0)
+        return _Account(seen, _total(seen), owned=True), blind
 
     def passed(self, share: Tensor, *, held: bool) -> _Account:
         """The account of an input that is sent `share` of this relevance; `held` if the caller keeps this."""
@@ -231,13 +239,11 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
     )
 
 
-def _entry(way: Way, node: Node, account: _Account, sent: list[_Account]) -> Entry:
+def _entry(way: Way, node: Node, account: _Account, blind: Tensor | float, sent: list[_Account]) -> Entry:
     assert account.total is not None
     totals = [part.total for part in sent if part.total is not None]
     total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
     rule = way.assignment.rules.get(node.index)
-    support = way.supports[node.index]
-    blind = 0.0 if support is None else _total(torch.where(support.to(account.relevance.device), 0, account.relevance))
     magnitude = account.total if way.assignment.positive else _total(account.relevance, magnitude=True)
     conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
     return Entry(node.name, node.op, way.assignment.describe(node), conserves, account.total, total, magnitude, blind)
