@@ -22,8 +22,10 @@ aten = torch.ops.aten
 
 @rule("max_pool", "adaptive_max_pool")
 def winner_takes_all(step: Step, relevance: Tensor) -> Tensor:
-    """All relevance of a window goes to its largest member, the first of several."""
-    value, dims = step.input, _dims(step)
+    """All relevance of a window goes to its largest member that depends on the image, the first of several."""
+    value, dims, support = step.input, _dims(step), step.supports[0]
+    if support is not None:
+        value = torch.where(support.to(value.device), value, -torch.inf)
     flat_value, flat_relevance = value.flatten(-dims), relevance.flatten(-dims)
     indices = _winners(step, value, dims).flatten(-dims)
     return torch.zeros_like(flat_value).scatter_add_(-1, indices, flat_relevance).view_as(value)
