@@ -90,7 +90,7 @@ def find_architecture(name: str, *, projections: bool = False) -> Architecture:
 
 def unknown(name: str, known: list[str]) -> ModelError:
     """Say that nothing is called `name`, and what is."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     others = "" if importlib.util.find_spec("timm") else " (timm is not installed: pip install 'relprop[timm]')"
     return ModelError(
@@ -149,6 +149,9 @@ def timm_preprocess(model: nn.Module) -> Preprocess:
 
 
 def _cifar(name: str, depth: int, shortcut: str) -> Architecture:
+    if depth < 8 or (depth - 2) % 6:
+        raise ModelError(f"there is no {name}: a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, 44, 56, 110, ...)")
+
     def build() -> nn.Module:
         return cifar_resnet(depth, shortcut=cast("Any", shortcut))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import urllib.parse
+import urllib.request
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torchvision import models as zoo
@@ -19,7 +23,7 @@ from relprop.models.bundled import EFFICIENTNET, RESNET20, imagenet_classes
 from relprop.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -69,11 +73,28 @@ def _from_timm(name: str) -> LoadedModel:
             f"timm has no trained weights for {name}; give a checkpoint with arch='timm:{name}' (--arch), or "
             f"{UNTRAINED}timm:{name}"
         )
-    model: Any = _fetch(f"timm:{name}", "timm's hub", lambda: timm.create_model(name, pretrained=True))
+    with _no_retries_without_network():
+        model: Any = _fetch(f"timm:{name}", "timm's hub", lambda: timm.create_model(name, pretrained=True))
     config = model.pretrained_cfg
     classes = imagenet_classes() if config.get("num_classes") == 1000 else None
     tag = f".{config['tag']}" if config.get("tag") else ""
     return LoadedModel(model, name, timm_preprocess(model), classes, f"timm {config['architecture']}{tag}")
+
+
+@contextlib.contextmanager
+def _no_retries_without_network() -> Iterator[None]:
+    """Look into the hub's cache alone where the hub cannot be found: its client retries for a minute otherwise."""
+    constants: Any = require("huggingface_hub.constants", "timm")
+    before = constants.HF_HUB_OFFLINE
+    if not urllib.request.getproxies():  # a proxy finds hosts that we cannot
+        try:
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _fetch(name: str, origin: str, build: Callable[[], T]) -> T:

@@ -96,7 +96,9 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is a TorchScript archive, which cannot be captured; save the state_dict() of the original "
                 "model, or torch.export.save it as .pt2"
             ) from None
-        raise _damaged(path, str(error).split("\n")[0] or type(error).__name__) from None
+        reason = str(error).split("\n")[0] or type(error).__name__
+        # torch advises to read without the safeguard; we do not
+        raise _damaged(path, "unknown format" if "weights_only" in reason else reason) from None
 
 
 def _refused(path: Path, reason: str) -> ModelError:
