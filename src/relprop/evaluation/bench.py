@@ -76,7 +76,6 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
     Raises:
         UsageError: anything in the plan that cannot be used.
     """
-    torch.set_num_threads(plan.threads)
     dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
     samples = balanced(dataset.samples, plan.samples, plan.seed)
     loaded = load(plan.model, place or plan.device)

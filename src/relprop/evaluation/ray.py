@@ -8,44 +8,50 @@ Rows do not depend on who computes them, so the result equals that of a local ru
 from __future__ import annotations
 
 import os
+import platform
+import sys
+import time
 from collections import Counter, deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import RelpropError, RunError, require
+from relprop.errors import RunError, require
 from relprop.evaluation.bench import identity, set_up
 from relprop.evaluation.local import Report, session_facts, start
 from relprop.evaluation.plan import Plan
-from relprop.evaluation.run import chunk_rows
+from relprop.evaluation.run import Bench, chunk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from relprop.evaluation.rows import Row
     from relprop.evaluation.store import Store
 
-PATIENCE = 3
-"""A chunk that took so many actors down with it is not tried again."""
+PATIENCE = 4
+"""What took so many actors down with it is not tried again."""
 
 
 class Worker:
-    """What an actor runs: the bench is set up once, then chunks come in."""
+    """What an actor runs: it is set up once, then chunks come in."""
 
-    def __init__(self, plan: dict[str, Any], expected: dict[str, Any]) -> None:
+    bench: Bench
+
+    def set_up(self, plan: dict[str, Any], expected: dict[str, Any], paths: Sequence[str]) -> None:
+        """Load all that the plan names, and make sure that it is what the driver has.
+
+        Modules are looked for where the driver finds them, too (`paths`): a model may be a factory of the user's.
+        """
+        sys.path += [path for path in paths if path not in sys.path]
         self.bench = set_up(Plan.from_json(plan))
         found = identity(self.bench)
         if wrong := [f"{key}: {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]:
-            raise RunError(f"node {os.uname().nodename} would compute other rows than the driver ({'; '.join(wrong)})")
-
-    def ready(self) -> bool:
-        """Return once the bench is set up."""
-        return True
+            raise RunError(f"node {platform.node()} would compute other rows than the driver ({'; '.join(wrong)})")
 
     def compute(self, chunk: int) -> tuple[list[Row], str]:
         """Return the rows of a chunk, and the name of the machine."""
-        return chunk_rows(self.bench, chunk), os.uname().nodename
+        return chunk_rows(self.bench, chunk), platform.node()
 
 
 def run_ray(
@@ -69,7 +75,7 @@ def run_ray(
         report: is told how far the run is.
 
     Raises:
-        RunError: no such cluster, no worker could be set up, or a chunk killed three of them.
+        RunError: no such cluster, no worker could be set up, or a chunk killed one after another.
         MissingDependencyError: the extra `ray` is not installed.
     """
     ray = require("ray", "ray")
@@ -116,17 +122,21 @@ class _Crew:
         """Ask for an actor; it joins when the cluster has found room for it and it is set up."""
         plan = self.store.plan
         options = {"num_cpus": plan.threads, "num_gpus": int(plan.device == "cuda"), "max_restarts": 0}
-        actor = self.ray.remote(Worker).options(**options).remote(plan.to_json(), self.store.identity)
-        self.joining[actor.ready.remote()] = actor
+        actor = self.ray.remote(Worker).options(**options).remote()
+        paths = [path or str(Path.cwd()) for path in sys.path]
+        self.joining[actor.set_up.remote(plan.to_json(), self.store.identity, paths)] = actor
 
     def joined(self, ref: Any) -> None:
         """Take in an actor that is ready, or note that it could not be set up."""
         actor = self.joining.pop(ref)
         try:
             self.ray.get(ref)
+        except self.ray.exceptions.RayTaskError as error:
+            raise _cause(error) from None
         except self.ray.exceptions.RayError as error:
             self.lost(None, error)
         else:
+            self.deaths[None] = 0
             self.employ(actor)
 
     def employ(self, actor: Any) -> None:
@@ -157,14 +167,13 @@ class _Crew:
 
     def lost(self, chunk: int | None, error: Exception) -> None:
         """Replace an actor that died, unless what killed it would kill the next one too."""
-        cause = _cause(error)
-        if isinstance(cause, RelpropError):
-            raise cause from None
         self.deaths[chunk] += 1
-        if self.deaths[chunk] >= PATIENCE:
+        if self.deaths[chunk] < PATIENCE:
+            time.sleep(2 ** self.deaths[None] - 1)  # a lost node gets new actors until Ray has noticed that it is lost
+            self.hire()
+        elif chunk is not None or not (self.busy or self.joining):
             what = "while they were set up" if chunk is None else f"at chunk {chunk}"
-            raise RunError(f"{PATIENCE} Ray workers died {what}, so it is not tried again; the last said: {cause}")
-        self.hire()
+            raise RunError(f"{PATIENCE} Ray workers died {what}, so it is not tried again; the last said: {error}")
 
 
 def _cause(error: Exception) -> Exception:
@@ -185,9 +194,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address == "local" else {}
-    if address == "local":
-        options["_node_ip_address"] = "127.0.0.1"
+    options = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -106,7 +106,7 @@ def summarise(rows: pl.LazyFrame, plan: Plan, versus: str | None = None, done: s
         lines.append(Line(*key, *_mean_and_error(row), row["failures"], *paired.get(key, (None, None, None))))
     lines.sort(key=_order(plan))
     unread, unread_notes = _unread(polars, rows)
-    notes = (*_absent_controls(plan), *unread_notes, *_failures(polars, rows))
+    notes = (*_absent_controls(plan), *_unfair({line.ties for line in lines}), *unread_notes, *_failures(polars, rows))
     return Summary(tuple(lines), _caption(plan, done), notes, versus, unread)
 
 
@@ -150,14 +150,25 @@ def _paired(
 
 
 def _order(plan: Plan) -> Callable[[Line], tuple[Any, ...]]:
-    """Sort as in the plan, controls last, metrics as they come."""
+    """Sort as in the plan, controls last, a metric's values as it names them."""
+    from relprop.metrics import METRICS
+
     places = {spec: at for at, spec in enumerate(sorted(plan.explainers, key=is_control))}
     posts = {spec: at for at, spec in enumerate(plan.post)}
+    named = [(spec, METRICS.get(spec.split(":")[0])) for spec in plan.metrics if spec.split(":")[0] in METRICS]
+    order = [name + "".join(spec.partition(":")[1:]) for spec, metric in named for name in getattr(metric, "rows", ())]
+    metrics = {name: at for at, name in enumerate(order)}
     protocols = {spec: at for at, spec in enumerate(("", *plan.protocols))}
 
     def key(line: Line) -> tuple[Any, ...]:
         where = places[line.explainer], posts[line.post]
-        return protocols.get(line.protocol, len(protocols)), line.ties, *where, line.metric
+        return (
+            protocols.get(line.protocol, len(protocols)),
+            line.ties,
+            *where,
+            metrics.get(line.metric, len(metrics)),
+            line.metric,
+        )
 
     return key
 
@@ -180,6 +191,13 @@ def _absent_controls(plan: Plan) -> list[str]:
     if not absent:
         return []
     return [f"There is no {' and no '.join(absent)} control in this run: nothing shows what the metrics give away."]
+
+
+def _unfair(ties: set[str]) -> list[str]:
+    """Warn of a table in which ties decide, and nothing beside it shows how much."""
+    if ties - {""} != {"together"}:
+        return []
+    return ["Tied pixels change together here, which rewards maps with many ties: read it beside --protocol fair."]
 
 
 def _unread(polars: Any, rows: pl.LazyFrame) -> tuple[int, list[str]]:

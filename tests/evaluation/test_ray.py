@@ -1,0 +1,58 @@
+"""The same plan on a real cluster of Ray nodes, each with processes of its own, on this machine."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_net import pictures
+
+from relprop.errors import ModelError
+from relprop.evaluation import ModelSpec, Plan
+from relprop.evaluation.local import run
+from relprop.evaluation.ray import run_ray
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without room for workers, and two nodes with room for one each; all on the loopback interface."""
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(
+        ray_constants, "ENABLE_RAY_CLUSTER", False
+    )  # or else 127.0.0.1 becomes this machine's own address
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    here = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **here})
+    nodes = [made.add_node(num_cpus=1, **here) for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1")
+    yield made, nodes
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster):
+    made, nodes = cluster
+    data = f"folder:{pictures(tmp_path / 'pictures', 60)}"
+    model = ModelSpec("tiny_net:make", size=8, mean=(0.5,), std=(0.25,))
+    plan = Plan(model, data, ("sobel", "random"), batch=2, step=2)
+    seen: list[int] = []
+
+    def kill_a_node(done: int, total: int) -> None:
+        seen.append(done)
+        if done >= 3 and len(nodes) == 2:
+            made.remove_node(nodes.pop(), allow_graceful=False)
+
+    store = run_ray(plan, tmp_path / "ray", workers=2, report=kill_a_node)
+    assert len(nodes) == 1, "no node was killed"
+    assert seen[-1] == 30
+    local = run(plan, tmp_path / "local").rows().collect()
+    assert store.rows().collect().equals(local)
+
+    broken = Plan(ModelSpec("tiny_net:nobody", size=8), data, ("sobel",))
+    with pytest.raises(ModelError, match="nobody"):
+        run_ray(broken, tmp_path / "broken")
