@@ -28,6 +28,8 @@ Model = nn.Module | torch.export.ExportedProgram
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s+([^\n]*)')
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
 #: operations of which the graph uses the first result alone, by the name that their one-result twin has
 _ONE_OF_TWO = {
     "max_pool_with_indices": "max_pool",
@@ -168,6 +170,8 @@ def _node(fx: torch.fx.Node, index: int, argument: dict[torch.fx.Node, Ref | Sta
         return None
     call: Any = fx.target
     op = canonical(call._schema.name) if hasattr(call, "_schema") else call.__name__
+    if call in _VIEWS:  # we choose the memory format of values, and not every one can be viewed
+        call = torch.ops.aten.reshape.default
     node = Node(index, "", op, call, shape=_shape(fx), scopes=_scopes(fx), source=_source(fx))
     return replace(node, args=_arguments(fx.args, argument), kwargs=_arguments(dict(fx.kwargs), argument))
 
