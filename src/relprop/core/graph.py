@@ -90,6 +90,11 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
+    @property
+    def any_batch(self) -> bool:
+        """Whether it computes batches of any size; if not, of the size that it was captured with."""
+        return self.nodes[0].shape is not None and self.nodes[0].shape[0] is None
+
     @cached_property
     def steps(self) -> tuple[Node, ...]:
         """The nodes that relevance can pass: those that depend on the image, the input left out."""

@@ -157,14 +157,18 @@ class LRP(nn.Module):
 
     def _way(self, image: Tensor) -> Way:
         """Capture for this size of input, unless that was done before."""
-        key = (tuple(image.shape[1:]), image.dtype, image.device)
+        any_batch = (tuple(image.shape[1:]), image.dtype, image.device)
+        this_batch = (*any_batch, len(image))
+        key = this_batch if this_batch in self._ways else any_batch
         if key not in self._ways:
             _require_evaluation(self.model)
             with _own_dtype(self.model, image) as example:
                 graph = capture(self.model, example)
+            _require_shape(graph, image)
             state = self._state(graph)
             _require_same_output(self.model, graph, state, image)
             assignment = self.composite.assign(graph)
+            key = any_batch if graph.any_batch else this_batch
             self._ways[key] = make_way(
                 graph, assignment, supports(graph, state), channels_last=image.dim() == 4 and image.device.type == "cpu"
             )
@@ -250,6 +254,18 @@ def _own_dtype(model: Model, image: Tensor) -> Iterator[Tensor]:
 def _require_evaluation(model: Model) -> None:
     if isinstance(model, nn.Module):
         require_evaluation_mode(model)
+
+
+def _require_shape(graph: Graph, image: Tensor) -> None:
+    """Refuse an input that an exported program was not exported for."""
+    expected = graph.nodes[0].shape or ()
+    fits = len(expected) == image.dim() and all(e in (None, s) for e, s in zip(expected, image.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("N" if size is None else str(size) for size in expected)
+        raise InputError(
+            f"the program was exported for inputs of shape ({wanted}); x has {tuple(image.shape)}. Give it such inputs, "
+            "or export it again, for any batch with dynamic_shapes=({0: torch.export.Dim('batch')},)"
+        )
 
 
 def _require_same_output(model: Model, graph: Graph, state: Mapping[str, Tensor], image: Tensor) -> None:

@@ -54,10 +54,16 @@ def make_program(graph: Graph, keep: frozenset[int]) -> Program:
             continue
         layer = graph.nodes[layers[node.index]] if node.index in layers else None
         call = node.call
-        if node.op in _IN_PLACE and graph.nodes[node.inputs[0]].op in _FRESH and node.inputs[0] in frees[node.index]:
+        if node.op in _IN_PLACE and _alone(graph, node) and node.inputs[0] in frees[node.index]:
             call = _IN_PLACE[node.op]
         instructions.append(Instruction(node, call, layer, frees[node.index]))
     return tuple(instructions)
+
+
+def _alone(graph: Graph, node: Node) -> bool:
+    """Whether nothing else sees the memory of its input: another reader may have made a view of it."""
+    source = node.inputs[0]
+    return graph.nodes[source].op in _FRESH and graph.consumers[source] == (node.index,)
 
 
 def _frees(graph: Graph, keep: frozenset[int], layers: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
