@@ -101,6 +101,14 @@ def test_the_limit_is_what_it_says():
     assert "truncated" in message(read_image, png_of(8000, 8000))  # taken up, and found to be cut short
 
 
+def test_formats_that_start_outside_programs_are_refused(noise, tmp_path):
+    """Pillow hands EPS to Ghostscript."""
+    noise(8, 8).save(tmp_path / "a.eps")
+    with Image.open(tmp_path / "a.eps") as image:
+        assert image.format == "EPS"
+    assert "is not a picture that can be read; known formats are" in message(read_image, tmp_path / "a.eps")
+
+
 @pytest.mark.parametrize(("mode", "what"), [("F", "floating-point"), ("I", "32-bit")])
 def test_samples_without_a_stated_range_are_refused(tmp_path, mode, what):
     path = tmp_path / "a.tiff"

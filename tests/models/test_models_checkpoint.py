@@ -159,6 +159,13 @@ def test_a_file_that_torchvision_publishes_brings_recipe_and_classes(saved):
     assert loaded.preprocess == Preprocess(size=224, resize=256)
 
 
+def test_published_googlenet_shifts_its_input_as_torchvision_does(saved):
+    torch.manual_seed(0)
+    model = zoo.googlenet(weights=None, init_weights=False, transform_input=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(outputs(load_model(saved(plain(model), "googlenet-1378be20.pth")), x), outputs_of(model, x))
+
+
 def test_safetensors_metadata_say_everything(net, x, tmp_path):
     facts = {"arch": CIFAR, "size": 32, "resize": 36, "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
     facts["classes"] = [f"kind {index}" for index in range(10)]
