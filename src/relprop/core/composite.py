@@ -16,7 +16,7 @@ from relprop.core.graph import Graph, Node
 from relprop.core.joins import Join, find_joins
 from relprop.core.ops import AFFINE
 from relprop.core.rules import DEFAULTS, Rule, pass_constant
-from relprop.core.splits import Split, ratio
+from relprop.core.splits import Split, ratio, symmetric
 from relprop.errors import UnsupportedOpError, UsageError
 
 BatchNorm = Literal["pass", "fold"]
@@ -137,13 +137,13 @@ class Assignment:
     @property
     def positive(self) -> bool:
         """Whether relevance that starts nowhere negative stays so everywhere."""
-        splits_positive = not self.joins or self.composite.split.__name__ in ("symmetric", "ratio")
+        splits_positive = not self.joins or self.composite.split in (ratio, symmetric)
         return splits_positive and all(rule.positive for rule in self.rules.values())
 
     def describe(self, node: Node) -> str:
         """Name of the rule that a step takes, as tables print it."""
         if node.index in self.joins:
-            return f"split: {self.composite.split.__name__}"
+            return f"split: {getattr(self.composite.split, '__name__', 'custom')}"
         if node.index in self.rules:
             return self.rules[node.index].name
         return "none" if node in self.missing else "part of a join"

@@ -67,6 +67,7 @@ class LRP(nn.Module):
         self.strict = strict
         self.rtol = rtol
         self._ways: dict[tuple[Any, ...], Way] = {}
+        self._prepared = {layout: Prepared(channels_last=layout) for layout in (False, True)}
 
     def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
         """Explain a batch.
@@ -169,9 +170,8 @@ class LRP(nn.Module):
             _require_same_output(self.model, graph, state, image)
             assignment = self.composite.assign(graph)
             key = any_batch if graph.any_batch else this_batch
-            self._ways[key] = make_way(
-                graph, assignment, supports(graph, state), channels_last=image.dim() == 4 and image.device.type == "cpu"
-            )
+            prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
+            self._ways[key] = make_way(graph, assignment, supports(graph, state), prepared)
         elif isinstance(self.model, nn.Module) and self.model.training:
             _require_evaluation(self.model)
         return self._ways[key]

@@ -19,6 +19,7 @@ from relprop.core.prepared import Prepared
 from relprop.core.program import Program, make_program
 from relprop.core.rules.elementwise import fit
 from relprop.core.rules.rule import Shares
+from relprop.core.splits import symmetric
 from relprop.core.support import Support
 from relprop.core.trace import Absent, Step, Trace
 
@@ -33,7 +34,7 @@ class Way:
         supports: positions of each value that depend on the image.
         nonnegative: for each node, whether its value can be negative nowhere.
         program: the forward run, which keeps the values that the rules read.
-        prepared: what rules derive from weights.
+        prepared: what rules derive from weights; graphs of the same model share it.
     """
 
     graph: Graph
@@ -45,7 +46,7 @@ class Way:
 
 
 def make_way(
-    graph: Graph, assignment: Assignment, supports: tuple[Support, ...], *, channels_last: bool = False
+    graph: Graph, assignment: Assignment, supports: tuple[Support, ...], prepared: Prepared
 ) -> Way:
     """Find out which forward values the rules read."""
     keep: set[int] = set()
@@ -55,11 +56,9 @@ def make_way(
         if "output" in rule.reads:
             keep.add(index)
     for join in assignment.joins.values():
-        if len(_sharing(join, assignment)) > 1 and assignment.composite.split.__name__ != "symmetric":
+        if len(_sharing(join, assignment)) > 1 and assignment.composite.split is not symmetric:
             keep.update(join.branches[k] for k in _sharing(join, assignment))
-    return Way(
-        graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), Prepared(channels_last)
-    )
+    return Way(graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), prepared)
 
 
 def _sharing(join: Join, assignment: Assignment) -> list[int]:
