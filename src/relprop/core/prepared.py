@@ -50,7 +50,8 @@ class Prepared:
         if not sums:
             return
         found = torch.cat(sums)
-        if self._print is not None and (found.shape != self._print.shape or not torch.equal(found, self._print)):
+        known = self._print
+        if known is None or known.device != found.device or not torch.equal(found, known):
             self._kept.clear()
         self._print = found
 

@@ -22,6 +22,7 @@ from relprop.core.rules.rule import Shares
 from relprop.core.splits import symmetric
 from relprop.core.support import Support
 from relprop.core.trace import Absent, Step, Trace
+from relprop.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,8 @@ def propagate(
         seen, blind = account.seen(way.supports[node.index])
         sources, shares = _share(way, trace, state, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
-        sent = [seen.passed(share, held=held) for share in shares]
+        shared = not _ours(way, node) or len({share.data_ptr() for share in shares}) < len(shares)
+        sent = [seen.passed(share, held=held, shared=shared) for share in shares]
         for source, part in zip(sources, sent, strict=True):
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
@@ -152,18 +154,26 @@ class _Account:
         seen = torch.where(there, self.relevance, 0)
         return _Account(seen, _total(seen), owned=True), blind
 
-    def passed(self, share: Tensor, *, held: bool) -> _Account:
-        """The account of an input that is sent `share` of this relevance; `held` if the caller keeps this."""
+    def passed(self, share: Tensor, *, held: bool, shared: bool) -> _Account:
+        """The account of an input that is sent `share` of this relevance.
+
+        Args:
+            share: in the input's shape.
+            held: whether somebody keeps this relevance.
+            shared: whether somebody else may hold the memory of `share`: a user's rule, another input.
+        """
         same = share.untyped_storage().data_ptr() == self.relevance.untyped_storage().data_ptr()
         if same and share.numel() == self.relevance.numel():
-            return _Account(share, self.total, self.owned and not held)
-        return _Account(share, None if self.total is None else _total(share), owned=not same)
+            return _Account(share, self.total, self.owned and not held and not shared)
+        return _Account(share, None if self.total is None else _total(share), owned=not same and not shared)
 
 
 def _share(
     way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node, relevance: Tensor
 ) -> tuple[list[int], list[Tensor]]:
     """Relevance of each input of a step: (inputs, shares)."""
+    if not _ours(way, node):
+        relevance = relevance.clone()  # a user's function may write to what it is given
     join = way.assignment.joins.get(node.index)
     if join is not None:
         return _share_join(way, trace, join, relevance)
@@ -172,7 +182,20 @@ def _share(
     if isinstance(shares, Tensor):
         shares = (shares,)
     pairs = [(source, share) for source, share in zip(node.inputs, shares, strict=True) if share is not None]
+    for source, share in pairs:
+        if share.shape != trace.shapes[source]:
+            raise UsageError(
+                f"the rule {way.assignment.describe(node)!r} at {node.name} returned relevance of shape "
+                f"{tuple(share.shape)}; it must have the shape of the step's input, {tuple(trace.shapes[source])}"
+            )
     return [source for source, _ in pairs], [share for _, share in pairs]
+
+
+def _ours(way: Way, node: Node) -> bool:
+    """Whether the function that shares at a node is part of relprop, and so known to keep to itself."""
+    rule = way.assignment.rules.get(node.index)
+    function = way.assignment.composite.split if rule is None else rule.share
+    return getattr(function, "__module__", "").startswith("relprop.")
 
 
 def _share_join(way: Way, trace: Trace, join: Join, relevance: Tensor) -> tuple[list[int], list[Tensor]]:
