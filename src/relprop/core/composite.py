@@ -11,13 +11,17 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from relprop.core.batch import mixing
 from relprop.core.folding import find_folds
 from relprop.core.graph import Graph, Node
 from relprop.core.joins import Join, find_joins
 from relprop.core.ops import AFFINE
-from relprop.core.rules import DEFAULTS, Rule, pass_constant
+from relprop.core.rules import DEFAULTS, Rule, copy_back, cut_up, scatter_back, unstack
 from relprop.core.splits import Split, ratio, symmetric
 from relprop.errors import UnsupportedOpError, UsageError
+
+#: rules of ours that share between several values
+_SEVERAL = (cut_up, unstack, scatter_back, copy_back)
 
 BatchNorm = Literal["pass", "fold"]
 
@@ -76,8 +80,13 @@ class Composite:
         """Choose the rule of every step of a graph.
 
         Raises:
-            UnsupportedOpError: some have none; all of them are named.
+            UnsupportedOpError: some have none, or mix the images of a batch; all of them are named.
         """
+        if mixed := mixing(graph):
+            raise UnsupportedOpError(
+                f"the images of a batch do not stay apart at {', '.join(map(_place, mixed[:5]))}; relevance is kept "
+                "for each image, and needs the batch as the first dimension throughout"
+            )
         assignment = self.survey(graph)
         if assignment.missing:
             raise UnsupportedOpError(_missing_message(assignment.missing))
@@ -105,6 +114,11 @@ class Composite:
         return Assignment(self, chosen, joins, tuple(missing), folds)
 
     def _rule(self, node: Node, first: bool, last: bool) -> Rule | None:
+        rule = self._choice(node, first, last)
+        several = len(node.inputs) > 1 and rule is not None and rule.of_relprop and rule not in _SEVERAL
+        return None if several else rule  # a product of two values, a weight that depends on the image
+
+    def _choice(self, node: Node, first: bool, last: bool) -> Rule | None:
         for pattern, rule in reversed(self.names):
             if _matches(node, pattern):
                 return rule
@@ -112,8 +126,7 @@ class Composite:
             return self.first
         if last and self.classifier is not None:
             return self.classifier
-        chosen = self.rules.get(node.op) or DEFAULTS.get(node.op)
-        return None if chosen is pass_constant and len(node.inputs) > 1 else chosen
+        return self.rules.get(node.op) or DEFAULTS.get(node.op)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,12 +205,17 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
         by_op.setdefault(node.op, []).append(node)
     lines = []
     for op, nodes in by_op.items():
-        places = ", ".join(f"{node.name} ({node.source})" if node.source else node.name for node in nodes[:5])
+        places = ", ".join(map(_place, nodes[:5]))
         more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
         why = " of two values that both depend on the image" if len(nodes[0].inputs) > 1 else ""
         lines.append(f"no rule for {op!r}{why} at {places}{more}")
     op = next(iter(by_op))
-    return (
-        f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS))}. Write one with @rule({op!r}), or map it: "
-        f"paper().override(rules={{{op!r}: pass_through}})."
-    )
+    if any(len(nodes[0].inputs) > 1 for nodes in by_op.values()):
+        remedy = f"Write one that returns relevance, or None, for each value, and register it with @rule({op!r})."
+    else:
+        remedy = f"Write one with @rule({op!r}), or map it: paper().override(rules={{{op!r}: pass_through}})."
+    return f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS))}. {remedy}"
+
+
+def _place(node: Node) -> str:
+    return f"{node.name} ({node.source})" if node.source else node.name

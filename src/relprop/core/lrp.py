@@ -263,8 +263,8 @@ def _require_shape(graph: Graph, image: Tensor) -> None:
     if not fits:
         wanted = ", ".join("N" if size is None else str(size) for size in expected)
         raise InputError(
-            f"the program was exported for inputs of shape ({wanted}); x has {tuple(image.shape)}. Give it such inputs, "
-            "or export it again, for any batch with dynamic_shapes=({0: torch.export.Dim('batch')},)"
+            f"the program was exported for inputs of shape ({wanted}); x has {tuple(image.shape)}. Give it such "
+            "inputs, or export it again, for any batch with dynamic_shapes=({0: torch.export.Dim('batch')},)"
         )
 
 

@@ -46,9 +46,7 @@ class Way:
     prepared: Prepared
 
 
-def make_way(
-    graph: Graph, assignment: Assignment, supports: tuple[Support, ...], prepared: Prepared
-) -> Way:
+def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...], prepared: Prepared) -> Way:
     """Find out which forward values the rules read."""
     keep: set[int] = set()
     for index, rule in assignment.rules.items():
@@ -116,7 +114,7 @@ def propagate(
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
-            entries.append(_entry(way, node, account, blind, sent))
+            entries.append(_entry(way, node, account, blind, sent, len(start)))
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
@@ -181,6 +179,11 @@ def _share(
     shares: Shares = way.assignment.rules[node.index](step, relevance)
     if isinstance(shares, Tensor):
         shares = (shares,)
+    if len(shares) != len(node.inputs):
+        raise UsageError(
+            f"the rule {way.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at {node.name}, "
+            f"which has {len(node.inputs)}; return a tuple, with None for those that get nothing"
+        )
     pairs = [(source, share) for source, share in zip(node.inputs, shares, strict=True) if share is not None]
     for source, share in pairs:
         if share.shape != trace.shapes[source]:
@@ -194,8 +197,9 @@ def _share(
 def _ours(way: Way, node: Node) -> bool:
     """Whether the function that shares at a node is part of relprop, and so known to keep to itself."""
     rule = way.assignment.rules.get(node.index)
-    function = way.assignment.composite.split if rule is None else rule.share
-    return getattr(function, "__module__", "").startswith("relprop.")
+    if rule is not None:
+        return rule.of_relprop
+    return getattr(way.assignment.composite.split, "__module__", "").startswith("relprop.")
 
 
 def _share_join(way: Way, trace: Trace, join: Join, relevance: Tensor) -> tuple[list[int], list[Tensor]]:
@@ -261,14 +265,23 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
     )
 
 
-def _entry(way: Way, node: Node, account: _Account, blind: Tensor | float, sent: list[_Account]) -> Entry:
+def _entry(way: Way, node: Node, account: _Account, blind: Tensor | float, sent: list[_Account], count: int) -> Entry:
     assert account.total is not None
-    totals = [part.total for part in sent if part.total is not None]
-    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
-    rule = way.assignment.rules.get(node.index)
     magnitude = account.total if way.assignment.positive else _total(account.relevance, magnitude=True)
+    received, magnitude, *totals = (
+        _by_image(total, count) for total in (account.total, magnitude, *(p.total for p in sent)) if total is not None
+    )
+    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(received)
+    if isinstance(blind, Tensor):
+        blind = _by_image(blind, count)
+    rule = way.assignment.rules.get(node.index)
     conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
-    return Entry(node.name, node.op, way.assignment.describe(node), conserves, account.total, total, magnitude, blind)
+    return Entry(node.name, node.op, way.assignment.describe(node), conserves, received, total, magnitude, blind)
+
+
+def _by_image(total: Tensor, count: int) -> Tensor:
+    """(N,) of the sums (N k,) of a tensor in which each image has k rows, as windows or groups have."""
+    return total if len(total) == count else total.view(count, -1).sum(1)
 
 
 def _total(relevance: Tensor, *, magnitude: bool = False) -> Tensor:

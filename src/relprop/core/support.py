@@ -20,6 +20,9 @@ from relprop.core.ops import AFFINE, COPIES, ELEMENTWISE
 
 Support = Tensor | None
 
+#: operations whose value may hold constants beside what comes from the image
+_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy"})
+
 
 def supports(graph: Graph, state: dict[str, Tensor]) -> tuple[Support, ...]:
     """Support of every node's value, found by following padding and constants through the graph."""
@@ -37,7 +40,9 @@ def _support(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
     below = [found[i] for i in node.inputs]
     if node.op in AFFINE:
         return _of_affine(node, below[0], graph, state)
-    if node.op in ("pad", "cat") or (node.op in COPIES and below[0] is not None):
+    if node.op in ("pad", "cat", "stack", "slice_scatter", "select_scatter", "copy") or (
+        node.op in COPIES and below[0] is not None
+    ):
         return _of_copy(node, graph, found, state)
     if node.op == "mul" and len(node.inputs) == 1 and 0 in node.args[:2]:
         return torch.zeros(_one(node), dtype=torch.bool)
@@ -45,7 +50,7 @@ def _support(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
         return None
     if node.op in ELEMENTWISE or (len(node.inputs) == 1 and _one(node) == _one(graph.nodes[node.inputs[0]])):
         return below[0]
-    if "pool" in node.op:
+    if "pool" in node.op or node.op in ("mean", "sum"):
         assert below[0] is not None
         return _pooled(node, below[0])
     if len(node.inputs) > 1 and any(support is None for support in below):
@@ -72,8 +77,8 @@ def _of_copy(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
         if isinstance(argument, State):
             return torch.zeros_like(state[argument.name], dtype=torch.float32, device="cpu")
         source = graph.nodes[argument.index]
-        if source.shape is None:  # a size: that of one image
-            return 1
+        if source.shape is None:  # a size, or something computed of sizes: that of one image
+            return 1 if source.op == "sym_size" else source.call(*bind(source.args, mask))
         if not graph.depends[argument.index]:
             return torch.zeros(_one(source))
         known = found[argument.index]

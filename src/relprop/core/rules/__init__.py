@@ -22,7 +22,7 @@ from relprop.core.rules.pooling import (
     winner_takes_all,
 )
 from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
-from relprop.core.rules.shape import cut_up, move_back
+from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
 
 for _rule in (z_plus, z_plus_ones, flat, w_square, winner_takes_all, max_as_average, average_z_plus, pass_through):
     RULES.add(_rule.name.replace(" ", "-"), _rule)
@@ -38,6 +38,7 @@ __all__ = [
     "alpha_beta",
     "average_epsilon",
     "average_z_plus",
+    "copy_back",
     "cut_up",
     "epsilon",
     "flat",
@@ -48,7 +49,9 @@ __all__ = [
     "pass_constant",
     "pass_through",
     "rule",
+    "scatter_back",
     "signed_average",
+    "unstack",
     "w_square",
     "winner_takes_all",
     "z_box",

@@ -39,6 +39,11 @@ class Rule:
         """Share `relevance` among the inputs of `step`."""
         return self.share(step, relevance)
 
+    @property
+    def of_relprop(self) -> bool:
+        """Whether it is one of ours, which write to nothing that they are given, and keep nothing they return."""
+        return getattr(self.share, "__module__", "").startswith("relprop.")
+
     def named(self, name: str) -> Rule:
         """The same rule under another name."""
         return replace(self, name=name)

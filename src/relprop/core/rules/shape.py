@@ -77,3 +77,31 @@ def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     parts = step.args[0]
     dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
     return tuple(piece for piece, part in zip(relevance.unbind(dim), parts, strict=True) if isinstance(part, Absent))
+
+
+@rule("slice_scatter", "select_scatter", name="split up", reads=())
+def scatter_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """A write through a view, `y[:, :2] = x`: x gets the relevance of its place, y the rest; a constant gets none."""
+    base, source, *place = step.args
+    take, put = _VIEWS[step.node.op]
+    there = take(relevance, *place, **step.kwargs)
+    rest = put(relevance, torch.zeros_like(there), *place, **step.kwargs)
+    return tuple(part for part, argument in ((rest, base), (there, source)) if isinstance(argument, Absent))
+
+
+_VIEWS = {
+    "slice_scatter": (torch.ops.aten.slice.Tensor, torch.ops.aten.slice_scatter.default),
+    "select_scatter": (torch.ops.aten.select.int, torch.ops.aten.select_scatter.default),
+}
+
+
+@rule("copy", name="move", reads=())
+def copy_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """`y.copy_(x)`: all to x, whose value it is."""
+    target, source, *_ = step.args
+    parts = ((None, target), (source, source))
+    return tuple(
+        None if part is None else relevance.sum_to_size(source.shape)
+        for part, argument in parts
+        if isinstance(argument, Absent)
+    )
