@@ -1,0 +1,33 @@
+"""The README's Python runs, top to bottom, and its two commands are what CI runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    names: dict[str, object] = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "largest leak" in capsys.readouterr().out
+    assert (tmp_path / "explained" / "manifest.json").is_file()
+
+
+def test_the_two_commands_are_there_once_each():
+    commands = re.findall(r"^pip install .*$", README, flags=re.MULTILINE)
+    assert commands == ['pip install -e ".[demo]" && relprop explain', 'pip install -e ".[dev]" && pytest']
+    runner = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "from_readme 'relprop explain'" in runner
+    assert "from_readme 'pytest'" in runner
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists(), link
