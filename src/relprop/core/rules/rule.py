@@ -42,7 +42,7 @@ class Rule:
     @property
     def of_relprop(self) -> bool:
         """Whether it is one of ours, which write to nothing that they are given, and keep nothing they return."""
-        return getattr(self.share, "__module__", "").startswith("relprop.")
+        return (getattr(self.share, "__module__", None) or "").startswith("relprop.")
 
     def named(self, name: str) -> Rule:
         """The same rule under another name."""
