@@ -73,5 +73,5 @@ def bench_of(
     plan = plan_of(explainers=tuple(explainers), post=tuple(posts), **changes)
     samples = [Sample(name, label=at % 2) for at, name in enumerate(ids)]
     return Bench(
-        plan, Sums(), Inputs(samples, grey), explainers, posts, measures or [Measure(total, ("total", "label"))]
+        plan, Sums().eval(), Inputs(samples, grey), explainers, posts, measures or [Measure(total, ("total", "label"))]
     )

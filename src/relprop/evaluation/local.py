@@ -24,13 +24,11 @@ from relprop.evaluation.store import Store, begin
 
 if TYPE_CHECKING:
     from relprop.evaluation.plan import Plan
+    from relprop.evaluation.rows import Row
 
 Report = Callable[[int, int], None]
 """Told the number of chunks that are done, and of all."""
 
-# glibc hands large blocks back to the system at once and asks for them again, page by page: as much time as the work
-# itself for batches of 700 CIFAR pictures. With these it keeps them.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 _LIBRARIES = ("numpy", "captum", "torchcam", "timm", "polars", "pyarrow", "ray")
 
 
@@ -106,10 +104,16 @@ def work(store: Store, bench: Bench, report: Report = lambda done, total: None) 
 
 def compute(store: Store, bench: Bench, chunk: int) -> None:
     """Compute and store one chunk."""
-    began = time.perf_counter()
+    store.write(chunk, *timed(bench, chunk))
+
+
+def timed(bench: Bench, chunk: int) -> tuple[list[Row], dict[str, str]]:
+    """Compute one chunk, and note where and in what time."""
+    began, worked = time.perf_counter(), time.process_time()
     rows = chunk_rows(bench, chunk)
-    facts = {"host": platform.node(), "device": bench.place, "seconds": f"{time.perf_counter() - began:.3f}"}
-    store.write(chunk, rows, facts)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
+    facts = {"host": platform.node(), "process": str(os.getpid()), "device": bench.place}
+    return rows, {**facts, "seconds": f"{seconds:.3f}", "cpu_seconds": f"{cpu_seconds:.3f}"}
 
 
 def _employ(store: Store, workers: int, report: Report) -> None:
@@ -141,7 +145,7 @@ def _employ(store: Store, workers: int, report: Report) -> None:
 
 def _hire(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # where our models come from, theirs do too
-    environment = {**os.environ, **_MEMORY, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
     if store.plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         devices = [name for name in visible if name] or [str(at) for at in range(torch.cuda.device_count())]

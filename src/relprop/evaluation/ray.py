@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
 from relprop.evaluation.bench import identity, set_up
-from relprop.evaluation.local import Report, session_facts, start
+from relprop.evaluation.local import Report, session_facts, start, timed
 from relprop.evaluation.plan import Plan
-from relprop.evaluation.run import Bench, chunk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from relprop.evaluation.rows import Row
+    from relprop.evaluation.run import Bench
     from relprop.evaluation.store import Store
 
 PATIENCE = 4
@@ -49,9 +49,9 @@ class Worker:
         if wrong := [f"{key}: {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]:
             raise RunError(f"node {platform.node()} would compute other rows than the driver ({'; '.join(wrong)})")
 
-    def compute(self, chunk: int) -> tuple[list[Row], str]:
-        """Return the rows of a chunk, and the name of the machine."""
-        return chunk_rows(self.bench, chunk), platform.node()
+    def compute(self, chunk: int) -> tuple[list[Row], dict[str, str]]:
+        """Return the rows of a chunk, and where they were computed in what time."""
+        return timed(self.bench, chunk)
 
 
 def run_ray(
@@ -154,8 +154,7 @@ class _Crew:
         actor, chunk, claim = self.busy.pop(ref)
         with claim:
             try:
-                rows, host = self.ray.get(ref)
-                self.store.write(chunk, rows, {"host": host, "device": self.store.plan.device})
+                self.store.write(chunk, *self.ray.get(ref))
             except self.ray.exceptions.RayTaskError as error:
                 raise _cause(error) from None  # the same would happen anywhere
             except self.ray.exceptions.RayError as error:

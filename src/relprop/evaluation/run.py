@@ -16,6 +16,7 @@ from torch import Tensor
 from relprop.errors import DataError, MissingDependencyError, RelpropError
 from relprop.evaluation.plan import Plan, seed_of
 from relprop.evaluation.rows import Row
+from relprop.metrics.forward import callable_model
 
 if TYPE_CHECKING:
     from relprop.data import Sample
@@ -146,7 +147,7 @@ def _prepare(bench: Bench, samples: Sequence[Sample], tensors: dict[int, Tensor]
     x = torch.stack([tensors[at] for at in places]).to(bench.place)
     label = torch.tensor([samples[at].label for at in places], device=bench.place)
     with torch.no_grad():
-        output = bench.model(x)
+        output = callable_model(bench.model)(x)
     if int(label.max()) >= output.shape[1]:
         raise DataError(
             f"sample {samples[places[int(label.argmax())]].id} has label {int(label.max())}, and the model knows "

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from bench_doubles import itself, plan_of, total
+from tiny_net import make
+
+from relprop.data import Sample
+from relprop.evaluation.local import compute
+from relprop.evaluation.run import Bench, Inputs, Measure
+from relprop.evaluation.store import begin
+from relprop.explainers import EXPLAINERS
+
+STATM = Path("/proc/self/statm")
+
+
+def resident() -> float:
+    """MiB of memory that this process holds."""
+    return int(STATM.read_text().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="needs /proc/self/statm to see this process's memory")
+def test_memory_stays_flat_over_2000_pictures(tmp_path):
+    """Their inputs would make 98 MB together, as would the heatmaps of three explainers."""
+    explainers = {"itself": itself, **{spec: EXPLAINERS.build(spec) for spec in ("sobel", "input-x-gradient")}}
+    inputs = Inputs(
+        [Sample(str(at), at % 2) for at in range(2000)], lambda sample: torch.full((3, 64, 64), float(sample.id))
+    )
+    posts = {"none": lambda heatmap: heatmap.clone()}
+    plan = plan_of(explainers=tuple(explainers), batch=16)
+    bench = Bench(plan, make(), inputs, explainers, posts, [Measure(total, ("total", "label"))])
+    store = begin(tmp_path / "run", plan, bench.chunks, {}, {})
+    after = []
+    for chunk in range(bench.chunks):
+        compute(store, bench, chunk)
+        after.append(resident())
+    assert len(store.rows().collect()) == 2000 * 3 * 2
+    assert max(after[20:]) - max(after[:20]) < 25
