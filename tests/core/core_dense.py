@@ -1,4 +1,4 @@
-"""Rules a second time, slowly: on the dense matrix of a layer, by loops over its outputs, straight from the formulas."""
+"""Rules a second time, slowly: on a layer's dense matrix, by loops over outputs, straight from the formulas."""
 
 from __future__ import annotations
 

@@ -365,8 +365,8 @@ BLOCKS = {
     for block in (
         Basic, Bottleneck, PaddedShortcut, ConcatenatedZeros, MultipliedByZero, Nested, Triple, ChainedInPlace,
         Subtracted, FanOut, Shared, Doubled, Dense, Halves, Shuffle, SeesPaddingAlone, PaddedBoth, PadsFirst,
-        PaddedPool, Pools, Broadcast, Activations, Transposed, NoGrad, TwiceSkipped, ViewBeforeInPlace, WritesThroughViews,
-        GroupsInBatch,
+        PaddedPool, Pools, Broadcast, Activations, Transposed, NoGrad, TwiceSkipped, ViewBeforeInPlace,
+        WritesThroughViews, GroupsInBatch,
     )
 }  # fmt: skip
 HEADS = ("mean", "adaptive", "flatten", "reshape", "adaptive 2", "adaptive max")
