@@ -14,9 +14,7 @@ from relprop.errors import InputError, TargetError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Input values at once. On a CPU more than this leaves the caches, and is slower; elsewhere a device wants to be filled.
-_VALUES = {"cpu": 1 << 21}
-_VALUES_ELSEWHERE = 1 << 25
+_VALUES, _VALUES_ELSEWHERE = 1 << 17, 1 << 25  # input values at once: a CPU wants its caches, others want to be filled
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,10 @@ class Forward:
 
 def first_guess(like: Tensor) -> int:
     """A batch size to begin with, for pictures such as these (N, C, H, W)."""
-    values = _VALUES.get(like.device.type, _VALUES_ELSEWHERE)
-    return max(1, min(4096, values // like[0].numel()))
+    values = like[0].numel()
+    if like.device.type == "cpu":  # measured on ResNets: fastest at 32 pictures of 32 px, at 4 of 224 px
+        return 1 << max(2, (_VALUES // values).bit_length() - 1)
+    return max(1, min(4096, _VALUES_ELSEWHERE // values))
 
 
 def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) -> Tensor:
