@@ -8,11 +8,13 @@ of two tensors.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import operator
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,8 +82,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     failure: Exception | None = None
     for inputs, shapes in attempts:
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
+            with _quiet(), torch.no_grad():
                 program: torch.export.ExportedProgram = torch.export.export(
                     model, (inputs,), dynamic_shapes=shapes, strict=False
                 )
@@ -91,14 +92,26 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
     raise CaptureError(
         f"torch.export cannot capture {type(model).__name__} for an input of shape {tuple(example.shape)}: {reason}. "
-        "If model(x) itself works, then its forward probably branches on the values of tensors; move such "
-        "branches out of the model, or explain the part of it that has none."
+        "Its forward probably branches on the values of tensors; move such branches out of the model, or explain the "
+        "part of it that has none."
     ) from failure
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings and its log, which prints whole programs where an export fails: we raise the reason."""
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         functional: torch.export.ExportedProgram = program.run_decompositions({})
         return functional
 

@@ -25,13 +25,21 @@ def find_folds(graph: Graph) -> dict[int, int]:
         for node in graph.steps
         if node.op == "batch_norm"
         and _takes_bias(graph.nodes[node.inputs[0]])
+        and _are_states(node.args[1:5])
         and graph.consumers[node.inputs[0]] == (node.index,)
     }
 
 
 def _takes_bias(node: Node) -> bool:
-    """Whether a step is a weighted layer called as (input, weight, bias, ...)."""
-    return node.op in AFFINE and node.call._schema.name != "aten::addmm"  # type: ignore[attr-defined]
+    """Whether a step is a weighted layer called as (input, weight, bias, ...), with weights as the model holds them."""
+    if node.op not in AFFINE or node.call._schema.name == "aten::addmm":  # type: ignore[attr-defined]
+        return False
+    return _are_states(node.args[1:3])
+
+
+def _are_states(arguments: tuple[object, ...]) -> bool:
+    """Whether all are weights or absent; one that the model computes first (weight norm) is neither."""
+    return all(argument is None or isinstance(argument, State) for argument in arguments)
 
 
 def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepared) -> tuple[Tensor, Tensor]:

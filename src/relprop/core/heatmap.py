@@ -1,4 +1,4 @@
-"""From relevance to a picture's numbers: the channel sum, and Heat Quantization."""
+"""Heat Quantization: a heatmap in few levels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from torch import Tensor
 from relprop.errors import UsageError
 
 Edges = Literal["equation", "release"]
-
-
-def heatmap(relevance: Tensor) -> Tensor:
-    """Sum over the channels: (..., C, H, W) -> (..., H, W). Nothing is rescaled."""
-    return relevance.sum(-3)
 
 
 def quantize(heatmap: Tensor, levels: int = 8, edges: Edges = "equation") -> Tensor:

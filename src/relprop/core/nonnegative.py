@@ -23,11 +23,12 @@ def nonnegative(graph: Graph) -> tuple[bool, ...]:
 def _of(node: Node, graph: Graph, known: list[bool]) -> bool:
     if node.op in _MAKES:
         return True
-    if node.op in ("hardtanh", "clamp", "clamp_min") and _lower_bound(node) >= 0:
-        return True
     below = all(known[i] for i in node.inputs)
+    if node.op in ("hardtanh", "clamp", "clamp_min"):
+        lower, upper = _bounds(node)
+        return (below or lower >= 0) and upper >= 0
     if node.op == "pad":
-        value = node.args[-1] if len(node.args) > 2 else 0
+        value = node.kwargs.get("value", node.args[-1] if len(node.args) > 2 else 0)
         return below and (isinstance(value, str) or value is None or value >= 0)
     if node.op == "add" and len(node.inputs) > 1:
         return below and node.kwargs.get("alpha", 1) >= 0
@@ -38,7 +39,14 @@ def _of(node: Node, graph: Graph, known: list[bool]) -> bool:
     return below and node.op in _KEEPS
 
 
-def _lower_bound(node: Node) -> float:
-    default = -1.0 if node.op == "hardtanh" else float("-inf")
-    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", node.kwargs.get("min", default))
-    return float(bound) if isinstance(bound, int | float) else float("-inf")
+def _bounds(node: Node) -> tuple[float, float]:
+    """Least and largest value that a step lets through, as far as it is a plain number."""
+    lowest, highest = (-1.0, 1.0) if node.op == "hardtanh" else (None, None)
+    lower, upper = (*node.args[1:3], None, None)[:2] if len(node.args) > 1 else (lowest, highest)
+    lower, upper = (
+        node.kwargs.get(f"{end}_val", node.kwargs.get(end, b)) for end, b in (("min", lower), ("max", upper))
+    )
+    least = float(lower) if isinstance(lower, int | float) else float("-inf")
+    if upper is None:
+        return least, float("inf")
+    return least, float(upper) if isinstance(upper, int | float) else float("-inf")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.heatmap import Edges, heatmap, quantize
+from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
 from relprop.errors import InputError, UsageError
 
@@ -45,7 +45,7 @@ class Relevance:
     @cached_property
     def heatmap(self) -> Tensor:
         """(N, H, W) or (N, K, H, W): the sum over channels, never quantized or rescaled."""
-        return heatmap(self.relevance)
+        return self.relevance.sum(self.target.dim())  # the channels follow (N,) or (N, K), however many sizes they have
 
     @property
     def probability(self) -> Tensor:
@@ -55,6 +55,8 @@ class Relevance:
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
         """Heat Quantization of the heatmap (Eq. 8): see `relprop.quantize`."""
+        if self.relevance.dim() - self.target.dim() != 3:
+            raise UsageError(f"only maps of images are quantized, not relevance of shape {tuple(self.relevance.shape)}")
         return quantize(self.heatmap, levels, edges)
 
     def at(self, layer: str, side: str = "output") -> Tensor:
@@ -65,6 +67,8 @@ class Relevance:
         """
         if (layer, side) in self.kept:
             return self.kept[layer, side]
+        if side not in ("input", "output"):
+            raise UsageError(f"side must be 'input' or 'output', not {side!r}")
         names = sorted({name for name, _ in self.kept})
         if layer in names:
             raise UsageError(

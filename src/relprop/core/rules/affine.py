@@ -223,7 +223,8 @@ def z_plus_epsilon(eps: float = 1e-5, *, ones: bool = False) -> Rule:
         return value * layer.pull(relevance / (layer.push(value, plus) + eps), plus)
 
     reads: frozenset[str] = frozenset() if ones else frozenset({"inputs"})
-    return Rule(f"z+ {'(ones) ' if ones else ''}ε={eps:g}", share, reads, conserves=False)  # type: ignore[arg-type]
+    name = f"z+ {'(ones) ' if ones else ''}ε={eps:g}"
+    return Rule(name, share, reads, conserves=False, positive=ones)  # type: ignore[arg-type]
 
 
 def z_plus_bias(eps: float = 1e-6) -> Rule:

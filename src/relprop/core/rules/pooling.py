@@ -222,4 +222,4 @@ def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
         )
         return value * pulled
 
-    return Rule(f"average {f'{window}x{window} ' if window else ''}ε={eps:g}", share, conserves=False)
+    return Rule(f"average {f'{window}x{window} ' if window else ''}ε={eps:g}", share, conserves=False, positive=False)
