@@ -207,13 +207,13 @@ def _progress(plan: Plan) -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    clock = _Clock(plan.batch)
+    clock = _Clock(plan.batch, plan.samples)
     with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
         task = bar.add_task("", total=None, rate="")
 
         def report(done: int, total: int) -> None:
             rate, line = clock.tell(done, total)
-            bar.update(task, completed=done * plan.batch, total=total * plan.batch, rate=rate)
+            bar.update(task, completed=clock.samples(done), total=clock.samples(total), rate=rate)
             if line and not console.err.is_terminal:
                 console.err.print(line, soft_wrap=True)
 
@@ -223,18 +223,22 @@ def _progress(plan: Plan) -> Iterator[Callable[[int, int], None]]:
 class _Clock:
     """Rate and remaining time from what was done since the start."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch, self.began, self.first, self.said = batch, time.monotonic(), -1, 0.0
+    def __init__(self, batch: int, most: int | None) -> None:
+        self.batch, self.most, self.began, self.first, self.said = batch, most, time.monotonic(), -1, 0.0
+
+    def samples(self, chunks: int) -> int:
+        """Return how many samples that is; without --samples the last chunk may be counted too large."""
+        return min(chunks * self.batch, self.most or chunks * self.batch)
 
     def tell(self, done: int, total: int) -> tuple[str, str | None]:
         """Return the rate, and a line for logs now and then."""
         if self.first < 0:
             self.first, self.began = done, time.monotonic()
         passed = time.monotonic() - self.began
-        rate = (done - self.first) * self.batch / passed if passed > 0 else 0.0
+        rate = (self.samples(done) - self.samples(self.first)) / passed if passed > 0 else 0.0
         text = f"{rate:.2f} samples/s" if rate else ""
         if passed - self.said < 30 or not rate:
             return text, None
         self.said = passed
-        left = (total - done) * self.batch / rate
-        return text, f"{done * self.batch} of {total * self.batch} samples, {text}, {left / 60:.0f} min left"
+        left = (self.samples(total) - self.samples(done)) / rate
+        return text, f"{self.samples(done)} of {self.samples(total)} samples, {text}, {left / 60:.0f} min left"
