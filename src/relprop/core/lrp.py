@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -158,31 +159,21 @@ class LRP(nn.Module):
 
     def _way(self, image: Tensor) -> Way:
         """Capture for this size of input, unless that was done before."""
-        any_batch = (tuple(image.shape[1:]), image.dtype, image.device)
-        this_batch = (*any_batch, len(image))
+        any_batch, this_batch = _keys(image)
         key = this_batch if this_batch in self._ways else any_batch
         if key not in self._ways:
             _require_evaluation(self.model)
-            with _own_dtype(self.model, image) as example:
-                graph = capture(self.model, example)
-            _require_shape(graph, image)
-            state = self._state(graph)
-            _require_same_output(self.model, graph, state, image)
+            graph = _captured(self.model, image)
             assignment = self.composite.assign(graph)
             key = any_batch if graph.any_batch else this_batch
             prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
-            self._ways[key] = make_way(graph, assignment, supports(graph, state), prepared)
+            self._ways[key] = make_way(graph, assignment, supports(graph, self._state(graph)), prepared)
         elif isinstance(self.model, nn.Module) and self.model.training:
             _require_evaluation(self.model)
         return self._ways[key]
 
     def _state(self, graph: Graph) -> dict[str, Tensor]:
-        """Weights and constants as they are now; half precision is computed with as float32."""
-        state = dict(graph.constants)
-        if isinstance(self.model, nn.Module):
-            state |= dict(self.model.named_parameters(remove_duplicate=False))
-            state |= dict(self.model.named_buffers(remove_duplicate=False))
-        return {name: _widened(state[name].detach()) for name in graph.states}
+        return _state(self.model, graph)
 
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
@@ -211,10 +202,47 @@ def explain(
 ) -> Relevance:
     """Which pixels made the model say that: `LRP(model, composite, keep=keep)(x, target, start=start)`.
 
-    Captures the model anew; make an `LRP` to explain more than one batch.
+    The capture is remembered for as long as the model lives; an `LRP` also keeps what is derived from the weights, so
+    make one to explain many batches.
     """
     result: Relevance = LRP(model, composite, keep=keep)(x, target, start=start)
     return result
+
+
+#: graphs of the models that were captured, for as long as the models live
+_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
+
+
+def _keys(image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What a capture holds for: inputs of this kind in any batch, or in a batch of this size."""
+    any_batch = (tuple(image.shape[1:]), image.dtype, image.device)
+    return any_batch, (*any_batch, len(image))
+
+
+def _captured(model: Model, image: Tensor) -> Graph:
+    """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows."""
+    known = _GRAPHS.setdefault(model, {}) if isinstance(model, nn.Module) else {}
+    any_batch, this_batch = _keys(image)
+    for key in (this_batch, any_batch):
+        if key in known:
+            with contextlib.suppress(CaptureError, InputError, RuntimeError, KeyError):
+                _require_same_output(model, known[key], image)
+                return known[key]
+    with _own_dtype(model, image) as example:
+        graph = capture(model, example)
+    _require_shape(graph, image)
+    _require_same_output(model, graph, image)
+    known[any_batch if graph.any_batch else this_batch] = graph
+    return graph
+
+
+def _state(model: Model, graph: Graph) -> dict[str, Tensor]:
+    """Weights and constants as they are now; half precision is computed with as float32."""
+    state = dict(graph.constants)
+    if isinstance(model, nn.Module):
+        state |= dict(model.named_parameters(remove_duplicate=False))
+        state |= dict(model.named_buffers(remove_duplicate=False))
+    return {name: _widened(state[name].detach()) for name in graph.states}
 
 
 @contextlib.contextmanager
@@ -268,10 +296,10 @@ def _require_shape(graph: Graph, image: Tensor) -> None:
         )
 
 
-def _require_same_output(model: Model, graph: Graph, state: Mapping[str, Tensor], image: Tensor) -> None:
+def _require_same_output(model: Model, graph: Graph, image: Tensor) -> None:
     """Refuse a capture that computes something else than the model does."""
     program = make_program(graph, frozenset())
-    ours = _require_scores(run(program, graph, state, image, Prepared()).output)
+    ours = _require_scores(run(program, graph, _state(model, graph), image, Prepared()).output)
     if not isinstance(model, nn.Module):
         return
     with _own_dtype(model, image) as own:
