@@ -28,6 +28,7 @@ from relprop.errors import CaptureError
 
 Model = nn.Module | torch.export.ExportedProgram
 
+_HALVES = (torch.float16, torch.bfloat16)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s+([^\n]*)')
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
@@ -62,7 +63,7 @@ def capture(model: Model, example: Tensor) -> Graph:
     if isinstance(model, torch.export.ExportedProgram):
         return _from_program(_functional(model), route="exported program")
     require_evaluation_mode(model)
-    return _from_program(_functional(_export(model, example)), route="torch.export")
+    return _from_program(_export(model, example), route="torch.export")
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
@@ -79,14 +80,12 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """Export for any batch size: a batch of one would be taken for a constant, so show two."""
     pair = example[:1].expand(2, *example.shape[1:]).contiguous()
     attempts = [(pair, ({0: torch.export.Dim("batch")},)), (example.contiguous(), None)]
+    inference = any(parameter.is_inference() for parameter in model.parameters())
     failure: Exception | None = None
     for inputs, shapes in attempts:
         try:
-            with _quiet(), torch.no_grad():
-                program: torch.export.ExportedProgram = torch.export.export(
-                    model, (inputs,), dynamic_shapes=shapes, strict=False
-                )
-                return program
+            with _quiet(), torch.inference_mode(inference), torch.no_grad():
+                return _functional(torch.export.export(model, (inputs,), dynamic_shapes=shapes, strict=False))
         except Exception as error:  # export raises errors of many unrelated types
             failure = failure or error
     reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
@@ -99,11 +98,11 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings and its log, which prints whole programs where an export fails: we raise the reason."""
+    """Without torch's warnings, and the programs that it prints where an export fails: we raise the reason."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -155,7 +154,8 @@ def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
     constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
     if route != "torch.export":
         constants |= dict(program.state_dict)
-    return Graph(tuple(_named(nodes)), output.index, tuple(depends), constants, route)
+    halved = any(getattr(fx.meta.get("val"), "dtype", None) in _HALVES for fx in kept)
+    return Graph(tuple(_named(nodes)), output.index, tuple(depends), constants, route, halved)
 
 
 def _no_call(*_: Any) -> Any:
@@ -243,6 +243,8 @@ def _arguments(value: Any, argument: Mapping[torch.fx.Node, Ref | State]) -> Any
         return type(value)(_arguments(part, argument) for part in value)
     if isinstance(value, dict):
         return {key: _arguments(part, argument) for key, part in value.items()}
+    if value in _HALVES:
+        return torch.float32  # a model in half precision, or under autocast, is computed with as float32
     return value
 
 

@@ -76,6 +76,7 @@ class Graph:
         depends: for each node, whether its value depends on the image.
         constants: tensors that the capture lifted out of the code, by name.
         route: how it was captured, for the reader: "torch.export" or "exported program".
+        halved: whether the model computes in half precision somewhere; the graph computes in float32.
     """
 
     nodes: tuple[Node, ...]
@@ -83,6 +84,7 @@ class Graph:
     depends: tuple[bool, ...]
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     route: str = "torch.export"
+    halved: bool = False
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -159,17 +159,15 @@ class LRP(nn.Module):
 
     def _way(self, image: Tensor) -> Way:
         """Capture for this size of input, unless that was done before."""
-        any_batch, this_batch = _keys(image)
+        _require_evaluation(self.model)
+        any_batch, this_batch = _keys(self.model, image)
         key = this_batch if this_batch in self._ways else any_batch
         if key not in self._ways:
-            _require_evaluation(self.model)
             graph = _captured(self.model, image)
             assignment = self.composite.assign(graph)
             key = any_batch if graph.any_batch else this_batch
             prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
             self._ways[key] = make_way(graph, assignment, supports(graph, self._state(graph)), prepared)
-        elif isinstance(self.model, nn.Module) and self.model.training:
-            _require_evaluation(self.model)
         return self._ways[key]
 
     def _state(self, graph: Graph) -> dict[str, Tensor]:
@@ -213,25 +211,28 @@ def explain(
 _GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
 
 
-def _keys(image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What a capture holds for: inputs of this kind in any batch, or in a batch of this size."""
-    any_batch = (tuple(image.shape[1:]), image.dtype, image.device)
+def _keys(model: Model, image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What a capture holds for: these modules, and inputs of this kind in any batch, or in a batch of this size."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    parts = tuple((id(module), type(module)) for module in modules)  # one that is replaced shows
+    any_batch = (parts, tuple(image.shape[1:]), image.dtype, image.device)
     return any_batch, (*any_batch, len(image))
 
 
 def _captured(model: Model, image: Tensor) -> Graph:
     """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows."""
     known = _GRAPHS.setdefault(model, {}) if isinstance(model, nn.Module) else {}
-    any_batch, this_batch = _keys(image)
+    any_batch, this_batch = _keys(model, image)
+    scores = _own_scores(model, image)
     for key in (this_batch, any_batch):
         if key in known:
             with contextlib.suppress(CaptureError, InputError, RuntimeError, KeyError):
-                _require_same_output(model, known[key], image)
+                _require_same_output(model, known[key], image, scores)
                 return known[key]
     with _own_dtype(model, image) as example:
         graph = capture(model, example)
     _require_shape(graph, image)
-    _require_same_output(model, graph, image)
+    _require_same_output(model, graph, image, scores)
     known[any_batch if graph.any_batch else this_batch] = graph
     return graph
 
@@ -296,18 +297,28 @@ def _require_shape(graph: Graph, image: Tensor) -> None:
         )
 
 
-def _require_same_output(model: Model, graph: Graph, image: Tensor) -> None:
+def _own_scores(model: Model, image: Tensor) -> Tensor | None:
+    """What the model itself says; None for an exported program, of which the graph is all there is."""
+    if not isinstance(model, nn.Module):
+        return None
+    try:
+        with _own_dtype(model, image) as own:
+            output = model(own)
+    except Exception as error:  # whatever the user's code raises
+        reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+        raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error
+    return _require_scores(output)
+
+
+def _require_same_output(model: Model, graph: Graph, image: Tensor, theirs: Tensor | None) -> None:
     """Refuse a capture that computes something else than the model does."""
     program = make_program(graph, frozenset())
     ours = _require_scores(run(program, graph, _state(model, graph), image, Prepared()).output)
-    if not isinstance(model, nn.Module):
+    if theirs is None:
         return
-    with _own_dtype(model, image) as own:
-        theirs = model(own)
-    half = own.dtype in (torch.float16, torch.bfloat16)
-    tolerance = 0.05 if half else 1e-3
+    tolerance = 0.05 if graph.halved else 1e-3
     scale = theirs.abs().max().clamp(min=1e-12)
-    difference = float((ours - theirs).abs().max() / scale)
+    difference = float((ours - theirs).abs().max() / scale) if ours.shape == theirs.shape else float("inf")
     if not difference <= tolerance:
         raise CaptureError(
             f"the captured graph and the model differ by {difference:.1e} of the largest score on the same input: the "

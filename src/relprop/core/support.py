@@ -95,7 +95,13 @@ def _of_affine(node: Node, below: Support, graph: Graph, state: dict[str, Tensor
     """An output depends on the image if any input in its receptive field does."""
     if node.op == "linear":
         return None if below is None or bool(below.flatten(1).any()) else torch.zeros(_one(node), dtype=torch.bool)
-    conv = conv_geometry(node, bind(node.args, lambda a: state[a.name] if isinstance(a, State) else a))
+
+    def shaped(argument: Ref | State) -> Tensor:  # of a weight that the model computes, the shape is known
+        if isinstance(argument, State):
+            return state[argument.name]
+        return torch.empty(_one(graph.nodes[argument.index]), device="meta")
+
+    conv = conv_geometry(node, bind(node.args, shaped))
     if below is None and not conv.may_see_padding_alone:
         return None
     mask = _ones(graph.nodes[node.inputs[0]]) if below is None else below.float()
