@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from explainer_networks import Plain, Residual, made
@@ -157,10 +160,21 @@ def test_lrp_captures_once_and_follows_the_weights(monkeypatch):
     with torch.no_grad():
         model.conv.weight.mul_(-1)
     assert torch.equal(explainer(model, x, tensor([0, 1])), EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
-    assert len(captured) == 2
+    assert len(captured) == 1
     model.relu = nn.Identity().eval()
     changed = explainer(model, x, tensor([0, 1]))
     assert torch.equal(changed, EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
+    assert len(captured) == 2
+
+
+def test_lrp_holds_two_models_and_no_more():
+    explainer, models = EXPLAINERS.build("lrp"), [made(Plain, seed) for seed in range(3)]
+    alive = [weakref.ref(model) for model in models]
+    for model in models:
+        explainer(model, torch.randn(1, 3, 8, 8), tensor([0]))
+    del model, models
+    gc.collect()
+    assert [one() is not None for one in alive] == [False, True, True]
 
 
 class Cubic(nn.Module):

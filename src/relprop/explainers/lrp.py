@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relprop.core.capture import Model, unwrap
 from relprop.core.composites import COMPOSITES
@@ -24,7 +24,7 @@ class Lrp:
     """Layer-wise relevance propagation with any composite (Otsuki et al. 2024 by default).
 
     Options that are None are left to the composite; one that it does not have is an error. The last two models
-    explained are held, since capturing one takes longer than explaining a picture.
+    explained are held, with what derives from their weights.
 
     Attributes:
         composite: name in `relprop.core.composites.COMPOSITES`.
@@ -49,7 +49,7 @@ class Lrp:
     g: float | None = None
     start: Literal["probability", "logit"] = "probability"
     channels: Channels = "sum"
-    _known: dict[int, tuple[Any, LRP]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.rules()  # an unknown composite or option is an error now, not at the first picture
@@ -66,20 +66,13 @@ class Lrp:
         return reduce_channels(result.relevance, self.channels)
 
     def _engine(self, model: Model) -> LRP:
-        """Return the engine for `model`, captured once as long as it is made of the same modules."""
+        """Return the engine for `model`: the one that it had last time, with all that derives from the weights."""
         model = unwrap(model)
-        stamp = (model, *model.modules()) if isinstance(model, nn.Module) else (model,)
-        known = self._known.pop(id(model), None)
-        if (
-            known is None
-            or len(known[0]) != len(stamp)
-            or any(a is not b for a, b in zip(known[0], stamp, strict=True))
-        ):
-            known = (stamp, LRP(model, composite=self.rules(), ledger=False))
-        self._known[id(model)] = known
+        engine = self._known.pop(id(model), None) or LRP(model, composite=self.rules(), ledger=False)
+        self._known[id(model)] = engine  # which holds on to the model, so that its id stays its own
         while len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
-        return known[1]
+        return engine
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
