@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py --data parquet:test.parquet --model resnet20.th --arch cifar-resnet20
 
-Speed is chunks a second between the first and the last shard of a run, so that the start of processes (printed apart)
-does not blur the ratio. Other work on the machine does: so its load is printed, runs of one and of two workers
+Speed is chunks a second once every worker has stored its first, so that the start of processes (printed apart) does
+not blur the ratio. Other work on the machine does: so its load is printed, runs of one and of two workers
 alternate, and the processor time of a chunk is printed too. If two workers do not need more of that than one,
 nothing but the number of cores stands between them and twice the speed.
 """
@@ -44,11 +44,16 @@ def measured(plan: Plan, workers: int, kind: str) -> Speed:
         else:
             run(plan, out, workers=workers)
         shards = sorted((out / "shards").glob("*.parquet"), key=lambda shard: shard.stat().st_mtime)
+        facts = [pl.read_parquet_metadata(shard) for shard in shards]
         ended = [shard.stat().st_mtime for shard in shards]
-        work = statistics.median(
-            float(pl.read_parquet_metadata(shard)["relprop.cpu_seconds"]) for shard in shards[workers:]
-        )
-    return Speed((len(ended) - workers) / (ended[-1] - ended[workers - 1]), work, ended[0] - begun)
+    firsts: dict[str, int] = {}
+    for at, fact in enumerate(facts):
+        firsts.setdefault(fact["relprop.process"], at)
+    begin = max(firsts.values())  # from here on all workers are at work
+    if len(firsts) < workers or begin + 1 == len(ended):
+        raise SystemExit(f"the run was over before {workers} workers were at work; give more --samples")
+    work = statistics.median(float(fact["relprop.cpu_seconds"]) for fact in facts[begin + 1 :])
+    return Speed((len(ended) - begin - 1) / (ended[-1] - ended[begin]), work, ended[0] - begun)
 
 
 def main() -> None:
@@ -56,7 +61,7 @@ def main() -> None:
     options.add_argument("--data", required=True)
     options.add_argument("--model", required=True)
     options.add_argument("--arch")
-    options.add_argument("--samples", type=int, default=48)
+    options.add_argument("--samples", type=int, default=160)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--kinds", nargs="+", default=["local", "ray"])
     given = options.parse_args()

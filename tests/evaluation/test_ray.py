@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_net import pictures
 
-from relprop.errors import ModelError
+from relprop.errors import ModelError, RunError
 from relprop.evaluation import ModelSpec, Plan
 from relprop.evaluation.local import run
 from relprop.evaluation.ray import run_ray
@@ -56,3 +56,10 @@ def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster)
     broken = Plan(ModelSpec("tiny_net:nobody", size=8), data, ("sobel",))
     with pytest.raises(ModelError, match="nobody"):
         run_ray(broken, tmp_path / "broken")
+
+
+def test_an_address_where_nobody_listens_is_said_at_once(tmp_path):
+    plan = Plan(ModelSpec("tiny_net:make", size=8), "folder:nowhere", ("sobel",))
+    with pytest.raises(RunError, match=r"there is no Ray cluster at '127\.0\.0\.1:1' .* ray start --head"):
+        run_ray(plan, tmp_path / "run", address="127.0.0.1:1")
+    assert not (tmp_path / "run").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -79,6 +80,7 @@ def run_ray(
         MissingDependencyError: the extra `ray` is not installed.
     """
     ray = require("ray", "ray")
+    _reach(address)
     bench = set_up(plan)
     store = start(out, plan, bench)
     del bench
@@ -179,6 +181,24 @@ def _cause(error: Exception) -> Exception:
     """Return what was raised inside an actor."""
     inner = getattr(error, "cause", None)
     return inner if isinstance(inner, Exception) else error
+
+
+def _reach(address: str) -> None:
+    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        RunError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return  # "local" and "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunError(
+            f"there is no Ray cluster at {address!r} ({error}); start one with `ray start --head`, which prints its "
+            "address, or use --ray local"
+        ) from None
 
 
 def _room(ray: Any, plan: Plan) -> int:
