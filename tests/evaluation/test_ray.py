@@ -60,6 +60,6 @@ def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster)
 
 def test_an_address_where_nobody_listens_is_said_at_once(tmp_path):
     plan = Plan(ModelSpec("tiny_net:make", size=8), "folder:nowhere", ("sobel",))
-    with pytest.raises(RunError, match=r"there is no Ray cluster at '127\.0\.0\.1:1' .* ray start --head"):
+    with pytest.raises(RunError, match=r"there is no Ray cluster at '127\.0\.0\.1:1' .*ray start --head"):
         run_ray(plan, tmp_path / "run", address="127.0.0.1:1")
     assert not (tmp_path / "run").exists()
