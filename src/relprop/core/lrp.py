@@ -146,13 +146,13 @@ class LRP(nn.Module):
             raise InputError(
                 f"x must hold floating-point numbers, not {x.dtype}; use x.float() after scaling to the model's range"
             )
+        weight = _first_weight(self.model)
+        if weight is not None and weight.device != x.device:
+            raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
         if not all(bound.isfinite() for bound in x.aminmax()):
             raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
-        weight = _first_weight(self.model)
         if weight is None:
             return x.detach()
-        if weight.device != x.device:
-            raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
         if weight.dtype == torch.float32 and x.dtype == torch.float64:
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
         return x.detach().to(_compute_dtype(weight.dtype))
