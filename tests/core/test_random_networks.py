@@ -60,12 +60,12 @@ def check(net: Network, variants=VARIANTS) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_every_block_conserves(block, captured_once):
+def test_every_block_conserves(block):
     check(Network((block,), "mean", seed=3))
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_conserves(head, captured_once):
+def test_every_head_conserves(head):
     check(Network(("Basic", "PaddedShortcut"), head, seed=4), [("ratio", True)])
 
 

@@ -1,0 +1,116 @@
+"""Networks that people use, with random weights: the books balance at every layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import relprop
+
+# their deeper and wider sisters are in benchmarks/conservation.py
+TORCHVISION = ("resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "densenet121", "googlenet", "mobilenet_v2")
+TIMM = ("resnet50d", "resnetv2_50", "tf_efficientnet_lite0")
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name in TIMM:
+        timm = pytest.importorskip("timm", reason="timm is not installed")
+        return timm.create_model(name).eval()
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    return getattr(torchvision.models, name)(**options).eval()
+
+
+def settle(net: nn.Module, x: torch.Tensor, shift: float = 0.0) -> nn.Module:
+    """Give batch norms the statistics of `x`, so that activations neither vanish nor explode, then shift them."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        net(x)
+        for norm in norms:
+            norm.eval()
+            norm.bias += 0.1 * torch.randn_like(norm.bias) + shift
+    return net
+
+
+def images(count: int = 2, size: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def require_balance(net: nn.Module, x: torch.Tensor, tolerance: float, **options) -> relprop.Relevance:
+    result = relprop.explain(net, x, composite=relprop.paper(**options))
+    assert result.ledger.gap <= tolerance
+    assert result.ledger.absorbed <= tolerance
+    total = result.relevance.double().sum((1, 2, 3))
+    assert ((total - result.score).abs() / result.score).max() <= tolerance
+    return result
+
+
+@pytest.mark.parametrize("name", [*TORCHVISION, *TIMM])
+def test_every_layer_balances_in_float32(name):
+    x = images()
+    net = settle(build(name), x)
+    result = require_balance(net, x, 1e-5)
+    assert result.heatmap.std() > 0
+    if name in ("resnet50", "mobilenet_v2"):
+        require_balance(net.double(), x.double(), 1e-12)
+        require_balance(net, x.double(), 1e-12, split="symmetric", identity=False)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_many_dead_units(name):
+    x = images()
+    net = settle(build(name), x, shift=-1.2)
+    require_balance(net, x, 1e-5)
+    require_balance(net.double(), x.double(), 1e-12)
+
+
+def test_zero_init_residual():
+    torch.manual_seed(0)
+    x = images()
+    net = torchvision.models.resnet50(zero_init_residual=True).eval()
+    for split in ("ratio", "symmetric"):
+        require_balance(net, x, 1e-5, split=split)
+
+
+def test_batches_equal_single_images():
+    x = images(6)
+    net = settle(build("resnet18"), x)
+    nn.init.normal_(net.fc.weight)
+    together = relprop.explain(net, x)
+    assert len(set(together.target.tolist())) > 1  # of several classes
+    lrp = relprop.LRP(net)
+    for n in range(6):
+        alone = lrp(x[n : n + 1]).relevance[0]
+        assert (alone - together.relevance[n]).abs().sum() / alone.abs().sum() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "resnet56-4bfd9763.th"])
+def test_trained_cifar_networks(shared, name):
+    pytest.importorskip("relprop.models")
+    from relprop.models import load_model
+
+    depth = name[6:8]
+    loaded = load_model(str(shared / "models" / name), arch=f"cifar-resnet{depth}")
+    x = torch.stack([loaded.preprocess(picture) for picture in cifar_pictures(shared, 4)])
+    result = require_balance(loaded.model, x, 1e-5)
+    assert (result.score > 0.5).all()  # a trained network is sure of itself
+    require_balance(loaded.model, x, 1e-5, split="symmetric", identity=False)
+    require_balance(loaded.model.double(), x.double(), 1e-12)
+
+
+def cifar_pictures(shared, count):
+    import io
+
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    from PIL import Image
+
+    table = next(
+        parquet.ParquetFile(shared / "data" / "cifar10" / "test.parquet").iter_batches(batch_size=count)
+    ).to_pylist()
+    pictures = [next(v for v in row.values() if isinstance(v, dict | bytes)) for row in table]
+    return [Image.open(io.BytesIO(p["bytes"] if isinstance(p, dict) else p)).convert("RGB") for p in pictures]

@@ -1,0 +1,144 @@
+"""Imports run one way, and the core pulls in torch alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import relprop
+
+SOURCE = Path(relprop.__file__).parent
+
+#: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
+TIERS = (
+    {"errors", "registry", "images", "seeding", "cifar"},
+    {"core"},
+    {"explainers", "metrics", "data", "models", "adapters"},
+    {"evaluation", "training", "demo"},
+    {"viz"},
+    {"reproduce", "web"},
+    {"cli"},
+)
+TIER = {name: k for k, names in enumerate(TIERS) for name in names}
+
+#: third-party modules that the core may import; safetensors only within save and load
+CORE_MAY_IMPORT = {"torch", "safetensors"}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top level) of each import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            deeper = node.module in ("relprop", "relprop.core")
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if deeper else [node.module]
+            found += [(name, id(node) in top) for name in names]
+    return found
+
+
+def part(name: str) -> str:
+    """The part of relprop that a module belongs to: `relprop.core.graph` -> core."""
+    return name.split(".")[1] if "." in name else ""
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def violations(path: Path, own: str) -> list[str]:
+    wrong = []
+    for module, _ in imports(path):
+        if not module.startswith("relprop"):
+            continue
+        other = part(module)
+        if other in ("", own, "__version__"):
+            continue
+        if other not in TIER:  # a name of the public surface: it lives in the core
+            other = "core" if other in relprop.__all__ else other
+        if TIER.get(other, 99) > TIER[own] or (TIER.get(other) == TIER[own] != 0 and other != own):
+            wrong.append(f"{own} imports {module}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path):
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert own in TIER, f"{own} has no place in the tiers of the architecture"
+    assert violations(path, own) == []
+
+
+def test_the_check_of_tiers_can_fail(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("from relprop.cli import main\nimport relprop.viz\nfrom relprop import core, explain\n")
+    assert violations(bad, "core") == ["core imports relprop.cli", "core imports relprop.viz"]
+    assert violations(bad, "errors") == [
+        "errors imports relprop.cli",
+        "errors imports relprop.viz",
+        "errors imports relprop.core",
+        "errors imports relprop.explain",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "core").rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_core_imports_torch_and_the_standard_library(path):
+    for module, at_top in imports(path):
+        root = module.split(".")[0]
+        if root in sys.stdlib_module_names or root == "relprop":
+            continue
+        assert root in CORE_MAY_IMPORT
+        assert root == "torch" or not at_top
+
+
+PROBE = """
+import sys
+import torch, torch.export
+before = set(sys.modules)
+{statement}
+new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(new - set(sys.stdlib_module_names) - {{"relprop", "torch"}}))
+"""
+
+
+def pulled_in(statement: str) -> list[str]:
+    """Third-party packages that a statement imports in a fresh interpreter, torch's own apart."""
+    out = subprocess.run(
+        [sys.executable, "-c", PROBE.format(statement=statement)], capture_output=True, text=True, check=True
+    )
+    return out.stdout.split()
+
+
+def test_importing_the_core_pulls_in_torch_alone():
+    everything = "import relprop.core.lrp, relprop.core.composites, relprop.core.relevance, relprop.core.rules"
+    assert pulled_in(f"{everything}; [getattr(relprop, name) for name in relprop.__all__]") == []
+
+
+def test_the_check_of_what_is_pulled_in_can_fail():
+    assert "PIL" in pulled_in("import relprop.core, PIL.Image")
+
+
+def test_importing_relprop_does_not_load_torch():
+    probe = "import sys, relprop; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+def test_every_public_name_is_there():
+    promised = {
+        "LRP", "explain", "Relevance", "Ledger", "Composite", "rule", "quantize", "paper", "released", "original",
+        "epsilon", "gamma", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat",
+    }  # fmt: skip
+    assert promised <= set(relprop.__all__)
+    for name in relprop.__all__:
+        value = getattr(relprop, name)
+        assert value.__doc__, f"{name} has no docstring"
+        assert value.__module__.startswith("relprop.")
+    assert relprop.__version__[0].isdigit()
+    assert promised <= set(dir(relprop))
+    with pytest.raises(AttributeError, match="no attribute 'explane'"):
+        getattr(relprop, "explane")  # noqa: B009 - spelled out

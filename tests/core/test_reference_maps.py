@@ -1,0 +1,48 @@
+"""The authors' released code: maps that it made, on weights and images from a seed."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import relprop
+
+VARIANTS = {"i": ("symmetric", False), "ii": ("symmetric", True), "iii": ("ratio", False), "iv": ("ratio", True)}
+
+
+@pytest.fixture(scope="module")
+def case(shared):
+    folder = shared / "reference"
+    spec = importlib.util.spec_from_file_location("seeded", folder / "seeded.py")
+    seeded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(seeded)
+    maps = np.load(folder / "released_resnet18_seed7_images3.npz")
+    model = seeded.seed_weights(torchvision.models.resnet18(), 7)
+    return model, seeded.seed_images(len(maps["p"]), 224, 3), maps
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_released_equals_the_authors_maps(case, variant):
+    model, x, maps = case
+    split, identity = VARIANTS[variant]
+    result = relprop.explain(model, x, composite=relprop.released(split=split, identity=identity))
+    assert result.target.tolist() == maps["target"].tolist()
+    np.testing.assert_allclose(result.score, maps["p"], rtol=1e-5)
+    theirs = torch.from_numpy(maps[variant])
+    for ours, reference in zip(result.heatmap, theirs, strict=True):
+        assert (ours - reference).abs().sum() / reference.abs().sum() <= 1e-5
+    assert result.ledger.gap <= 1e-5
+    assert result.ledger.absorbed > 1e-6
+
+
+def test_the_variants_differ(case):
+    """Or else the test above would not tell them apart."""
+    _, _, maps = case
+    names = [*VARIANTS]
+    for a, b in itertools.pairwise(names):
+        assert np.abs(maps[a] - maps[b]).sum() / np.abs(maps[a]).sum() > 1e-2
