@@ -251,7 +251,8 @@ def _exact_arithmetic(x: Tensor) -> Iterator[None]:
     """No autocast, and no TF32, whose ten bits would show in the books."""
     device = x.device.type if isinstance(x, Tensor) else "cpu"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.amp.is_autocast_available(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
         if device == "cuda":
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
             allowed = torch.backends.cuda.matmul.allow_tf32
