@@ -122,6 +122,7 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_a_reader_that_leaves_costs_no_traceback():
     code = (
         "import typer; from relprop import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have told its jobs to ignore it
         "made = typer.Typer(cls=cli._Commands); made.callback()(cli._top)\n"
         "@made.command()\n"
         "def flood():\n"
@@ -150,6 +151,7 @@ def test_json_has_no_number_that_json_does_not_know(capsys):
 def test_an_interrupt_ends_with_130(tmp_path):
     code = (
         "import os, signal, typer; from relprop import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have told its jobs to ignore it
         "made = typer.Typer(cls=cli._Commands); made.callback()(cli._top)\n"
         "@made.command()\n"
         "def stop(): os.kill(os.getpid(), signal.SIGINT)\n"
