@@ -82,12 +82,12 @@ class Composite:
         Raises:
             UnsupportedOpError: some have none, or mix the images of a batch; all of them are named.
         """
+        assignment = self.survey(graph)
         if mixed := mixing(graph):
             raise UnsupportedOpError(
                 f"the images of a batch do not stay apart at {', '.join(map(_place, mixed[:5]))}; relevance is kept "
                 "for each image, and needs the batch as the first dimension throughout"
             )
-        assignment = self.survey(graph)
         if assignment.missing:
             raise UnsupportedOpError(_missing_message(assignment.missing))
         return assignment
@@ -98,9 +98,9 @@ class Composite:
         chained = {branch for join in joins.values() for branch in _inner(graph, join)}
         firsts, lasts = _positions(graph)
         chosen: dict[int, Rule] = {}
-        missing: list[Node] = []
+        missing = [*mixing(graph)]
         for node in graph.steps:
-            if node.index in joins or node.index in chained:
+            if node.index in joins or node.index in chained or node in missing:
                 continue
             rule = self._rule(node, node.index in firsts, node.index in lasts)
             if rule is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.core.account import Account, total_of
 from relprop.core.composite import Assignment
 from relprop.core.folding import folded
 from relprop.core.graph import Graph, Node, Ref, State, bind
@@ -96,7 +97,7 @@ def propagate(
         book: whether to keep a ledger.
     """
     graph = way.graph
-    accounts: dict[int, _Account] = {graph.output: _Account(start, _total(start) if book else None, owned=False)}
+    accounts: dict[int, Account] = {graph.output: Account(start, total_of(start) if book else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     for node in reversed(graph.steps):
@@ -118,52 +119,7 @@ def propagate(
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
-    return Walk(image, kept, Ledger(tuple(entries), _total(start), _total(image)) if book else None)
-
-
-@dataclass(eq=False)
-class _Account:
-    """Relevance of a tensor on the way.
-
-    Attributes:
-        relevance: in the tensor's shape.
-        total: (N,) its sum, reused where relevance merely passes through; None where no book is kept.
-        owned: whether nobody else holds this memory, so that it may be added to in place.
-    """
-
-    relevance: Tensor
-    total: Tensor | None
-    owned: bool
-
-    def plus(self, other: _Account) -> _Account:
-        """The sum of what two consumers send to one tensor."""
-        into, by = (other, self) if other.owned else (self, other)
-        added = into.relevance.add_(by.relevance) if into.owned else into.relevance + by.relevance
-        return _Account(added, None if self.total is None else _total(added), owned=True)
-
-    def seen(self, support: Support) -> tuple[_Account, Tensor | float]:
-        """What lies where the image reaches, and the sum (N,) of the rest, which goes no further."""
-        if support is None:
-            return self, 0.0
-        there = support.to(self.relevance.device)
-        if self.total is None:
-            return _Account(torch.where(there, self.relevance, 0), None, owned=True), 0.0
-        blind = _total(torch.where(there, 0, self.relevance))
-        seen = torch.where(there, self.relevance, 0)
-        return _Account(seen, _total(seen), owned=True), blind
-
-    def passed(self, share: Tensor, *, held: bool, shared: bool) -> _Account:
-        """The account of an input that is sent `share` of this relevance.
-
-        Args:
-            share: in the input's shape.
-            held: whether somebody keeps this relevance.
-            shared: whether somebody else may hold the memory of `share`: a user's rule, another input.
-        """
-        same = share.untyped_storage().data_ptr() == self.relevance.untyped_storage().data_ptr()
-        if same and share.numel() == self.relevance.numel():
-            return _Account(share, self.total, self.owned and not held and not shared)
-        return _Account(share, None if self.total is None else _total(share), owned=not same and not shared)
+    return Walk(image, kept, Ledger(tuple(entries), total_of(start), total_of(image)) if book else None)
 
 
 def _share(
@@ -265,9 +221,9 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
     )
 
 
-def _entry(way: Way, node: Node, account: _Account, blind: Tensor | float, sent: list[_Account], count: int) -> Entry:
+def _entry(way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], count: int) -> Entry:
     assert account.total is not None
-    magnitude = account.total if way.assignment.positive else _total(account.relevance, magnitude=True)
+    magnitude = account.total if way.assignment.positive else total_of(account.relevance, magnitude=True)
     received, magnitude, *totals = (
         _by_image(total, count) for total in (account.total, magnitude, *(p.total for p in sent)) if total is not None
     )
@@ -282,17 +238,3 @@ def _entry(way: Way, node: Node, account: _Account, blind: Tensor | float, sent:
 def _by_image(total: Tensor, count: int) -> Tensor:
     """(N,) of the sums (N k,) of a tensor in which each image has k rows, as windows or groups have."""
     return total if len(total) == count else total.view(count, -1).sum(1)
-
-
-def _total(relevance: Tensor, *, magnitude: bool = False) -> Tensor:
-    """(N,) sum of each sample in float64.
-
-    Only the dimension that lies densest in memory is summed in the tensor's own type first (by torch's cascade, so
-    to rounding): a float64 sum of everything would convert, and so copy, all of it, at several times the cost.
-    """
-    exact = torch.float32 if relevance.device.type == "mps" else torch.float64
-    if magnitude:
-        relevance = relevance.abs()
-    if relevance.dim() > 2:
-        relevance = relevance.sum(-1 if relevance.stride(-1) == 1 and relevance.stride(1) != 1 else 1)
-    return relevance.sum(tuple(range(1, relevance.dim())), dtype=exact) if relevance.dim() > 1 else relevance.to(exact)
