@@ -165,6 +165,29 @@ def test_padded_channels_of_a_shortcut_take_nothing():
         assert result.ledger.absorbed < 1e-6
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 1, 1), nn.Linear(4, 1), None], ids=["conv", "linear", "mean"])
+def test_a_dead_unit_sends_nothing_to_constants(layer):
+    """Nothing excites the layer: it shares evenly over its inputs, but for those that are always zero."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+            for parameter in () if layer is None else layer.parameters():
+                nn.init.constant_(parameter, -1.0)
+
+        def forward(self, x):
+            x = torch.relu(x)
+            if self.layer is None:
+                return torch.cat([-x, torch.zeros_like(x)], 1).mean(1).flatten(1)
+            x = torch.cat([x, torch.zeros_like(x)], 1)
+            return self.layer(x.flatten(1) if isinstance(self.layer, nn.Linear) else x).flatten(1)
+
+    result = relprop.explain(Net().eval(), torch.ones(1, 2, 1, 1), 0, composite=relprop.paper(first="image"))
+    assert result.relevance.flatten().tolist() == [0.5, 0.5]
+    assert result.ledger.absorbed == 0
+
+
 # ---- what is known of a join
 
 
