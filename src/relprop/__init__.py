@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from relprop.core.lrp import explain as explain
     from relprop.core.relevance import Relevance as Relevance
     from relprop.core.rules import rule as rule
+    from relprop.evaluation.memory import evaluate as evaluate
+    from relprop.evaluation.rows import Rows as Rows
 
 _COMPOSITES = [
     "epsilon",
@@ -36,14 +38,16 @@ _COMPOSITES = [
     "released",
 ]
 _HOME = {
-    **dict.fromkeys(_COMPOSITES, "composites"),
-    "Composite": "composite",
-    "LRP": "lrp",
-    "Ledger": "ledger",
-    "Relevance": "relevance",
-    "explain": "lrp",
-    "quantize": "heatmap",
-    "rule": "rules",
+    **dict.fromkeys(_COMPOSITES, "core.composites"),
+    "Composite": "core.composite",
+    "LRP": "core.lrp",
+    "Ledger": "core.ledger",
+    "Relevance": "core.relevance",
+    "Rows": "evaluation.rows",
+    "evaluate": "evaluation.memory",
+    "explain": "core.lrp",
+    "quantize": "core.heatmap",
+    "rule": "core.rules",
 }
 
 __all__ = sorted(_HOME)
@@ -56,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = metadata.version("relprop")
     elif name in _HOME:
-        value = getattr(import_module(f"relprop.core.{_HOME[name]}"), name)
+        value = getattr(import_module(f"relprop.{_HOME[name]}"), name)
     else:
         raise AttributeError(f"module 'relprop' has no attribute {name!r}")
     globals()[name] = value
