@@ -122,7 +122,6 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_a_reader_that_leaves_costs_no_traceback():
     code = (
         "import typer; from relprop import cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have told its jobs to ignore it
         "made = typer.Typer(cls=cli._Commands); made.callback()(cli._top)\n"
         "@made.command()\n"
         "def flood():\n"
