@@ -269,6 +269,16 @@ def test_a_partial_sum_used_twice_is_a_join_of_its_own():
     assert found == [{"a": MAIN, "relu": IDENTITY}, {"add": IDENTITY, "b": MAIN}]
 
 
+def test_a_partial_sum_that_a_sum_and_something_else_use():
+    def join(m, h):
+        partial = m.a(h) + h
+        total = partial + m.d(h)
+        return total + m.b(partial)
+
+    _, found = joins_of(join, a=conv(), b=conv(), d=conv())
+    assert found == [{"a": MAIN, "relu": IDENTITY}, {"add": (False, False), "d": (False, False), "b": MAIN}]
+
+
 def test_sums_with_constants_are_no_joins():
     _, found = joins_of(
         lambda m, h: m.a(h) + m.bias - 1 + torch.ones_like(h), a=conv(), bias=nn.Parameter(torch.ones(4, 1, 1))

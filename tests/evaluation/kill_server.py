@@ -16,10 +16,11 @@ from relprop.evaluation.local import work
 from relprop.evaluation.run import Measure
 from relprop.evaluation.store import begin
 
-SAMPLES = 120  # in chunks of 4
+SAMPLES = 240  # in chunks of 4
+SECONDS = 0.03  # for each of the two explainers of a chunk
 
 
-def slow_bench(seconds: float = 0.01):
+def slow_bench(seconds: float = SECONDS):
     explainers = {"itself": itself, "noise": noise}
     measures = [Measure(Slow(seconds), ("total",))]
     return bench_of([str(at) for at in range(SAMPLES)], explainers, measures=measures)
@@ -46,7 +47,7 @@ def main(root: Path) -> None:
         if word == "work":
             child = os.fork()
             if child == 0:
-                start(root, 0.01)
+                start(root, SECONDS)
                 os._exit(0)
             answer(child)
         else:
