@@ -125,19 +125,19 @@ def _read_options(where: str, factory: Callable[..., Any], options: Sequence[str
             if len(positional) >= len(order):
                 raise UsageError(f"{where} does not take {option!r}; it takes: {_signature(factory)}")
             name, text = order[len(positional)], option
-            positional.append(_convert(where, name, text, hints.get(name, str)))
+            positional.append(convert(where, name, text, hints.get(name, str)))
         elif name not in parameters:
             raise UsageError(f"{where} has no option {name!r}; it takes: {_signature(factory)}")
         else:
-            named[name] = _convert(where, name, text, hints.get(name, str))
+            named[name] = convert(where, name, text, hints.get(name, str))
     return positional, named
 
 
-def _convert(where: str, name: str, text: str, hint: Any) -> Any:
+def convert(where: str, name: str, text: str, hint: Any) -> Any:
     """Read `text` as the annotation `hint`: bool, int, float, str, Literal, or a union of these."""
     origin = get_origin(hint)
     if origin is typing.Annotated:
-        return _convert(where, name, text, get_args(hint)[0])
+        return convert(where, name, text, get_args(hint)[0])
     if origin in (Union, UnionType):
         return _convert_union(where, name, text, get_args(hint))
     if origin is Literal:
@@ -167,7 +167,7 @@ def _convert_union(where: str, name: str, text: str, members: Sequence[Any]) -> 
         if member is type(None):
             continue
         try:
-            return _convert(where, name, text, member)
+            return convert(where, name, text, member)
         except UsageError as error:
             failure = error
     raise failure or UsageError(f"{where}: {name} cannot be {text!r}")

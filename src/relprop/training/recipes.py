@@ -16,8 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from relprop.errors import UsageError
 from relprop.images import IMAGENET_MEAN, IMAGENET_STD
 from relprop.models.architectures import CIFAR_CLASSES
-from relprop.registry import Registry
-from relprop.registry import _convert as convert
+from relprop.registry import Registry, convert
 from relprop.training.schedules import SCHEDULES
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
