@@ -181,7 +181,7 @@ def is_control(spec: str) -> bool:
 def _caption(plan: Plan, done: str) -> str:
     parts = [f"{plan.model.name} on {plan.data}", f"explaining the {plan.target} class"]
     if plan.step is not None:
-        parts.append(f"{plan.step} pixels a step")
+        parts.append(f"{plan.step:g} pixels a step" if plan.step >= 1 else f"{plan.step:.3g} of the pixels a step")
     return ", ".join([*parts, *([done] if done else []), f"plan {plan.digest}"])
 
 
