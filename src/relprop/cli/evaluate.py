@@ -116,14 +116,14 @@ def evaluate(
     from relprop.explainers import EXPLAINERS
 
     place = _place(device, ray)
-    chosen = _specs(explainers, EXPLAINERS.names())
+    chosen = specs(explainers, EXPLAINERS.names())
     plan = Plan(
-        model=_model_spec(model, arch, size, mean, std, trust),
-        data=_absolute(data),
+        model=model_spec(model, arch, size, mean, std, trust),
+        data=absolute(data),
         explainers=with_controls(chosen) if controls else chosen,
-        post=_specs(post),
-        metrics=_specs(metrics),
-        protocols=_specs(protocol),
+        post=specs(post),
+        metrics=specs(metrics),
+        protocols=specs(protocol),
         step=step,
         samples=samples,
         seed=seed,
@@ -145,7 +145,7 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
-    with _progress(plan) as report:
+    with progress(plan) as report:
         if ray is None:
             store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)
         else:
@@ -164,9 +164,10 @@ def _place(device: str, ray: str | None) -> str:
     return device
 
 
-def _model_spec(
+def model_spec(
     name: str | None, arch: str | None, size: int | None, mean: str | None, std: str | None, trust: bool
 ) -> ModelSpec:
+    """Read the options that name a model; the bundled one without a name."""
     from relprop.evaluation import ModelSpec
     from relprop.models import DEFAULT_MODEL
 
@@ -174,7 +175,7 @@ def _model_spec(
     return ModelSpec(_absolute_path(name or DEFAULT_MODEL), arch, size, means, deviations, trust)
 
 
-def _specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
+def specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
     """Split a comma list; `all` stands for every one there is."""
     if every and text.strip() == "all":
         return tuple(every)
@@ -184,7 +185,7 @@ def _specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
     return found
 
 
-def _absolute(data: str) -> str:
+def absolute(data: str) -> str:
     """Make the root of a data set absolute, so that workers elsewhere find it and the plan means one thing."""
     kind, colon, rest = data.partition(":")
     root, *given = rest.split(":")
@@ -196,12 +197,12 @@ def _absolute_path(name: str) -> str:
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[Callable[[int, int], None]]:
+def progress(plan: Plan, what: str = "samples") -> Iterator[Callable[[int, int], None]]:
     """Show samples done, rate and remaining time on standard error; a line every half minute if it is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("samples"),
+        TextColumn(what, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

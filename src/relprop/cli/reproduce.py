@@ -1,0 +1,321 @@
+"""`relprop reproduce`: the tables and figures of the paper, from one command each."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from relprop.cli import console, options
+from relprop.cli.evaluate import absolute, model_spec, progress, specs
+from relprop.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from relprop.data import Dataset
+    from relprop.evaluation import Plan
+    from relprop.evaluation.store import Store
+    from relprop.models import LoadedModel
+    from relprop.reproduce.setting import Setting
+
+_WHAT, _HOW = "What is repeated on what", "How it runs"
+_TABLES, _FIGURES = ("table1", "table2", "table3"), ("figure3", "figure5", "figure6", "figure7")
+
+Experiment = Literal["table1", "table2", "table3", "figure3", "figure5", "figure6", "figure7"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The paper's own model and data."""
+
+    model: str
+    data: str
+    seeds: str
+
+
+DEFAULTS = {
+    "imagenet": Defaults("resnet50", "imagenet:data/imagenet", "0"),
+    "cub": Defaults("runs/cub/seed-{seed}/model.safetensors", "cub:data/CUB_200_2011", "40-44"),
+}
+SAMPLES = {"table1": 1000, "table2": 1000, "table3": 1000, "figure3": 1, "figure5": 5, "figure6": 3, "figure7": 100}
+
+Which = Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help=", ".join((*_TABLES, *_FIGURES)))]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        rich_help_panel="Model",
+        help="As for evaluate. Several, or {seed} in the name, give mean ± standard deviation over models.",
+        show_default="resnet50; on CUB runs/cub/seed-{seed}/model.safetensors",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", "-d", rich_help_panel=_WHAT, help="As for evaluate.", show_default="imagenet:data/imagenet"),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        "-n",
+        min=1,
+        rich_help_panel=_WHAT,
+        help="Pictures, equally many of each class.",
+        show_default="1000 for tables, 100 for figure7, few for pictures",
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_WHAT,
+        help="For {seed} in --model; else of the choice of pictures. 40-44 or 0,1,2.",
+        show_default="0; on CUB 40-44",
+    ),
+]
+Against = Annotated[
+    Literal["imagenet", "cub"] | None,
+    typer.Option(
+        rich_help_panel=_WHAT,
+        help="Which published column stands beside; it also sets the defaults.",
+        show_default="cub for data of that kind, else imagenet",
+    ),
+]
+Composite = Annotated[
+    Literal["paper", "released"],
+    typer.Option(
+        "--composite",
+        "-c",
+        rich_help_panel=_WHAT,
+        help="Rules of the proposed method: made exact, or the authors' code.",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_WHAT,
+        show_default="all",
+        help="table1, figure5: lrp, integrated-gradients, guided-backprop, grad-cam, score-cam, proposed; with commas.",
+    ),
+]
+CamLayer = Annotated[
+    str | None,
+    typer.Option(
+        "--cam-layer",
+        rich_help_panel=_WHAT,
+        show_default="the last",
+        help="table1, figure5: module whose maps Grad-CAM and Score-CAM read.",
+    ),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_WHAT, help="figure3, 5, 6: ids or classes of the pictures, with commas."),
+]
+Step = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=_HOW,
+        help="Tables: pixels masked a step; below 1, a fraction of them.",
+        show_default="500 at 224 x 224, in proportion elsewhere",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_HOW, help="Folder of results and runs.")]
+Workers = Annotated[int, typer.Option(min=1, rich_help_panel=_HOW, help="Tables: processes.")]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, rich_help_panel=_HOW, help="Pictures computed together.")]
+
+
+def reproduce(
+    experiment: Which,
+    model: Models = None,
+    data: Data = None,
+    samples: Samples = None,
+    seeds: Seeds = None,
+    against: Against = None,
+    composite: Composite = "paper",
+    methods: Methods = None,
+    cam_layer: CamLayer = None,
+    images: Images = None,
+    step: Step = None,
+    out: Out = Path("runs/reproduce"),
+    workers: Workers = 1,
+    batch_size: Batch = 16,
+    arch: options.Arch = None,
+    size: options.Size = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+) -> int:
+    """Repeat a table or figure of the paper, with its numbers beside ours.
+
+    Without options on the paper's own: ResNet-50 with its first ImageNet weights, 1,000 validation pictures; with
+    --against cub, five checkpoints of `relprop train cub`. Any model and data can stand in their place, and the
+    caption says so. A table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if
+    paper() does not conserve in figure7.
+    """
+    _refuse_idle(
+        experiment,
+        {
+            "--step": step,
+            "--methods": methods,
+            "--cam-layer": cam_layer,
+            "--images": images,
+            "--workers": None if workers == 1 else workers,
+            "--composite": None if composite == "paper" else composite,
+            "--against": against,
+        },
+    )
+    from relprop.reproduce.setting import Setting, with_seeds
+
+    column: Literal["imagenet", "cub"] = against or ("cub" if (data or "").startswith("cub:") else "imagenet")
+    default = DEFAULTS[column]
+    names, left = with_seeds(model or [default.model], _numbers(seeds or default.seeds))
+    setting = Setting(
+        models=tuple(model_spec(name, arch, size, mean, std, trust) for name in names),
+        data=absolute(data or default.data),
+        samples=samples or SAMPLES[experiment],
+        seeds=left,
+        composite=composite,
+        cam_layer=cam_layer,
+        methods=specs(methods) if methods is not None else (),
+        images=specs(images) if images is not None else (),
+        step=step,
+        batch=batch_size,
+        device=options.choose_device(device),
+    )
+    if experiment in _TABLES:
+        return _table(experiment, setting, out, column, workers)
+    return _figure(experiment, setting, out)
+
+
+_APPLIES = {
+    "--step": _TABLES,
+    "--workers": _TABLES,
+    "--against": _TABLES,
+    "--methods": ("table1", "figure5"),
+    "--cam-layer": ("table1", "figure5"),
+    "--images": ("figure3", "figure5", "figure6"),
+    "--composite": (*_TABLES, "figure3", "figure5", "figure6"),
+}
+
+
+def _refuse_idle(experiment: str, given: dict[str, Any]) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        UsageError: naming the option, and what takes it.
+    """
+    for option, value in given.items():
+        if value is not None and experiment not in _APPLIES[option]:
+            raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Read "40-44" or "0,1,2".
+
+    Raises:
+        UsageError: anything else.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise UsageError(f"--seeds takes whole numbers such as 0,1,2 or 40-44, not {text!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not found or len(set(found)) < len(found):
+        raise UsageError(f"--seeds {text!r} names no seed, or one twice")
+    return tuple(found)
+
+
+def _table(name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int) -> int:
+    """Measure a table, write it in every format, and print it."""
+    from relprop.evaluation.local import run
+    from relprop.reproduce.render import FORMATS
+    from relprop.reproduce.table import make_table
+
+    command = ["relprop", *sys.argv[1:]]
+
+    def carry(plan: Plan, place: Path, what: str) -> Store:
+        if not console.err.is_terminal:
+            console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
+        with progress(plan, what) as report:
+            return run(plan, place, workers=workers, place=setting.device, command=command, report=report)
+
+    table = make_table(name, setting, out, carry, against)
+    written = {suffix: write(table) for suffix, write in FORMATS.items()}
+    for suffix, content in written.items():
+        (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+    sys.stdout.write(written["txt"])
+    _tell([out / f"{name}.{suffix}" for suffix in written])
+    return 1 if table.unread else 0
+
+
+def _figure(name: str, setting: Setting, out: Path) -> int:
+    """Draw a figure, and write it as PNG and PDF."""
+    from relprop.data import open_dataset
+    from relprop.evaluation.bench import load
+
+    if len(setting.models) > 1 or len(setting.seeds) > 1:
+        raise UsageError(f"{name} shows one model and one choice of pictures; give one --model, and one of --seeds")
+    dataset = open_dataset(setting.data)
+    with console.waiting("loading the model"):
+        loaded = load(setting.models[0], setting.device)
+    if name == "figure7":
+        return _figure7(loaded, dataset, setting, out)
+    from relprop.reproduce import figure3, figure5, figure6
+
+    modules = {"figure3": figure3.figure3, "figure5": figure5.figure5, "figure6": figure6.figure6}
+    caption = f"Published: ResNet-50 on {_PUBLISHED[name]}. Ours: {setting.model_names} on {setting.data_name}"
+    caption += ", rules as released." if setting.composite == "released" else "."
+    with console.waiting(f"drawing {name}"):
+        figure = modules[name](loaded, dataset, setting, f"{caption} {_READ}")
+    _save(name, figure, out)
+    return 0
+
+
+_PUBLISHED = {"figure3": "ImageNet", "figure5": "CUB and ImageNet", "figure6": "ImageNet", "figure7": "ImageNet"}
+_READ = "True class explained; each map in colours of its own range."
+
+
+def _figure7(loaded: LoadedModel, dataset: Dataset, setting: Setting, out: Path) -> int:
+    from relprop.reproduce import figure7
+
+    with console.progress("explaining", setting.samples) as advance:
+        sums = figure7.measure(loaded, dataset, setting, advance)
+    caption = (
+        f"Published: ResNet-50 on 100 pictures of ImageNet, all points on the diagonal. Ours: {setting.model_names} on "
+        f"{setting.data_name}, {len(sums.samples)} pictures, predicted class."
+    )
+    _save("figure7", figure7.draw(sums, caption), out, {"csv": figure7.comma_separated(sums)})
+    made = console.table("rules", "cut", "layer", ">largest |ΣR - p| / p")
+    for composite, cut, layer, deviation in figure7.lines(sums):
+        made.add_row(f"{composite}()", cut, console.escape(layer), f"{deviation:.1e}")
+    console.show(made)
+    console.out.print(
+        console.verdict(
+            sums.holds, *(f"paper() {word} within {figure7.TOLERANCE:g}" for word in ("conserves", "does not conserve"))
+        )
+    )
+    return 0 if sums.holds else 1
+
+
+def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = None) -> None:
+    from relprop import viz
+
+    paths = [viz.save(figure, out / f"{name}.{suffix}") for suffix in ("png", "pdf")]
+    for suffix, content in (texts or {}).items():
+        paths.append(out / f"{name}.{suffix}")
+        paths[-1].write_text(content, encoding="utf-8")
+    _tell(paths)
+
+
+def _tell(paths: Sequence[Path]) -> None:
+    for path in paths:
+        console.err.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)

@@ -1,0 +1,172 @@
+"""Figure 7: the sum of relevance at three cuts of the network, against the model's probability."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from relprop import LRP, paper, released
+from relprop.core.joins import find_joins
+from relprop.data import balanced
+from relprop.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from relprop.core.composite import Composite
+    from relprop.core.graph import Graph
+    from relprop.data import Dataset
+    from relprop.models import LoadedModel
+    from relprop.reproduce.setting import Setting
+
+SAMPLES = 100
+TOLERANCE = 1e-6
+"""The largest relative deviation that `paper()` may show."""
+
+BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # told apart by colour-blind eyes too
+_COMPOSITES: dict[str, Callable[[], Composite]] = {"paper": paper, "released": released}
+_TITLES = {"paper": "paper(): the method, made exact", "released": "released(): the authors' code"}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where all relevance passes: a title, and the name of the step whose value it is."""
+
+    title: str
+    layer: str
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was measured.
+
+    Attributes:
+        cuts: from the input on.
+        samples: ids (N).
+        probability: (N,) float64, of the predicted class, by composite.
+        relevance: (3, N) float64, its sum at each cut, by composite.
+    """
+
+    cuts: tuple[Cut, ...]
+    samples: tuple[str, ...]
+    probability: dict[str, Tensor]
+    relevance: dict[str, Tensor]
+
+    def deviations(self, composite: str) -> list[float]:
+        """Largest |Σ R - p| / p at each cut."""
+        p = self.probability[composite]
+        return ((self.relevance[composite] - p).abs() / p).amax(1).tolist()
+
+    @property
+    def holds(self) -> bool:
+        """Whether `paper()` conserves to rounding."""
+        return max(self.deviations("paper")) <= TOLERANCE
+
+
+def find_cuts(graph: Graph) -> tuple[Cut, ...]:
+    """The network's input, and the inputs of its first and last residual block: where the branches of joins part.
+
+    Raises:
+        InputError: the network has no residual block.
+    """
+    forks = [join.fork for join in find_joins(graph).values() if any(join.skips)]
+    if not forks:
+        raise InputError("figure7 reads relevance at the inputs of residual blocks, and this network has none")
+    first, last = (_layer(graph, fork) for fork in (min(forks), max(forks)))
+    named = ("network input", "input"), ("first block's input", first), ("last block's input", last)
+    return tuple(Cut(title, layer) for title, layer in named)
+
+
+def _layer(graph: Graph, index: int) -> str:
+    return graph.nodes[index].name if index else "input"
+
+
+def measure(
+    loaded: LoadedModel, dataset: Dataset, setting: Setting, report: Callable[[int], None] = lambda done: None
+) -> Sums:
+    """Sum the relevance of the predicted class at the three cuts, picture by picture, under both composites."""
+    samples = balanced(dataset.samples, setting.samples, setting.seeds[0])
+    cuts: tuple[Cut, ...] = ()
+    engines: dict[str, LRP] = {}
+    sums: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
+    scores: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
+    for start in range(0, len(samples), setting.batch):
+        some = samples[start : start + setting.batch]
+        x = torch.stack([loaded.preprocess(dataset.load(sample)) for sample in some]).to(setting.device)
+        if not engines:
+            cuts = find_cuts(LRP(loaded.model).graph(x))
+            keep = [cut.layer for cut in cuts]
+            engines = {name: LRP(loaded.model, make(), keep=keep) for name, make in _COMPOSITES.items()}
+        for name, engine in engines.items():
+            result = engine(x)
+            totals = [result.at(cut.layer).double().flatten(1).sum(1) for cut in cuts]
+            sums[name].append(torch.stack(totals).cpu())
+            scores[name].append(result.score.double().cpu())
+        report(len(some))
+    relevance = {name: torch.cat(parts, 1) for name, parts in sums.items()}
+    probability = {name: torch.cat(parts) for name, parts in scores.items()}
+    return Sums(cuts, tuple(sample.id for sample in samples), probability, relevance)
+
+
+def comma_separated(sums: Sums) -> str:
+    """One line for each composite, cut and picture, in full precision."""
+    made = io.StringIO()
+    lines = csv.writer(made, lineterminator="\n")
+    lines.writerow(["composite", "cut", "layer", "sample", "relevance", "probability"])
+    for composite, rows in sums.relevance.items():
+        for cut, row in zip(sums.cuts, rows.tolist(), strict=True):
+            for sample, total, p in zip(sums.samples, row, sums.probability[composite].tolist(), strict=True):
+                lines.writerow([composite, cut.title, cut.layer, sample, repr(total), repr(p)])
+    return made.getvalue()
+
+
+def draw(sums: Sums, caption: str) -> Figure:
+    """Scatter probability over sum of relevance: a row for each composite, a column for each cut."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.2, 6.6), dpi=150, facecolor="white")
+    grid = figure.subplots(len(sums.relevance), len(sums.cuts), sharex="row", sharey=True, squeeze=False)
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.9, bottom=0.14, wspace=0.1, hspace=0.42)
+    for row, (composite, colour) in enumerate(zip(sums.relevance, (BLUE, ORANGE), strict=True)):
+        deviations = sums.deviations(composite)
+        for column, cut in enumerate(sums.cuts):
+            ax = grid[row, column]
+            _panel(ax, sums.relevance[composite][column], sums.probability[composite], colour)
+            ax.set_title(cut.title, fontsize=9.5, color=INK, pad=4)
+            ax.text(0.04, 0.96, _deviation(deviations[column]), transform=ax.transAxes, fontsize=8, color=INK, va="top")
+        grid[row, 0].set_ylabel("probability of the model", fontsize=8.5, color=INK)
+        grid[row, 1].set_xlabel("sum of relevance", fontsize=8.5, color=INK)
+        top = grid[row, 0].get_position().y1
+        figure.text(0.085, top + 0.045, _TITLES[composite], fontsize=11, color=colour, weight="bold", va="bottom")
+    figure.text(0.085, 0.035, caption, fontsize=7, color=QUIET, va="center", wrap=True)
+    return figure
+
+
+def _deviation(value: float) -> str:
+    return f"largest |ΣR − p| / p\n{value:.1e}"
+
+
+def _panel(ax: Axes, relevance: Tensor, probability: Tensor, colour: str) -> None:
+    ax.axline((0, 0), slope=1, color="#bbbbbb", linewidth=0.8, zorder=1)
+    ax.scatter(relevance.tolist(), probability.tolist(), s=13, color=colour, alpha=0.55, linewidths=0, zorder=2)
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_yticks([0, 0.5, 1])
+    ax.tick_params(labelsize=8, colors=QUIET, length=2)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#bbbbbb")
+
+
+def lines(sums: Sums) -> Sequence[tuple[str, str, str, float]]:
+    """Composite, cut, layer and largest deviation, for a table."""
+    return [
+        (composite, cut.title, cut.layer, deviation)
+        for composite in sums.relevance
+        for cut, deviation in zip(sums.cuts, sums.deviations(composite), strict=True)
+    ]

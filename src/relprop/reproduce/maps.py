@@ -1,0 +1,82 @@
+"""Which map stands in which row: the paper's methods and the controls, as specs of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relprop.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relprop.reproduce.setting import Setting
+
+RELEASED, FAIR = "paper-protocol", "fair"
+LEVELS = 8
+CONTROLS = {"constant": "constant", "random": "random", "gaussian": "centred Gaussian", "sobel": "Sobel edges"}
+
+
+@dataclass(frozen=True)
+class Map:
+    """What one row of a table measures.
+
+    Attributes:
+        name: of the row.
+        specs: explainer and post-processing under each protocol. They differ where the release reads a map in a way
+            of its own: of maps of three channels its metric takes the first alone.
+        key: of the published row; None for what the paper does not have.
+    """
+
+    name: str
+    specs: dict[str, tuple[str, str]]
+    key: str | None = None
+
+
+def alike(name: str, explainer: str, post: str = "none", key: str | None = None) -> Map:
+    """Make a row that is the same under both protocols."""
+    return Map(name, {RELEASED: (explainer, post), FAIR: (explainer, post)}, key)
+
+
+def proposed(setting: Setting, split: str = "ratio", identity: bool = True) -> str:
+    """Spec of the paper's method, or of one of its ablations."""
+    return f"lrp:composite={setting.composite}:split={split}:identity={str(identity).lower()}"
+
+
+def quantization(setting: Setting) -> str:
+    """Spec of Heat Quantization with Q = 8: Eq. 8, or as the release computes it."""
+    return f"quantize:levels={LEVELS}:edges={'release' if setting.composite == 'released' else 'equation'}"
+
+
+def baselines(setting: Setting) -> dict[str, dict[str, str]]:
+    """Explainer of each baseline under each protocol, by its key."""
+    layer = "" if setting.cam_layer is None else f":layer={setting.cam_layer}"
+    # the release scores whatever finite map captum's LRP returns
+    gradients = {"lrp": "captum-lrp:limit=inf"}
+    gradients |= {name: name for name in ("integrated-gradients", "guided-backprop")}
+    cams = {name: name + layer for name in ("grad-cam", "score-cam")}
+    red = {key: {RELEASED: f"{spec}:channels=red", FAIR: spec} for key, spec in gradients.items()}
+    return red | {key: {RELEASED: spec, FAIR: spec} for key, spec in cams.items()}
+
+
+def controls(post: str, names: Sequence[str] = tuple(CONTROLS)) -> tuple[Map, ...]:
+    """Maps that look at no network, with the post-processing of the method that they stand beside.
+
+    A constant map stays what it is under any.
+    """
+    quantized = " + HQ" if post != "none" else ""
+    return tuple(
+        alike(CONTROLS[name], name) if name == "constant" else alike(CONTROLS[name] + quantized, name, post)
+        for name in names
+    )
+
+
+def chosen(keys: Sequence[str], setting: Setting) -> tuple[str, ...]:
+    """Return those of `keys` that `--methods` leaves.
+
+    Raises:
+        UsageError: one that is not among them.
+    """
+    if unknown := [name for name in setting.methods if name not in keys]:
+        raise UsageError(f"--methods {', '.join(unknown)}: there is no such row; there are {', '.join(keys)}")
+    return tuple(key for key in keys if not setting.methods or key in setting.methods)

@@ -1,0 +1,126 @@
+"""Pictures for the figures: which ones, and what the network says of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from relprop.data import Dataset, Sample, balanced
+from relprop.errors import DataError, MissingDependencyError, RelpropError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from relprop.models import LoadedModel
+    from relprop.reproduce.setting import Setting
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a figure.
+
+    Attributes:
+        name: of its class.
+        seen: the part of it that the network sees, PIL.
+        x: the network's input (1, C, H, W).
+        label: its class.
+        probability: what the network gives that class.
+    """
+
+    name: str
+    seen: Any
+    x: Tensor
+    label: int
+    probability: float
+
+
+def show(sample: Sample, dataset: Dataset, loaded: LoadedModel, device: str) -> Shown:
+    """Read a sample, and ask the network for the probability of its class.
+
+    Raises:
+        DataError: it cannot be read, or the network does not know its class.
+    """
+    picture = dataset.load(sample)
+    x = loaded.preprocess(picture)[None].to(device)
+    with torch.no_grad():
+        scores = _callable(loaded)(x)
+    if sample.label >= scores.shape[1]:
+        raise DataError(
+            f"sample {sample.id} has label {sample.label}, and the model knows {scores.shape[1]} classes; take "
+            "pictures of the classes that it was trained on"
+        )
+    probability = float(scores.softmax(1)[0, sample.label])
+    name = class_name(sample.label, dataset, loaded)
+    return Shown(name, loaded.preprocess.crop(picture), x, sample.label, probability)
+
+
+def _callable(loaded: LoadedModel) -> Any:
+    from relprop.metrics.forward import callable_model
+
+    return callable_model(loaded.model)
+
+
+def class_name(label: int, dataset: Dataset, loaded: LoadedModel) -> str:
+    """Name of a class as it is read aloud: "Brandt Cormorant" for CUB's "023.Brandt_Cormorant"."""
+    names = dataset.classes if dataset.classes is not None and label < len(dataset.classes) else None
+    raw = loaded.class_name(label) if names is None else names[label]
+    return re.sub(r"^\d+\.", "", raw).replace("_", " ").split(",")[0].strip()
+
+
+def choose(dataset: Dataset, loaded: LoadedModel, setting: Setting, wanted: Sequence[str] = ()) -> tuple[Sample, ...]:
+    """Choose the pictures of a figure.
+
+    `--images` names them; else they are of the classes `wanted`, those of the paper, if the data set has all of these,
+    one each; else equally many of each class, by seed.
+
+    Raises:
+        UsageError: `--images` names neither a sample nor a class.
+        DataError: fewer pictures than asked for.
+    """
+    seed = setting.seeds[0]
+    by_class: dict[str, list[Sample]] = {}
+    for sample in dataset.samples:
+        by_class.setdefault(class_name(sample.label, dataset, loaded).lower(), []).append(sample)
+    known = all(name.lower() in by_class for name in wanted)
+    names = setting.images or (tuple(wanted) if known else ())
+    if names:
+        return tuple(_find(name, dataset, by_class, seed) for name in names)
+    return balanced(dataset.samples, setting.samples, seed)
+
+
+def _find(name: str, dataset: Dataset, by_class: dict[str, list[Sample]], seed: int) -> Sample:
+    by_id = {sample.id: sample for sample in dataset.samples}
+    if name in by_id:
+        return by_id[name]
+    members = by_class.get(name.replace("_", " ").lower())
+    if members is not None:
+        return balanced(members, 1, seed)[0]
+    near = difflib.get_close_matches(name.lower(), [*by_class, *by_id], n=3)
+    hint = f"; near it: {', '.join(near)}" if near else f"; classes are {', '.join(list(by_class)[:5])}, ..."
+    raise UsageError(f"--images: {dataset.name} has no sample and no class {name!r}{hint}")
+
+
+def explained(
+    explainer: Callable[[Any, Tensor, Tensor], Tensor],
+    post: Callable[[Tensor], Tensor],
+    loaded: LoadedModel,
+    shown: Sequence[Shown],
+) -> list[Tensor | str]:
+    """One map (H, W) of each picture for its label; where there can be none, the reason."""
+    found: list[Tensor | str] = []
+    for one in shown:
+        try:
+            heatmap = explainer(loaded.model, one.x, torch.tensor([one.label], device=one.x.device))
+            finite = bool(heatmap.isfinite().all())
+            found.append(post(heatmap)[0].cpu() if finite else "the map is not finite")
+        except MissingDependencyError:
+            raise
+        except RelpropError as error:
+            found.append(str(error))
+    return found

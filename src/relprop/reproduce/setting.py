@@ -1,0 +1,83 @@
+"""On what an experiment is repeated: models, data, pictures, and how the run is cut."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from relprop.evaluation import ModelSpec
+
+SEED = "{seed}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What takes the place of the paper's ResNet-50 and its pictures.
+
+    Attributes:
+        models: one or several.
+        data: spec of the data set.
+        samples: how many pictures, equally many of each class.
+        seeds: of the choice of pictures; several repeat all with other pictures.
+        composite: rules of the proposed method: "paper" (exact) or "released" (the authors' code).
+        cam_layer: module whose maps Grad-CAM and Score-CAM read; None for the last.
+        methods: rows to leave in Table 1 and Figure 5; empty for all.
+        images: pictures by id or class, for the figures that show some.
+        step: pixels masked a step; None leaves it to the protocols.
+        batch: pictures computed together.
+        device: where, "cpu", "cuda:1", ...
+    """
+
+    models: tuple[ModelSpec, ...]
+    data: str
+    samples: int
+    seeds: tuple[int, ...] = (0,)
+    composite: Literal["paper", "released"] = "paper"
+    cam_layer: str | None = None
+    methods: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    step: float | None = None
+    batch: int = 16
+    device: str = "cpu"
+
+    def runs(self) -> Iterator[tuple[ModelSpec, int]]:
+        """Yield each model with each seed."""
+        return itertools.product(self.models, self.seeds)
+
+    @property
+    def kind(self) -> str:
+        """Kind of the data set."""
+        return self.data.partition(":")[0]
+
+    @property
+    def data_name(self) -> str:
+        """The data set without the way to it, for captions: "parquet:test.parquet"."""
+        kind, _, rest = self.data.partition(":")
+        root, *options = rest.split(":")
+        return ":".join([kind, Path(root).name, *options])
+
+    @property
+    def model_names(self) -> str:
+        """The models without the way to them."""
+        return ", ".join(short(model.name) for model in self.models)
+
+
+def with_seeds(models: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Put each seed into names that hold `{seed}`: returns names, and the seeds that are left for the pictures."""
+    if not any(SEED in name for name in models):
+        return tuple(models), tuple(seeds)
+    named = [name.replace(SEED, str(seed)) for name in models for seed in (seeds if SEED in name else seeds[:1])]
+    return tuple(named), (0,)
+
+
+def short(name: str) -> str:
+    """Return a model's name for captions: "resnet20", also of "/far/away/resnet20.pt"."""
+    path = Path(name)
+    if path.suffix not in (".pt", ".pth", ".th", ".safetensors", ".pt2", ".ckpt", ".bin"):
+        return name
+    return f"{path.parent.name}/{path.stem}" if path.stem in ("model", "best", "last") else path.stem

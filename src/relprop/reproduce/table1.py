@@ -1,0 +1,24 @@
+"""Table 1: the method against five others, each as the release runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relprop.reproduce.maps import Map, alike, baselines, chosen, controls, proposed, quantization
+from relprop.reproduce.published import Against, published
+
+if TYPE_CHECKING:
+    from relprop.reproduce.setting import Setting
+
+
+def maps(setting: Setting, against: Against = "imagenet") -> tuple[Map, ...]:
+    """Rows of Table 1: the paper's, then the controls with the quantization of the proposed method."""
+    rows = {row.key: row.name for row in published("table1", against).rows}
+    other, post = baselines(setting), quantization(setting)
+    found = []
+    for key in chosen(tuple(rows), setting):
+        if key == "proposed":
+            found.append(alike(f"{rows[key]} (HQ)", proposed(setting), post, key))
+        else:
+            found.append(Map(rows[key], {where: (spec, "none") for where, spec in other[key].items()}, key))
+    return (*found, *controls(post))
