@@ -65,6 +65,18 @@ def test_a_run_on_disk_gives_the_same_rows(tmp_path):
     assert len(rows) == 7 * 3 * 2 * 4
 
 
+def test_amp_scores_masked_pictures_in_bfloat16_and_says_so(inputs):
+    given = {"preprocess": PREPARE, "step": 4, "metrics": ("insertion-deletion", "conservation-gap")}
+    exact, rough = (evaluate(make(), inputs, "lrp", **given, amp=amp) for amp in (False, True))
+    pairs = [(a, b) for a, b in zip(exact, rough, strict=True) if a.explainer == "lrp"]
+    masked = [(a.value, b.value) for a, b in pairs if a.metric != "conservation-gap"]
+    assert [a for a, _ in masked] == pytest.approx([b for _, b in masked], abs=0.01)
+    assert masked != [(a, a) for a, _ in masked], "bfloat16 has 8 bits"
+    assert all(a.value == b.value for a, b in pairs if a.metric == "conservation-gap")
+    assert "masked pictures scored in bfloat16" in rough.summary().caption
+    assert "bfloat16" not in exact.summary().caption
+
+
 def test_explainers_of_ones_own(inputs):
     mine = {"mine": lambda model, x, target: -x.sum(1), "sobel": EXPLAINERS.build("sobel")}
     rows = evaluate(make(), inputs, mine, preprocess=PREPARE)

@@ -57,6 +57,7 @@ Controls = Annotated[
     typer.Option("--controls/--no-controls", help="Add the explainers constant and random.", rich_help_panel=_WHAT),
 ]
 Curves = Annotated[bool, typer.Option("--curves", help="Keep the curves behind the scores.", rich_help_panel=_WHAT)]
+Amp = Annotated[bool, typer.Option("--amp", help="Score masked pictures in bfloat16.", rich_help_panel=_HOW)]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST", rich_help_panel=_HOW),
@@ -95,6 +96,7 @@ def evaluate(
     target: Explained = "predicted",
     controls: Controls = True,
     curves: Curves = False,
+    amp: Amp = False,
     out: Out = None,
     workers: Workers = None,
     ray: Ray = None,
@@ -132,6 +134,7 @@ def evaluate(
         threads=threads,
         device=place.split(":")[0],
         curves=curves,
+        amp=amp,
     )
     return _carry_out(plan, out or Path("runs") / plan.digest, place, workers, ray)
 

@@ -9,7 +9,7 @@ import inspect
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -140,6 +140,7 @@ def measures(plan: Plan, inputs: Inputs, preprocess: Preprocess | None) -> list[
     found = []
     for spec in plan.metrics:
         metric, (_, colon, options) = METRICS.build(spec), spec.partition(":")
+        metric = replace(cast("Any", metric), amp=True) if plan.amp and hasattr(metric, "amp") else metric
         if "inside" in inspect.signature(metric).parameters and inputs.inside is None:
             raise UsageError(f"{spec} needs to know where the objects are, and {plan.data} has no boxes; cub has")
         if not isinstance(metric, InsertionDeletion):

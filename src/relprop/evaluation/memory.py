@@ -36,6 +36,7 @@ def evaluate(
     target: Literal["predicted", "label"] = "predicted",
     batch: int = 16,
     curves: bool = False,
+    amp: bool = False,
     controls: bool = True,
     preprocess: Preprocess | None = None,
 ) -> Rows:
@@ -54,6 +55,7 @@ def evaluate(
         target: explain the class that the model predicts, or the sample's label.
         batch: samples computed together.
         curves: keep the curves behind the scores.
+        amp: run the model in bfloat16 for the metrics that mask.
         controls: add the controls `constant` and `random`.
         preprocess: from picture to input; needed where `model` is a module and `data` are pictures. With inputs it says
             what black is.
@@ -81,6 +83,7 @@ def evaluate(
         threads=torch.get_num_threads(),
         device=torch.device(place).type,
         curves=curves,
+        amp=amp,
     )
     custom = {name: call for name, call in named.items() if call is not None}
     bench = assemble(plan, net, _inputs(data, plan, prepare), place, prepare, custom)

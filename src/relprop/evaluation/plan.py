@@ -48,6 +48,7 @@ class Plan:
         threads: of each worker, for the same reason. More workers make a run faster, and leave its rows as they are.
         device: "cpu", "cuda" or "mps".
         curves: keep the curves behind the scores.
+        amp: run the model in bfloat16 where torch's autocast allows it, for the metrics that mask; explainers do not.
     """
 
     model: ModelSpec
@@ -64,6 +65,7 @@ class Plan:
     threads: int = 1
     device: str = "cpu"
     curves: bool = False
+    amp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("explainers", "post", "metrics", "protocols"):

@@ -182,6 +182,7 @@ def _caption(plan: Plan, done: str) -> str:
     parts = [f"{plan.model.name} on {plan.data}", f"explaining the {plan.target} class"]
     if plan.step is not None:
         parts.append(f"{plan.step:g} pixels a step" if plan.step >= 1 else f"{plan.step:.3g} of the pixels a step")
+    parts += ["masked pictures scored in bfloat16"] if plan.amp else []
     return ", ".join([*parts, *([done] if done else []), f"plan {plan.digest}"])
 
 

