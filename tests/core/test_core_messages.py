@@ -90,15 +90,16 @@ def test_what_is_no_model():
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        (lambda y: (y, y), "the model returns tuple; relprop explains"),
-        (lambda y: {"out": y}, "the model returns dict; relprop explains"),
+        (lambda y: (y, y), r"the model returns tuple; relprop explains .*\(tensors 0, 1 are in it\): wrap the model"),
+        (lambda y: {"a": y, "b": y}, r"the model returns dict; .* or as the entry 'logits' or 'out' \(tensors a, b"),
+        (lambda y: None, r"the model returns NoneType; .*\(no tensor is in it\)"),
         (lambda y: y[:, 0], r"the model returns \(2,\); relprop explains an \(N, classes\) tensor"),
         (lambda y: y[:, :, None, None], r"the model returns \(2, 5, 1, 1\); .*wrap the model"),
         (lambda y: torch.ones(2, 3), "output does not depend on its input"),
         (lambda y: y + torch.rand_like(y), "not a fixed function of its input"),
         (lambda y: -y if y.sum() > 0 else y, "cannot capture Ends.*probably branches on the values of tensors"),
     ],
-    ids=["tuple", "dict", "1-d", "4-d", "constant", "random", "branch"],
+    ids=["tuple", "dict", "nothing", "1-d", "4-d", "constant", "random", "branch"],
 )
 def test_outputs(end, message, capfd):
     with pytest.raises(CaptureError, match=message):

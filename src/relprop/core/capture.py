@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from relprop.core.graph import Graph, Node, Ref, State, refs
 from relprop.core.ops import CONSTANT, canonical
+from relprop.core.outputs import Scores
 from relprop.errors import CaptureError
 
 Model = nn.Module | torch.export.ExportedProgram
@@ -63,7 +64,7 @@ def capture(model: Model, example: Tensor) -> Graph:
     if isinstance(model, torch.export.ExportedProgram):
         return _from_program(_functional(model), route="exported program")
     require_evaluation_mode(model)
-    return _from_program(_export(model, example), route="torch.export")
+    return _from_program(_export(model, example), route="torch.export", inside="model.")
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
@@ -81,11 +82,14 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     pair = example[:1].expand(2, *example.shape[1:]).contiguous()
     attempts = [(pair, ({0: torch.export.Dim("batch")},)), (example.contiguous(), None)]
     inference = any(parameter.is_inference() for parameter in model.parameters())
+    scores = Scores(model)
     failure: Exception | None = None
     for inputs, shapes in attempts:
         try:
             with _quiet(), torch.inference_mode(inference), torch.no_grad():
-                return _functional(torch.export.export(model, (inputs,), dynamic_shapes=shapes, strict=False))
+                return _functional(torch.export.export(scores, (inputs,), dynamic_shapes=shapes, strict=False))
+        except CaptureError:
+            raise
         except Exception as error:  # export raises errors of many unrelated types
             failure = failure or error
     reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
@@ -115,8 +119,8 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
         return functional
 
 
-def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
-    """Read an exported program's nodes into ours."""
+def _from_program(program: torch.export.ExportedProgram, route: str, inside: str = "") -> Graph:
+    """Read an exported program's nodes into ours; paths of the user's model all begin with `inside`."""
     signature = program.graph_signature
     if len(signature.user_inputs) != 1:
         raise CaptureError(f"the model takes {len(signature.user_inputs)} inputs; relprop explains one image tensor")
@@ -128,7 +132,11 @@ def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
             "wrap the model so that it returns its scores alone"
         )
     learned = (torch.export.graph_signature.InputKind.PARAMETER, torch.export.graph_signature.InputKind.BUFFER)
-    states = {s.arg.name: State(s.target, s.kind in learned) for s in signature.input_specs if s.target is not None}
+    states = {
+        s.arg.name: State(s.target.removeprefix(inside) if s.kind in learned else s.target, s.kind in learned)
+        for s in signature.input_specs
+        if s.target is not None
+    }
     nodes: list[Node] = []
     argument: dict[torch.fx.Node, Ref | State] = {}
     kept = _alive(program)
@@ -144,6 +152,7 @@ def _from_program(program: torch.export.ExportedProgram, route: str) -> Graph:
             continue
         if (node := _node(fx, len(nodes), argument)) is None:
             continue
+        node = replace(node, scopes=tuple((call, f"{path}.".removeprefix(inside)[:-1]) for call, path in node.scopes))
         inputs = tuple(i for i in refs((node.args, node.kwargs)) if depends[i]) if node.op not in CONSTANT else ()
         depends.append(bool(inputs))
         nodes.append(replace(node, inputs=inputs))

@@ -15,12 +15,13 @@ from relprop.core.composite import Composite
 from relprop.core.composites import paper
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
+from relprop.core.outputs import scores_in
 from relprop.core.prepared import Prepared
 from relprop.core.program import make_program, run
 from relprop.core.propagate import Walk, Way, make_way, propagate
 from relprop.core.relevance import Relevance
 from relprop.core.support import supports
-from relprop.core.target import Start, Target, read_target, start_relevance
+from relprop.core.target import Beginning, Start, Target, begin
 from relprop.errors import CaptureError, InputError, UsageError
 
 Keep = Sequence[str] | str
@@ -103,26 +104,21 @@ class LRP(nn.Module):
         if way.prepared.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         trace = run(way.program, way.graph, state, image, way.prepared)
-        logits = _require_scores(trace.output)
-        chosen = read_target(target, logits)
-        columns = chosen[:, None] if chosen.dim() == 1 else chosen
-        walks: list[Walk] = []
-        scores: list[Tensor] = []
-        for k in range(columns.shape[1]):
-            relevance, score = start_relevance(logits, columns[:, k], start)
-            keep = frozenset(layers.values())
-            walks.append(propagate(way, trace, state, relevance, keep=keep, book=self.ledger))
-            scores.append(score)
-        return self._result(walks, scores, chosen, logits, layers)
+        beginning = begin(target, _require_finite(trace.output), start)
+        keep = frozenset(layers.values())
+        walks = [
+            propagate(way, trace, state, relevance, keep=keep, book=self.ledger) for relevance, _ in beginning.columns
+        ]
+        return self._result(walks, beginning, trace.output, layers)
 
     def _result(
         self,
         walks: list[Walk],
-        scores: list[Tensor],
-        target: Tensor,
+        beginning: Beginning,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
     ) -> Relevance:
+        target = beginning.target
         single = target.dim() == 1
 
         def gather(parts: list[Tensor]) -> Tensor:
@@ -133,7 +129,8 @@ class LRP(nn.Module):
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
-        return Relevance(image, target, gather(scores), logits, ledger, kept, self.composite.name)
+        score = gather([score for _, score in beginning.columns])
+        return Relevance(image, target, score, logits, ledger, kept, self.composite.name, beginning.what)
 
     def _as_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
@@ -308,13 +305,13 @@ def _own_scores(model: Model, image: Tensor) -> Tensor | None:
     except Exception as error:  # whatever the user's code raises
         reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
         raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error
-    return _require_scores(output)
+    return _require_finite(scores_in(output))
 
 
 def _require_same_output(model: Model, graph: Graph, image: Tensor, theirs: Tensor | None) -> None:
     """Refuse a capture that computes something else than the model does."""
     program = make_program(graph, frozenset())
-    ours = _require_scores(run(program, graph, _state(model, graph), image, Prepared()).output)
+    ours = _require_finite(run(program, graph, _state(model, graph), image, Prepared()).output)
     if theirs is None:
         return
     tolerance = 0.05 if graph.halved else 1e-3
@@ -327,13 +324,7 @@ def _require_same_output(model: Model, graph: Graph, image: Tensor, theirs: Tens
         )
 
 
-def _require_scores(output: Any) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise CaptureError(
-            f"the model returns {shape}; relprop explains an (N, classes) tensor of scores: wrap the model so that it "
-            "returns one"
-        )
-    if not output.isfinite().all():
+def _require_finite(scores: Tensor) -> Tensor:
+    if not scores.isfinite().all():
         raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-    return output
+    return scores

@@ -100,6 +100,7 @@ def propagate(
     accounts: dict[int, Account] = {graph.output: Account(start, total_of(start) if book else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
+    positive = way.assignment.positive and _of_one_sign(start)
     for node in reversed(graph.steps):
         account = accounts.pop(node.index, None)
         if node.index in keep:
@@ -115,7 +116,7 @@ def propagate(
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
-            entries.append(_entry(way, node, account, blind, sent, len(start)))
+            entries.append(_entry(way, node, account, blind, sent, len(start), positive))
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
@@ -221,9 +222,17 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
     )
 
 
-def _entry(way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], count: int) -> Entry:
+def _of_one_sign(start: Tensor) -> bool:
+    """Whether each image's relevance begins nowhere above, or nowhere below, zero; a contrast's does not."""
+    rows = start.reshape(len(start), -1)
+    return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
+
+
+def _entry(
+    way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], count: int, positive: bool
+) -> Entry:
     assert account.total is not None
-    magnitude = account.total if way.assignment.positive else total_of(account.relevance, magnitude=True)
+    magnitude = account.total if positive else total_of(account.relevance, magnitude=True)
     received, magnitude, *totals = (
         _by_image(total, count) for total in (account.total, magnitude, *(p.total for p in sent)) if total is not None
     )

@@ -26,12 +26,13 @@ class Relevance:
 
     Attributes:
         relevance: (N, C, H, W), or (N, K, C, H, W) for K targets an image; float32 (float64 for float64 models).
-        target: (N,) or (N, K) the class explained.
+        target: (N,) or (N, K) the class explained; -1 where that was not the score of one class.
         score: (N,) or (N, K) the relevance that the walk started with: its probability or logit.
-        logits: (N, classes) what the model said.
+        logits: (N, classes), or of any other shape, what the model said.
         ledger: the books, or None where none were kept. With K targets, its samples are N·K in row-major order.
         kept: relevance of the layers asked for, by (name, side).
         composite: name of the composite.
+        what: what was explained where that is not one class, in words.
     """
 
     relevance: Tensor
@@ -41,6 +42,7 @@ class Relevance:
     ledger: Ledger | None = None
     kept: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     composite: str = ""
+    what: str = ""
 
     @cached_property
     def heatmap(self) -> Tensor:
@@ -49,7 +51,13 @@ class Relevance:
 
     @property
     def probability(self) -> Tensor:
-        """(N,) or (N, K) the model's probability of the class explained."""
+        """(N,) or (N, K) the model's probability of the class explained.
+
+        Raises:
+            UsageError: it was not a class.
+        """
+        if self.what:
+            raise UsageError(f"{self.what} was explained, which is not the probability of one class; see score")
         probabilities = self.logits.softmax(-1)
         return probabilities.gather(-1, self.target.view(len(self.target), -1)).view_as(self.target)
 
@@ -90,6 +98,7 @@ class Relevance:
             self.ledger,
             kept,
             self.composite,
+            self.what,
         )
 
     def save(self, directory: str | Path) -> Path:
@@ -119,6 +128,7 @@ class Relevance:
             "relprop": version("relprop"),
             "torch": torch.__version__,
             "composite": self.composite,
+            "what": self.what,
             "shape": list(self.relevance.shape),
             "target": self.target.tolist(),
             "score": self.score.tolist(),
@@ -152,7 +162,11 @@ class Relevance:
                 kept[name, side] = value
         fields = {name: tensors[name] for name in ("relevance", "target", "score", "logits")}
         return cls(
-            **fields, ledger=_load_ledger(manifest["ledger"], tensors), kept=kept, composite=manifest["composite"]
+            **fields,
+            ledger=_load_ledger(manifest["ledger"], tensors),
+            kept=kept,
+            composite=manifest["composite"],
+            what=manifest.get("what", ""),
         )
 
 

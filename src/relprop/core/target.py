@@ -1,20 +1,93 @@
-"""Which class to explain, and how much relevance it starts with."""
+"""Which class (or other part of the output) to explain, and how much relevance it starts with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from relprop.errors import TargetError, UsageError
+from relprop.core.targets import Function, OutputTarget, Scale, name_of, of_function, one_each
+from relprop.errors import CaptureError, TargetError, UsageError
 
-Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
-Start = Literal["probability", "logit"]
+Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
+Target = Classes | OutputTarget | Function | Sequence[OutputTarget | Function] | None
+Start = Scale | Tensor
 
 
-def read_target(target: Target, logits: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What the walk back starts with.
+
+    Attributes:
+        target: (N,) or (N, K) the classes; -1 where it is not the score of one class.
+        columns: relevance of the output, in its shape, and its sum (N,), for each of the K targets (or the one).
+        what: words for what is explained where that is not one class, else "".
+    """
+
+    target: Tensor
+    columns: tuple[tuple[Tensor, Tensor], ...]
+    what: str = ""
+
+
+def begin(target: Target, output: Tensor, start: Start) -> Beginning:
+    """Decide what of the output (N, ...) is explained, and with how much relevance it begins.
+
+    Raises:
+        TargetError: the output has no such part.
+        CaptureError: a class is asked for, and the output is not (N, classes).
+        UsageError: `start` is not one of the choices.
+    """
+    if isinstance(start, Tensor):
+        if target is not None:
+            raise UsageError("start is relevance of the whole output, so it goes without a target")
+        return _other(_given(start, output), "the relevance given")
+    if isinstance(target, OutputTarget):
+        return _other(target.relevance(output, start), str(target))
+    if callable(target):
+        return _other(of_function(target, output), name_of(target))
+    if isinstance(target, Sequence) and any(callable(part) or isinstance(part, OutputTarget) for part in target):
+        return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))))
+    _require_classes(output, target, start)
+    chosen = read_target(target, output)
+    columns = chosen[:, None] if chosen.dim() == 1 else chosen
+    return Beginning(chosen, tuple(start_relevance(output, column, start) for column in columns.unbind(1)))
+
+
+def _other(relevance: Tensor, what: str) -> Beginning:
+    no_class = torch.full((len(relevance),), -1, device=relevance.device)
+    return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what)
+
+
+def _given(relevance: Tensor, output: Tensor) -> Tensor:
+    if relevance.shape != output.shape or not relevance.is_floating_point():
+        raise TargetError(
+            f"the relevance to start with is {tuple(relevance.shape)} {relevance.dtype}; it must have the output's "
+            f"shape, {tuple(output.shape)}, and floating-point numbers"
+        )
+    if not relevance.isfinite().all():
+        raise TargetError("the relevance to start with holds NaN or infinite numbers")
+    return relevance.detach().to(output, copy=True)
+
+
+def _require_classes(output: Tensor, target: object, start: Start) -> None:
+    """Refuse to read a class off an output that has none."""
+    if output.dim() != 2:
+        raise CaptureError(
+            f"the model returns {tuple(output.shape)}; relprop explains an (N, classes) tensor of scores unless a "
+            "target says what of it: relprop.targets.Value() for one number, Mask(class, mask) for a segmentation, or "
+            "a function of the output; or wrap the model so that it returns scores"
+        )
+    if output.shape[1] == 1 and start == "probability":
+        raise TargetError(
+            "the model has one output, whose softmax is 1 whatever it says; explain it with relprop.targets.Binary() "
+            "if it is the logit of yes or no, with relprop.targets.Value() if it is a number, or from its logit: "
+            "start='logit'"
+        )
+
+
+def read_target(target: object, logits: Tensor) -> Tensor:
     """The class to explain for each image, (N,) or (N, K) int64.
 
     Args:
@@ -51,7 +124,7 @@ def read_target(target: Target, logits: Tensor) -> Tensor:
     return chosen.long()
 
 
-def start_relevance(logits: Tensor, target: Tensor, start: Start) -> tuple[Tensor, Tensor]:
+def start_relevance(logits: Tensor, target: Tensor, start: object) -> tuple[Tensor, Tensor]:
     """Relevance of the output: the class's probability or logit at the class, zero elsewhere.
 
     Args:

@@ -21,6 +21,7 @@ from relprop.core.rules.pooling import (
     signed_average,
     winner_takes_all,
 )
+from relprop.core.rules.resample import spread_back
 from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
 
@@ -51,6 +52,7 @@ __all__ = [
     "rule",
     "scatter_back",
     "signed_average",
+    "spread_back",
     "unstack",
     "w_square",
     "winner_takes_all",

@@ -1,0 +1,261 @@
+"""What to explain of an output where it is not the score of one class.
+
+A target says with how much relevance each value of the output begins; the walk then conserves the sum. Besides the
+targets below, any function of the output will do (`of_function`), and one function for each image (a list).
+
+    relprop.explain(model, x, target=Contrast(281, 285))            # why this class rather than that one
+    relprop.explain(model, x, target=Value())                       # regression: the number itself
+    relprop.explain(model, x, target=Binary())                      # yes or no, from one logit
+    relprop.explain(model, x, target=Mask(15, mask))                # a class over some pixels of a segmentation
+    relprop.explain(model, x, target=lambda y: y[:, 3] - y[:, 5])   # a function of the output
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.errors import TargetError, UsageError
+
+Scale = Literal["probability", "logit"]
+Function = Callable[[Tensor], Tensor]
+
+# A function is taken to be worth what its gradient hands out if they differ by no more than this, relative.
+_TOLERANCE = 1e-3
+
+
+class OutputTarget(ABC):
+    """A part of the output, or a combination of its values."""
+
+    @abstractmethod
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """Map the output (N, ...) to the relevance that it begins with, in the same shape.
+
+        Raises:
+            TargetError: the output has no such part.
+        """
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """What is explained, for captions and manifests."""
+
+
+@dataclass(frozen=True)
+class Contrast(OutputTarget):
+    """One class against another: R_a = y_a and R_b = -y_b, so that relevance sums to the difference.
+
+    Attributes:
+        of: class a, for all images or one each.
+        against: class b, likewise.
+    """
+
+    of: int | Sequence[int]
+    against: int | Sequence[int]
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N, classes) -> (N, classes)."""
+        values = _values(output, start)
+        a, b = (_classes(chosen, output) for chosen in (self.of, self.against))
+        if bool((a == b).any()):
+            raise TargetError(f"a contrast needs two classes; {self} compares one with itself")
+        begin = torch.zeros_like(values).scatter(1, a, values.gather(1, a))
+        return begin.scatter(1, b, -values.gather(1, b))
+
+    def __str__(self) -> str:
+        return f"class {self.of} against {self.against}"
+
+
+@dataclass(frozen=True)
+class Value(OutputTarget):
+    """A number that the model predicts (regression), whatever `start` says: relevance sums to it.
+
+    Attributes:
+        index: which, of outputs (N, numbers); None for the only one, (N,) or (N, 1).
+    """
+
+    index: int | None = None
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N,) or (N, numbers) -> the same shape."""
+        numbers = output.numel() // len(output)
+        if self.index is None and numbers == 1:
+            return output.clone()
+        if self.index is None:
+            raise TargetError(f"the model returns {numbers} numbers an image; say which to explain: Value(0)")
+        place = _classes(self.index, output)
+        return torch.zeros_like(output).scatter(1, place, output.gather(1, place))
+
+    def __str__(self) -> str:
+        return "the output" if self.index is None else f"output {self.index}"
+
+
+@dataclass(frozen=True)
+class Binary(OutputTarget):
+    """Yes or no of a model with one logit y: sigmoid(y) for yes, 1 - sigmoid(y) for no; y or -y under start="logit".
+
+    Attributes:
+        yes: which of the two.
+    """
+
+    yes: bool = True
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N,) or (N, 1) -> the same shape."""
+        if output.numel() != len(output):
+            raise TargetError(f"Binary explains a model with one output an image; this one has {tuple(output.shape)}")
+        signed = output if self.yes else -output
+        return signed.sigmoid() if _scale(start) == "probability" else signed.clone()
+
+    def __str__(self) -> str:
+        return "yes" if self.yes else "no"
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(OutputTarget):
+    """A class over some pixels of a segmentation: relevance sums to its mean probability (or logit) there.
+
+    Attributes:
+        index: the class.
+        mask: bool (H, W) or (N, H, W); None for the pixels where the class is the prediction.
+    """
+
+    index: int
+    mask: Any = None
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N, classes, H, W) -> the same shape."""
+        if output.dim() < 3:
+            raise TargetError(f"Mask explains outputs (N, classes, H, W); this model returns {tuple(output.shape)}")
+        _classes(self.index, output)
+        values = _values(output, start)[:, self.index]
+        chosen = self._pixels(output)
+        counts = chosen.flatten(1).sum(1)
+        if not bool((counts > 0).all()):
+            image = int((counts == 0).nonzero()[0])
+            why = f"class {self.index} is predicted nowhere" if self.mask is None else "the mask is empty"
+            raise TargetError(f"{why} in image {image}: there is nothing to explain")
+        begin = torch.zeros_like(output)
+        begin[:, self.index] = values * chosen / counts.view(-1, *[1] * (chosen.dim() - 1))
+        return begin
+
+    def _pixels(self, output: Tensor) -> Tensor:
+        if self.mask is None:
+            return output.argmax(1) == self.index
+        mask = torch.as_tensor(self.mask, device=output.device)
+        if mask.dtype != torch.bool:
+            raise TargetError(f"a mask holds True and False, not {mask.dtype}; compare first: mask > 0")
+        shape = (len(output), *output.shape[2:])
+        if mask.shape not in (torch.Size(shape), torch.Size(shape[1:])):
+            raise TargetError(f"the mask has shape {tuple(mask.shape)}; it must be {shape[1:]} or {shape}")
+        return mask.expand(shape)
+
+    def __str__(self) -> str:
+        return f"class {self.index} over {'its pixels' if self.mask is None else 'a mask'}"
+
+
+def of_function(function: Function, output: Tensor) -> Tensor:
+    """Relevance of the output for a function f of it: what each value contributes to f.
+
+        R_k = y_k ∂f/∂y_k
+
+    For sums, differences, means, maxima and picks this adds up to f(y) (Euler). A function may also return relevance
+    itself, in the output's shape.
+
+    Args:
+        function: (N, ...) -> (N,), or (N, ...) -> (N, ...).
+        output: (N, ...).
+
+    Raises:
+        TargetError: it returns something else, or a value that its gradient does not add up to (a softmax, an offset).
+    """
+    name = name_of(function)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = output.clone().requires_grad_()
+        value = function(leaf)
+        if not isinstance(value, Tensor) or value.shape not in (output.shape, output.shape[:1]):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TargetError(
+                f"the target {name} returned {found} for an output of shape {tuple(output.shape)}; it must return one "
+                f"value an image, ({len(output)},), or relevance in the output's shape"
+            )
+        if value.shape == output.shape and output.dim() > 1:
+            return value.detach().to(output.dtype)
+        if not value.requires_grad:
+            raise TargetError(f"the target {name} does not depend on the output, or cannot be differentiated")
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    begin = output * slope
+    shared, value = begin.flatten(1).sum(1) if begin.dim() > 1 else begin, value.detach()
+    scale = torch.maximum(begin.abs().flatten(1).sum(1) if begin.dim() > 1 else begin.abs(), value.abs())
+    if not bool(((shared - value).abs() <= _TOLERANCE * scale).all()):
+        raise TargetError(
+            f"the target {name} is {float(value[0]):.4g} where its gradient shares out {float(shared[0]):.4g}: an "
+            "offset, a softmax or a product has no exact share for each value of the output. Explain a class with "
+            "start='probability', or let the function return relevance in the output's shape"
+        )
+    return begin
+
+
+def one_each(targets: Sequence[Any], output: Tensor, start: Scale) -> Tensor:
+    """Relevance of the output for a target of its own for each image, functions of one image's output among them."""
+    if len(targets) != len(output):
+        raise TargetError(f"there are {len(targets)} targets for {len(output)} image(s); give one for each")
+
+    def of_one(function: Function) -> Function:
+        return lambda batch: torch.as_tensor(function(batch[0])).reshape(1, -1).sum(1)
+
+    parts = []
+    for image, target in enumerate(targets):
+        row = output[image : image + 1]
+        if isinstance(target, OutputTarget):
+            parts.append(target.relevance(row, start))
+        else:
+            parts.append(of_function(_named(of_one(target), target), row))
+    return torch.cat(parts)
+
+
+def name_of(target: Any) -> str:
+    """What a target is called in captions and messages."""
+    if isinstance(target, OutputTarget):
+        return str(target)
+    return str(getattr(target, "__name__", type(target).__name__))
+
+
+def _named(function: Function, after: Any) -> Function:
+    function.__name__ = name_of(after)
+    return function
+
+
+def _scale(start: Any) -> Scale:
+    if start not in ("probability", "logit"):
+        raise UsageError(f"start must be 'probability' or 'logit', not {start!r}")
+    chosen: Scale = start
+    return chosen
+
+
+def _values(output: Tensor, start: Scale) -> Tensor:
+    return output.softmax(1) if _scale(start) == "probability" else output
+
+
+def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:
+    """(N, 1) the class for each image, of outputs (N, classes, ...)."""
+    if output.dim() < 2:
+        raise TargetError(f"the model returns one value an image, {tuple(output.shape)}: it has no classes")
+    classes = torch.as_tensor(chosen, device=output.device)
+    if classes.dtype.is_floating_point or classes.dtype == torch.bool:
+        raise TargetError(f"classes are whole numbers, not {classes.dtype}")
+    if classes.dim() > 1 or (classes.dim() == 1 and len(classes) != len(output)):
+        raise TargetError(
+            f"classes have shape {tuple(classes.shape)} for {len(output)} image(s); give one, or one each"
+        )
+    outside = classes[(classes < 0) | (classes >= output.shape[1])]
+    if outside.numel():
+        raise TargetError(
+            f"class {int(outside.flatten()[0])} does not exist: the model has {output.shape[1]} classes, "
+            f"0 to {output.shape[1] - 1}"
+        )
+    return classes.long().expand(len(output))[:, None]
