@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import relprop
 from relprop.cli import app
-from relprop.cli.conservation import Book
 from relprop.cli.explain import concentration
 from relprop.core.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
+from relprop.report.book import Book
 
 
 def run(*arguments: object, code: int = 0):

@@ -20,6 +20,7 @@ TIERS = (
     {"explainers", "metrics", "data", "models", "adapters"},
     {"evaluation", "training", "demo"},
     {"viz"},
+    {"report"},
     {"reproduce", "web"},
     {"cli"},
 )

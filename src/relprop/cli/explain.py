@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,6 +113,7 @@ class View:
         import numpy as np
 
         from relprop import quantize, viz
+        from relprop.report.saved import annotate
 
         picture, raw, whole = (self.out / f"{item.name}{suffix}" for suffix in (".png", ".npy", ""))
         drawn = self.post(result.heatmap)
@@ -128,7 +131,21 @@ class View:
         viz.save(figure, picture)
         np.save(raw, result.heatmap[0].float().numpy())
         result.save(whole)
+        annotate(whole, item.picture, self._about(result, loaded))
         return [str(picture), str(raw), str(whole)]
+
+    def _about(self, result: Relevance, loaded: LoadedModel) -> dict[str, Any]:
+        """Say what a reader of the result will want to know; `relprop report` does."""
+        from relprop.report.study import top_classes
+
+        return {
+            "class": loaded.class_name(int(result.target[0])),
+            "model": loaded.name,
+            "weights": loaded.source,
+            "composite": self.composite,
+            "top": top_classes(loaded, result.logits[0]),
+            "command": shlex.join(["relprop", *sys.argv[1:]]),
+        }
 
 
 def _row(item: Item, result: Relevance, job: Job) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""`relprop report`: one HTML file with pictures, books, scores and curves."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from relprop.cli import console, options
+from relprop.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from relprop.models import LoadedModel
+    from relprop.report.document import Report
+
+_IMAGES = "If images are given"
+
+Sources = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="RUN_OR_RESULTS...",
+        help="A run of `relprop evaluate`, folders that `relprop explain` wrote, or images; none for the bundled "
+        "photograph.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")]
+Pictures = Annotated[
+    int, typer.Option(min=0, help="Of a run: how many of its pictures to explain again and show; 0 for none.")
+]
+Explainers = Annotated[
+    str,
+    typer.Option(
+        "--explainers", "-e", rich_help_panel=_IMAGES, help="Set beside relevance, specs with commas; or none."
+    ),
+]
+
+
+def report(
+    sources: Sources = None,
+    out: Out = Path("report.html"),
+    pictures: Pictures = 4,
+    explainers: Explainers = "grad-cam,guided-backprop,input-x-gradient",
+    target: options.Target = None,
+    composite: options.Composite = "paper",
+    split: options.Split = None,
+    identity: options.Identity = None,
+    start: options.Start = "probability",
+    recursive: options.Recursive = False,
+    model: options.Model = None,
+    arch: options.Arch = None,
+    size: options.Size = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+) -> int:
+    """Write a report that anybody can open: one HTML file, no network, no script.
+
+    Of a run: scores beside controls, curves if the run kept them, some of its pictures, the plan. Of results and
+    images: the maps of all methods side by side on one scale, and the conservation ledger. Exit code 1 if some images
+    could not be read; the report holds the others.
+    """
+    from relprop.report import report_of_results, report_of_run, write
+
+    given = sources or []
+    runs, results = [path for path in given if _is_run(path)], [path for path in given if _is_results(path)]
+    if runs and len(given) > 1:
+        raise UsageError(f"a report is of one run, or of results; {len(given)} sources were given, {runs[0]} is a run")
+    if results and len(results) < len(given):
+        odd = next(path for path in given if path not in results)
+        raise UsageError(f"{results[0]} holds results and {odd} does not; give results, or images, not both")
+    place, failed = options.choose_device(device), 0
+    if runs:
+        with console.waiting("reading the run, explaining some of its pictures"):
+            made = report_of_run(runs[0], pictures=pictures, device=place)
+    elif results:
+        made = report_of_results(results)
+    else:
+        loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
+        rules = options.full_spec(composite, split, identity)
+        made, failed = _of_images(given, loaded, rules, _specs(explainers), target, start, recursive, place)
+    path = write(made, out)
+    console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _of_images(
+    images: list[Path],
+    loaded: LoadedModel,
+    rules: str,
+    methods: list[str],
+    target: list[str] | None,
+    start: Literal["probability", "logit"],
+    recursive: bool,
+    place: str,
+) -> tuple[Report, int]:
+    """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
+    from relprop.cli.batches import find_items
+    from relprop.images import read_image
+    from relprop.report import Workbench, report_of_studies
+
+    items = find_items(images or None, target, loaded.classes, recursive=recursive)
+    bench, studies, failures = Workbench(loaded, place), [], []
+    with console.progress("explaining", len(items)) as advance:
+        for item in items:
+            try:
+                picture = item.picture if item.source is None else read_image(item.source)
+                studies.append(
+                    bench.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
+                )
+            except InputError as error:
+                failures.append(error)
+            advance(1)
+    if not studies:
+        raise failures[0]
+    for failure in failures:
+        console.warn(str(failure))
+    return report_of_studies(studies, [shlex.join(["relprop", *sys.argv[1:]])]), len(failures)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "manifest.json").is_file() and (path / "shards").is_dir()
+
+
+def _is_results(path: Path) -> bool:
+    from relprop.report.saved import results_in
+
+    return bool(results_in(path))
+
+
+def _specs(text: str) -> list[str]:
+    """Split a comma list; "none" and nothing stand for no method."""
+    return [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]

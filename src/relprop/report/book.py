@@ -1,0 +1,84 @@
+"""A ledger by block: what each part of the network received and passed on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relprop.core.ledger import Ledger
+
+
+@dataclass
+class Line:
+    """One block's line.
+
+    `received` is the relevance at the block's output, summed over images; `took` and `leaked` are what its steps
+    absorbed and lost of it; `leak` and `absorbed` are the largest relative ones of a step and an image.
+    """
+
+    received: float = 0.0
+    took: float = 0.0
+    leaked: float = 0.0
+    leak: float = 0.0
+    absorbed: float = 0.0
+
+    @property
+    def sent(self) -> float:
+        """What leaves the block towards the image."""
+        return self.received - self.took - self.leaked
+
+
+@dataclass
+class Book:
+    """The ledgers of all images, added up by block: the first `depth` parts of a step's name."""
+
+    depth: int
+    lines: dict[str, Line] = field(default_factory=dict)
+    start: float = 0.0
+    end: float = 0.0
+    gap: float = 0.0
+    absorbed: float = 0.0
+    images: int = 0
+
+    def add(self, ledger: Ledger) -> None:
+        """Enter one result's ledger, from the output to the input."""
+        seen: set[str] = set()
+        share = ledger.absorptions.abs() / ledger.scale
+        for at, entry in enumerate(ledger.entries):
+            block = block_of(entry.name, self.depth)
+            line = self.lines.setdefault(block, Line())
+            if block not in seen:  # the step of the block that is nearest to the output
+                line.received += float(entry.received.sum())
+            seen.add(block)
+            line.took += float(ledger.absorptions[at].sum())
+            line.leaked += float(ledger.leaks[at].sum())
+            line.leak = _worse(line.leak, float(ledger.gaps[at].max()))
+            line.absorbed = _worse(line.absorbed, float(share[at].max()))
+        self.start += float(ledger.start.sum())
+        self.end += float(ledger.end.sum())
+        self.gap = _worse(self.gap, ledger.gap)
+        self.absorbed = _worse(self.absorbed, ledger.absorbed)
+        self.images += len(ledger.start)
+
+    def document(self) -> dict[str, Any]:
+        """Return everything as JSON knows it."""
+        blocks = [
+            {"block": name, "received": line.received, "sent": line.sent, "leak": line.leak, "absorbed": line.absorbed}
+            for name, line in self.lines.items()
+        ]
+        return {"gap": self.gap, "absorbed": self.absorbed, "start": self.start, "end": self.end, "blocks": blocks}
+
+
+def block_of(name: str, depth: int) -> str:
+    """Return the block of a step: the first `depth` parts of its name, its own part left out; 0 keeps the whole."""
+    parts = name.split(".")
+    if depth == 0 or len(parts) == 1:
+        return name
+    return ".".join(parts[: min(depth, len(parts) - 1)])
+
+
+def _worse(one: float, other: float) -> float:
+    """Return the larger, and NaN if either is: what cannot be computed does not balance."""
+    return other if math.isnan(other) else one if math.isnan(one) else max(one, other)

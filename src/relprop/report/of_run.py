@@ -1,0 +1,223 @@
+"""A report of an evaluation run: scores beside controls, curves, pictures, and what was run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from relprop.errors import RelpropError
+from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
+from relprop.evaluation.summary import is_control, label
+from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
+from relprop.report.of_studies import how_section, ledger_section, pictures_section
+from relprop.report.study import Workbench
+from relprop.report.svg import Line, dot, legend_line, line_chart, looks, nice_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from relprop.evaluation.plan import Plan
+    from relprop.evaluation.store import Store
+    from relprop.evaluation.summary import Line as Score
+    from relprop.evaluation.summary import Summary
+    from relprop.report.study import Study
+
+_BETTER = {True: "higher is better", False: "lower is better", None: ""}
+_PROTOCOL_TEXT = (
+    "Pixels are put in or taken out, most relevant first. How many at once, and in which order pixels of one value, "
+    "decides the score as much as the map does. Controls (grey) look at neither picture nor network: what they score, "
+    "the protocol gives away."
+)
+
+
+def report_of_run(
+    root: Path, *, pictures: int = 4, device: str = "cpu", tell: Callable[[str], None] = lambda what: None
+) -> Report:
+    """Make the report of a run directory, finished or not.
+
+    Args:
+        root: run directory of `relprop evaluate`.
+        pictures: how many of its pictures to explain again and show; 0 needs neither the model nor the data.
+        device: where to explain them.
+        tell: is told what is being done.
+
+    Raises:
+        RunError: there is no run there, or it has no rows yet.
+    """
+    store, document = open_run(root), manifest(root)
+    summary, plan = summary_of(store), store.plan
+    sections = [scores_section(summary)]
+    if curves := curves_section(store):
+        sections.append(curves)
+    if pictures > 0:
+        sections += _shown(plan, pictures, device, tell)
+    sections += [_notes_section(summary), _how(root, store, document)]
+    lede = _lede(summary, store, document)
+    return Report(f"{_short(plan.model.name)} on {_short(plan.data)}", lede, _facts(plan, document), tuple(sections))
+
+
+def scores_section(summary: Summary) -> Section:
+    """One chart for each protocol and metric."""
+    made = []
+    for (protocol, ties), lines in groupby(summary.lines, key=lambda line: (line.protocol, line.ties)):
+        by_metric: dict[str, list[Score]] = {}
+        for line in lines:
+            by_metric.setdefault(line.metric, []).append(line)
+        under = f"protocol {protocol}, ties {ties}" if protocol else "without masking"
+        made += [_score_bars(metric, under, found) for metric, found in by_metric.items()]
+    return Section("Scores", (_PROTOCOL_TEXT,), bars=tuple(made))
+
+
+def curves_section(store: Store) -> Section | None:
+    """Mean curves, one chart for each metric, protocol and post-processing; None if the run kept none."""
+    if not store.plan.curves:
+        return None
+    found = _mean_curves(store)
+    plots = []
+    for (metric, protocol, ties, post), lines in found.items():
+        named = "" if post == "none" else f", after {post}"
+        caption = f"{metric.capitalize()} under protocol {protocol}, ties {ties}{named}: mean score of the class"
+        chart = line_chart(lines, f"{caption}, one line a method.", "step", "mean score")
+        keys = tuple(Key(line.label, legend_line(look)) for line, look in zip(lines, looks(lines), strict=True))
+        plots.append(Plot(caption, chart, keys))
+    return Section("Curves", plots=tuple(plots)) if plots else None
+
+
+def _mean_curves(store: Store) -> dict[tuple[str, str, str, str], list[Line]]:
+    """Average the curves of each explainer over the samples that have one, step by step."""
+    import polars as pl
+
+    key = ["metric", "protocol", "ties", "post", "explainer"]
+    rows = store.rows().filter(pl.col("curve").is_not_null())
+    rows = rows.select(*key, pl.col("curve"), pl.int_ranges(0, pl.col("curve").list.len()).alias("step"))
+    points = rows.explode("curve", "step").group_by(*key, "step").agg(pl.col("curve").mean()).sort("step")
+    grouped = points.group_by(key, maintain_order=True).agg(pl.col("curve")).collect()
+    curves = {tuple(row[name] for name in key): tuple(row["curve"]) for row in grouped.to_dicts()}
+    order = {spec: at for at, spec in enumerate(sorted(store.plan.explainers, key=is_control))}
+    made: dict[tuple[str, str, str, str], list[Line]] = {}
+    for (*where, explainer), ys in sorted(curves.items(), key=lambda item: (item[0][:4], order[item[0][4]])):
+        metric, protocol, ties, post = where
+        made.setdefault((metric, protocol, ties, post), []).append(Line(explainer, ys, is_control(explainer)))
+    return dict(sorted(made.items(), key=lambda item: (item[0][1], item[0][3], item[0][0] != "insertion")))
+
+
+def _score_bars(metric: str, under: str, lines: Sequence[Score]) -> Bars:
+    """One metric under one protocol: a dot a method, with its standard error."""
+    values = [line.mean for line in lines if line.mean is not None]
+    low, high, _ = nice_range(min([0.0, *values]), max([0.0, *values]))
+    rows = []
+    for line in lines:
+        name = label(line.explainer, line.post)
+        counts = str(line.n) + (f" ({line.failures} failed)" if line.failures else "")
+        if line.mean is None:
+            rows.append(BarRow(name, dot(low, None, low, high, quiet=True), ("no value", counts), True))
+            continue
+        quiet = is_control(line.explainer)
+        error = f" ± {line.standard_error:.4f}" if line.standard_error is not None else ""
+        drawn = dot(line.mean, line.standard_error, low, high, quiet=quiet)
+        rows.append(BarRow(name + (" (control)" if quiet else ""), drawn, (f"{line.mean:.4f}{error}", counts), quiet))
+    better = _BETTER[_direction(metric)]
+    note = f"Axis from {low:g} to {high:g}; mean ± standard error over samples."
+    heads = ("method", "", "mean", "n")
+    return Bars(f"{metric}, {under}" + (f" ({better})" if better else ""), heads, tuple(rows), note)
+
+
+def _direction(row: str) -> bool | None:
+    """Whether a metric's row is better when higher; None if nobody says."""
+    from relprop.metrics import METRICS
+
+    name = row.split(":")[0]
+    for metric in map(METRICS.get, METRICS):
+        directions = getattr(metric, "higher_is_better", {})
+        if name in directions:
+            found: bool | None = directions[name]
+            return found
+    return None
+
+
+def _shown(plan: Plan, count: int, device: str, tell: Callable[[str], None]) -> list[Section]:
+    """Explain some pictures of the run again; if model or data cannot be had, say why."""
+    try:
+        studies = studies_of_run(plan, count, device, tell)
+    except (RelpropError, OSError) as error:
+        return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
+    books = [(studies[0], name, result) for name, result in studies[0].books]
+    return [pictures_section(studies), *([ledger_section(books)] if books else [])]
+
+
+def studies_of_run(plan: Plan, count: int, device: str, tell: Callable[[str], None]) -> list[Study]:
+    """Explain the first pictures of a run by its explainers, for the class that the run explains."""
+    from relprop.data import balanced, open_dataset
+    from relprop.evaluation.bench import load
+
+    dataset = open_dataset(plan.data)
+    samples = balanced(dataset.samples, plan.samples, plan.seed)
+    bench = Workbench(load(plan.model, device), device)
+    made = []
+    for sample in _spread(samples, count):
+        tell(f"explaining {sample.id}")
+        target = sample.label if plan.target == "label" else None
+        methods = [spec for spec in plan.explainers if not is_control(spec)]
+        made.append(bench.compare(str(sample.id), dataset.load(sample), methods, target=target))
+    return made
+
+
+def _spread(samples: Sequence[Any], count: int) -> list[Any]:
+    """Take `count` of them at even distances."""
+    count = min(count, len(samples))
+    return [samples[at * len(samples) // count] for at in range(count)]
+
+
+def _lede(summary: Summary, store: Store, document: dict[str, Any]) -> str:
+    methods = len({(line.explainer, line.post) for line in summary.lines if not is_control(line.explainer)})
+    text = f"{methods} methods measured on {document.get('samples', '?')} samples"
+    left = len(store.missing())
+    return text + (f"; NOT FINISHED: {store.chunks - left} of {store.chunks} chunks are done." if left else ".")
+
+
+def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    step = "the protocol's own" if plan.step is None else f"{plan.step:g}"
+    return (
+        ("model", _short(plan.model.name) + (f" ({plan.model.arch})" if plan.model.arch else "")),
+        ("data", _short(plan.data)),
+        ("samples", f"{document.get('samples', '?')}, seed {plan.seed}"),
+        ("explained", f"the {plan.target} class"),
+        ("protocols", ", ".join(plan.protocols)),
+        ("pixels a step", step),
+        ("plan", plan.digest),
+    )
+
+
+def _notes_section(summary: Summary) -> Section:
+    return Section("Read this before you quote a number", notes=(*summary.notes, summary.caption + "."))
+
+
+def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
+    commands = list(dict.fromkeys(shlex.join(session.get("command", [])) for session in _sessions(root)))
+    versions = {**store.identity.get("versions", {}), **document.get("libraries", {})}
+    versions = {name: text for name, text in versions.items() if text != "absent"}
+    machine = document.get("machine", {})
+    system = ", ".join(str(machine[key]) for key in ("system", "device") if key in machine)
+    made = how_section([command for command in commands if command], versions, system)
+    plan = ("plan", json.dumps(store.plan.to_json(), indent=2, ensure_ascii=False))
+    return Section(made.title, code=(*made.code, plan), tables=made.tables)
+
+
+def _sessions(root: Path) -> list[dict[str, Any]]:
+    """Read who worked on the run; a file that cannot be read is left out."""
+    found = []
+    for path in sorted((root / SESSIONS).glob("*.json")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return [session for session in found if isinstance(session, dict)]
+
+
+def _short(name: str) -> str:
+    """The last part of a path, so that a report does not tell where somebody keeps things."""
+    kind, colon, rest = name.rpartition(":") if "/" in name else ("", "", name)
+    return f"{kind}{colon}{rest.rstrip('/').rsplit('/', 1)[-1]}"

@@ -1,0 +1,137 @@
+"""A report of studies: pictures, maps side by side, and the books."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from relprop.report.book import Book
+from relprop.report.document import BarRow, Bars, Report, Section, Table
+from relprop.report.pictures import strip_of
+from relprop.report.svg import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relprop.core.relevance import Relevance
+    from relprop.report.study import Study
+
+LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
+
+SCALE_TEXT = (
+    "Maps of one picture share one colour scale, in shares of each map's total magnitude per pixel, since methods "
+    "differ in unit. The scale ends at the median of the maps' own 99.5th percentiles; what lies beyond takes the "
+    "colour of the end, and how much that is stands below the map. Black is zero."
+)
+LEDGER_TEXT = (
+    "Read from the output at the top to the image at the bottom: what each block received. A leak is relevance lost "
+    "where a rule must keep all of it; what a rule takes on purpose (bias, epsilon) is absorbed."
+)
+
+
+def report_of_studies(studies: Sequence[Study], commands: Sequence[str] = (), title: str = "") -> Report:
+    """Make the report of some studies.
+
+    Args:
+        studies: at least one.
+        commands: how they were asked for, as typed.
+        title: large; by default what was explained.
+    """
+    first = studies[0]
+    facts = dict(fact for study in studies for fact in study.facts)
+    books = [(study, name, result) for study in studies for name, result in study.books if result.ledger is not None]
+    sections = [pictures_section(studies), *([ledger_section(books)] if books else []), classes_section(studies)]
+    title = title or (f"Why {first.class_name}?" if len(studies) == 1 else f"{len(studies)} explanations")
+    return Report(
+        title,
+        _lede(books),
+        tuple(facts.items()),
+        (*(section for section in sections if section), how_section(commands)),
+    )
+
+
+def pictures_section(studies: Sequence[Study]) -> Section:
+    """Pictures and maps."""
+    return Section("Pictures", (SCALE_TEXT,), strips=tuple(map(strip_of, studies)))
+
+
+def ledger_section(books: Sequence[tuple[Study, str, Relevance]]) -> Section:
+    """The conservation ledgers, by block."""
+    return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*book) for book in books))
+
+
+def classes_section(studies: Sequence[Study]) -> Section | None:
+    """The most probable classes of each picture."""
+    found = [study for study in studies if study.top]
+    if not found:
+        return None
+    return Section("What the model says", bars=tuple(_class_bars(study) for study in found))
+
+
+def how_section(commands: Sequence[str], versions: dict[str, str] | None = None, system: str = "") -> Section:
+    """Commands, versions and the machine's kind."""
+    known = versions or {name: found for name in LIBRARIES if (found := _version(name))}
+    rows = tuple((name, text) for name, text in {**known, "Python": platform.python_version()}.items())
+    rows = (*rows, ("system", system or f"{platform.system()} {platform.machine()}"))
+    code = tuple(("command" if len(commands) == 1 else f"command {at}", text) for at, text in enumerate(commands, 1))
+    return Section("How this was made", code=code, tables=(Table("Versions", ("what", "version"), rows, names=2),))
+
+
+def verdict(gap: float, rtol: float = 1e-5) -> str:
+    """Say whether books balance."""
+    return f"the books balance: largest gap {gap:.1e}" if gap <= rtol else f"the books do not balance: gap {gap:.1e}"
+
+
+def _lede(books: Sequence[tuple[Study, str, Relevance]]) -> str:
+    if not books:
+        return ""
+    worst = max(result.ledger.gap for _, _, result in books if result.ledger is not None)
+    result = books[0][2]
+    total, score = float(result.relevance.double().sum()), float(result.score.sum())
+    if len(books) > 1:
+        return f"{len(books)} ledgers were kept; {verdict(worst)}."
+    return f"Relevance of {total:.6f} arrives at the pixels, of a score of {score:.6f}; {verdict(worst)}."
+
+
+def _ledger_bars(study: Study, name: str, result: Relevance) -> Bars:
+    """One ledger as a chart: a bar a block."""
+    book = Book(depth=2)
+    assert result.ledger is not None  # the caller has looked
+    book.add(result.ledger)
+    values = [line.received for line in book.lines.values()] + [book.end]
+    low, high = min([0.0, *values]), max([0.0, *values]) or 1.0
+    rows = [
+        BarRow(block, bar(line.received, low, high), (_number(line.received), _small(line.leak), _small(line.absorbed)))
+        for block, line in book.lines.items()
+    ]
+    rows.append(BarRow("the image", bar(book.end, low, high), (_number(book.end), "", "")))
+    note = f"Started with {_number(book.start)}; {_number(book.end)} arrived at the image; {verdict(book.gap)}."
+    if book.absorbed > 0:
+        note += f" Up to {100 * book.absorbed:.3g} % was absorbed by rules that say so."
+    heads = ("block", "relevance received", "", "leak", "absorbed")
+    return Bars(f"{study.name} ({study.class_name}), {name}", heads, tuple(rows), note)
+
+
+def _class_bars(study: Study) -> Bars:
+    rows = tuple(
+        BarRow(name, bar(p, 0.0, 1.0, quiet=at != study.target), (f"{100 * p:.1f} %",)) for at, name, p in study.top
+    )
+    return Bars(
+        f"{study.name}: most probable classes", ("class", "probability", ""), rows, "Orange: the class explained."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
+
+
+def _small(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""

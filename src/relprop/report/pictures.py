@@ -1,0 +1,143 @@
+"""Panels: the picture, and maps over it that share one colour scale."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from relprop.report.document import Panel, Strip
+from relprop.report.svg import colour_bar
+from relprop.viz.colour import Floats, Scale, as_map, scale_of
+from relprop.viz.overlay import as_picture, blend
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relprop.report.study import Map, Study
+
+_SMALL = 128
+"""Below this side pictures are stored without loss, and shown with square pixels."""
+
+
+def shares(heatmap: Any) -> Floats:
+    """(H, W) -> (H, W): each pixel's share of the map's total magnitude, signed; a map of zeros stays as it is.
+
+        s_i = h_i / sum_j |h_j|
+
+    Of relevance that is nowhere negative this is the share of the score. Methods differ in unit; in this one they
+    can be laid side by side.
+    """
+    values = as_map(heatmap)
+    total = float(np.abs(values).sum())
+    return values / total if total > 0 else values
+
+
+def common_scale(maps: Sequence[Floats]) -> Scale:
+    """Choose one scale for maps of shares: two arms if any map is signed; it ends at the median of the maps' own ends.
+
+    The end of one map's range is the 99.5th percentile of its magnitude, as elsewhere. With the largest of them, one
+    map of few strong pixels would leave all others dark.
+    """
+    own = [scale_of(values) for values in maps]
+    whole = scale_of(np.concatenate([values.ravel() for values in maps])[None], percentile=None)
+    high = float(np.median([scale.high for scale in own])) or whole.high
+    every = np.concatenate([np.abs(values).ravel() for values in maps])
+    signed = any(scale.signed for scale in own)
+    return Scale(
+        low=-high if signed else 0.0,
+        high=high,
+        signed=signed,
+        score=1.0,
+        percentile=None,
+        smallest=whole.smallest,
+        largest=whole.largest,
+        beyond=float((every > high).mean()),
+    )
+
+
+def strip_of(study: Study) -> Strip:
+    """Lay a study's picture and maps side by side."""
+    drawn = [(found, shares(found.heatmap)) for found in study.maps if found.heatmap is not None]
+    heading = f"{study.name}: {study.class_name}, {100 * study.probability:.1f} %"
+    panels = [panel(as_picture(study.picture), "original", f"The picture {study.name}, as the network sees it.")]
+    if not drawn:
+        return Strip(heading, _said(study), (*panels, *map(_failed, study.maps)))
+    scale = common_scale([values for _, values in drawn])
+    by_name = {found.name: values for found, values in drawn}
+    for found in study.maps:
+        if found.name not in by_name:
+            panels.append(_failed(found))
+            continue
+        values = by_name[found.name]
+        panels.append(
+            panel(blend(study.picture, values, scale), found.name, _alt(study, found, values), _beyond(values, scale))
+        )
+    colours = [tuple(row[:3]) for row in np.asarray(scale.bar_colours()(np.linspace(0, 1, 48)))]
+    ends = f"{100 * scale.low:.2g} %", f"{100 * scale.high:.2g} %"
+    unit = "share of the map per pixel" + (" (blue: against the class)" if scale.signed else "")
+    return Strip(heading, _said(study), tuple(panels), colour_bar(colours), *ends, unit)
+
+
+def panel(rgb: Floats, caption: str, alt: str, note: str = "") -> Panel:
+    """Make a panel of an RGB picture (H, W, 3) in [0, 1]."""
+    return Panel(data_uri(rgb), alt, caption, note, pixelated=min(rgb.shape[:2]) < _SMALL)
+
+
+def data_uri(rgb: Floats) -> str:
+    """Write an RGB picture (H, W, 3) into a URI: PNG if it is small, else JPEG."""
+    lossless = min(rgb.shape[:2]) < _SMALL
+    kind, options = ("png", {"optimize": True}) if lossless else ("jpeg", {"quality": 88, "subsampling": 0})
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(rgb, kind, **options)).decode()}"
+
+
+def encoded(rgb: Floats, kind: str = "png", **options: Any) -> bytes:
+    """Encode an RGB picture (H, W, 3) in [0, 1]."""
+    file = io.BytesIO()
+    Image.fromarray(np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def where(values: Floats) -> str:
+    """Say in words where a map has its weight: "upper left", "centre", ..."""
+    size = np.abs(values)
+    if not size.sum() > 0:
+        return "nowhere"
+    rows, columns = (np.arange(side) / max(side - 1, 1) for side in values.shape)
+    down, right = float((size.sum(1) * rows).sum() / size.sum()), float((size.sum(0) * columns).sum() / size.sum())
+    vertical = "upper" if down < 0.42 else "lower" if down > 0.58 else ""
+    horizontal = "left" if right < 0.42 else "right" if right > 0.58 else ""
+    return " ".join(part for part in (vertical, horizontal) if part) or "centre"
+
+
+def half_on(values: Floats) -> float:
+    """Fraction of pixels that together hold half of the map's magnitude; an even map gives one half."""
+    size = np.sort(np.abs(values).ravel())[::-1]
+    if not size.sum() > 0:
+        return 1.0
+    return (int((np.cumsum(size) / size.sum() < 0.5 - 1e-12).sum()) + 1) / size.size
+
+
+def _alt(study: Study, found: Map, values: Floats) -> str:
+    place = where(values)
+    weight = "the map is zero everywhere" if place == "nowhere" else f"its weight lies in the {place} of the picture"
+    return f"Map of {found.name} for {study.class_name} over the picture: {weight}."
+
+
+def _beyond(values: Floats, scale: Scale) -> str:
+    text = f"half of it on {100 * half_on(values):.2g} % of pixels"
+    beyond = float((np.abs(values) > scale.high).mean())
+    return text + (f"; {100 * beyond:.2g} % beyond the scale" if beyond > 0 else "")
+
+
+def _failed(found: Map) -> Panel:
+    return Panel("", "", found.name, found.error)
+
+
+def _said(study: Study) -> str:
+    if study.top and study.top[0][0] != study.target:
+        return f"The model predicts {study.top[0][1]} ({100 * study.top[0][2]:.1f} %)."
+    return ""

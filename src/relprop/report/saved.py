@@ -1,0 +1,101 @@
+"""What `relprop explain` leaves in a folder, read back as studies.
+
+OUT/NAME/relevance.safetensors, manifest.json   the result (`Relevance.save`)
+OUT/NAME/picture.png, about.json                what the network saw, and what a reader will want to know
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relprop.core.relevance import Relevance
+from relprop.errors import InputError
+from relprop.images import read_image
+from relprop.report.study import Map, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
+
+
+def annotate(folder: Path, picture: Image, about: dict[str, Any]) -> None:
+    """Put beside a saved result the picture that the network saw, and facts about it."""
+    picture.save(folder / PICTURE)
+    (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def results_in(path: Path) -> list[Path]:
+    """List the saved results that a path names: itself, or the folders in it. Empty if there are none."""
+    if _is_result(path):
+        return [path]
+    return sorted(entry for entry in path.iterdir() if _is_result(entry)) if path.is_dir() else []
+
+
+def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
+    """Read one saved result as a study with one map, and the facts beside it.
+
+    Raises:
+        InputError: it cannot be read, holds more than one explanation, or has no picture beside it.
+    """
+    result = Relevance.load(folder)
+    if result.target.numel() != 1 or result.relevance.dim() != 4:
+        raise InputError(f"{folder} holds {result.target.numel()} explanations; a report reads results of one each")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"{folder} holds a result without {ABOUT}, so its picture is not known; run `relprop explain` again"
+        ) from None
+    label = str(about.get("composite", result.composite or folder.parent.name))
+    study = Study(
+        folder.name,
+        read_image(folder / PICTURE),
+        int(result.target[0]),
+        str(about.get("class", f"class {int(result.target[0])}")),
+        float(result.probability[0]),
+        (Map(label, result.heatmap[0]),),
+        books=((label, result),),
+        top=tuple((int(at), str(name), float(p)) for at, name, p in about.get("top", ())),
+        facts=tuple((key, str(about[key])) for key in ("model", "weights", "start") if key in about),
+    )
+    return study, about
+
+
+def read_studies(folders: Sequence[Path]) -> tuple[list[Study], list[str]]:
+    """Read saved results; those of one picture and class become one study, with a map each.
+
+    Returns:
+        The studies, and the commands that made them.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    found: dict[tuple[str, int, bytes], Study] = {}
+    commands: dict[str, None] = {}
+    for folder in folders:
+        study, about = read_study(folder)
+        if "command" in about:
+            commands[str(about["command"])] = None
+        key = (study.name, study.target, study.picture.tobytes())
+        found[key] = _joined(found[key], study) if key in found else study
+    return list(found.values()), list(commands)
+
+
+def _joined(one: Study, other: Study) -> Study:
+    """Set the other's map beside those of the first; a name that is there already gets a number."""
+    taken = {found.name for found in one.maps}
+    name, count = other.maps[0].name, 2
+    while name in taken:
+        name, count = f"{other.maps[0].name} ({count})", count + 1
+    books = (*one.books, (name, other.books[0][1]))
+    return replace(one, maps=(*one.maps, replace(other.maps[0], name=name)), books=books)
+
+
+def _is_result(path: Path) -> bool:
+    return (path / MANIFEST).is_file() and (path / "relevance.safetensors").is_file()
