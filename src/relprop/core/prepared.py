@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from relprop.core.geometry import ConvGeometry
+from relprop.core.packed import pack_pull, pack_push, packs
+
+Made = TypeVar("Made")
 
 
 @dataclass(eq=False)
@@ -19,30 +25,55 @@ class Prepared:
     all (1 to 2 % of the time at one image), and then forgets everything.
 
     Attributes:
-        channels_last: whether what is made takes that memory format. On CPUs it saves every convolution a copy.
+        channels_last: whether what is made takes that memory format, and convolutions are packed. For CPUs.
     """
 
     channels_last: bool = False
 
-    _kept: dict[tuple[int, str], tuple[tuple[Any, ...], tuple[Tensor, ...], Tensor]] = field(default_factory=dict)
+    _kept: dict[int, dict[str, tuple[tuple[Any, ...], tuple[Tensor, ...], Any]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     _print: Tensor | None = None
 
-    def get(self, node: int, name: str, sources: tuple[Tensor, ...], make: Callable[[], Tensor]) -> Tensor:
+    def get(self, node: int, name: str, sources: tuple[Tensor, ...], make: Callable[[], Made]) -> Made:
         """Return `make()`, from memory if the tensors it was made from are what they were."""
         stamp = tuple(_stamp(source) for source in sources)
-        known = self._kept.get((node, name))
+        known = self._kept[node].get(name)
         if known is None or known[0] != stamp:
             # holding the sources keeps their addresses from being given to other weights
             known = (stamp, sources, self._laid_out(make()))
-            self._kept[node, name] = known
-        return known[2]
+            self._kept[node][name] = known
+        made: Made = known[2]
+        return made
 
-    def laid_out(self, node: int, weight: Tensor) -> Tensor:
-        """The weight itself, in the memory format of what is made."""
-        return self.get(node, "weight", (weight,), lambda: weight) if self.channels_last else weight
+    def push(
+        self, node: int, geometry: ConvGeometry, value: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """W h + b of a convolution whose weight is the model's, or was made from it by `get`."""
+        if not (self.channels_last and packs(geometry, value, weight)):
+            pushed = geometry.push(value, weight)
+            return pushed if bias is None else pushed + bias.reshape(1, -1, *[1] * (pushed.dim() - 2))
+        name = f"{self._name(node, weight)}, packed"
+        packed = self.get(node, name, (weight,), lambda: pack_push(geometry, weight, value.shape))
+        return packed.push(value, bias)
 
-    def _laid_out(self, made: Tensor) -> Tensor:
-        return made.contiguous(memory_format=torch.channels_last) if self.channels_last and made.dim() == 4 else made
+    def pull(self, node: int, geometry: ConvGeometry, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        """Wᵀ s of such a convolution, in the shape of `like`."""
+        if not (self.channels_last and packs(geometry, value, weight)):
+            return geometry.pull(value, weight, like)
+        outward = tuple(like.shape[2:])
+        name = f"{self._name(node, weight)}, packed transpose to {outward}"
+        packed = self.get(node, name, (weight,), lambda: pack_pull(geometry, weight, value.shape, outward))
+        return packed.pull(value)
+
+    def _name(self, node: int, weight: Tensor) -> str:
+        """What a weight is to a step: its own, or one that was made from that."""
+        return next((name for name, (*_, made) in self._kept[node].items() if made is weight), "weight")
+
+    def _laid_out(self, made: Made) -> Made:
+        if self.channels_last and isinstance(made, Tensor) and made.dim() == 4:
+            return made.contiguous(memory_format=torch.channels_last)  # type: ignore[return-value]
+        return made
 
     def refresh(self, weights: Iterable[Tensor]) -> None:
         """Forget everything if any number of any weight is not what it was."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.folding import find_folds, folded
+from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Graph, Node, Ref, State, bind, refs
 from relprop.core.prepared import Prepared
 from relprop.core.trace import Trace
@@ -54,7 +55,7 @@ def make_program(graph: Graph, keep: frozenset[int]) -> Program:
             continue
         layer = graph.nodes[layers[node.index]] if node.index in layers else None
         call = node.call
-        if node.op in _IN_PLACE and _alone(graph, node) and node.inputs[0] in frees[node.index]:
+        if node.op in _IN_PLACE and node.inputs and _alone(graph, node) and node.inputs[0] in frees[node.index]:
             call = _IN_PLACE[node.op]
         instructions.append(Instruction(node, call, layer, frees[node.index]))
     return tuple(instructions)
@@ -101,12 +102,13 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
         node, layer = instruction.node, instruction.layer
         if layer is None:
             args = bind(node.args, value)
-            if node.op == "conv":
-                args = (args[0], prepared.laid_out(node.index, args[1]), *args[2:])
-            result = instruction.call(*args, **bind(dict(node.kwargs), value))
+            if node.op == "conv" and isinstance(node.args[1], State):
+                result = _convolved(node, args, prepared)
+            else:
+                result = instruction.call(*args, **bind(dict(node.kwargs), value))
         else:
-            weight, bias = folded(layer, node, state, prepared)
-            result = layer.call(value(layer.args[0]), weight, bias, *layer.args[3:], **layer.kwargs)
+            args = (value(layer.args[0]), *folded(layer, node, state, prepared), *layer.args[3:])
+            result = _convolved(layer, args, prepared) if layer.op == "conv" else layer.call(*args, **layer.kwargs)
             shapes[layer.index] = result.shape
         values[node.index] = result
         if isinstance(result, Tensor):
@@ -114,3 +116,9 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
         for index in instruction.frees:
             del values[index]
     return Trace(values, shapes, values[graph.output])
+
+
+def _convolved(node: Node, args: tuple[Any, ...], prepared: Prepared) -> Tensor:
+    """W h + b of a convolution whose weight is the model's, or made from it."""
+    value, weight, bias = (*args, None)[:3]
+    return prepared.push(node.index, conv_geometry(node, args), value, weight, bias)

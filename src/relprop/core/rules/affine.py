@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.geometry import conv_geometry
+from relprop.core.graph import State
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.trace import Step
 from relprop.errors import InputError
@@ -52,13 +53,21 @@ def _conv(step: Step) -> Affine:
     shape = step.shapes[0]
     like = step.inputs[0] if step.inputs[0] is not None else weight.new_empty(1).expand(shape)
 
+    # of a weight that the model computes at each call, nothing can be kept
+    kept, index, prepared = isinstance(step.node.args[1], State), step.node.index, step.prepared
+
+    def push(value: Tensor, w: Tensor) -> Tensor:
+        return prepared.push(index, geometry, value, w) if kept else geometry.push(value, w)
+
+    def pull(value: Tensor, w: Tensor) -> Tensor:
+        return prepared.pull(index, geometry, value, w, like) if kept else geometry.pull(value, w, like)
+
     def mask() -> Tensor:
         support = step.supports[0]
         if support is not None:
             return support.to(weight)
-        return step.prepared.get(
-            step.node.index, f"ones{tuple(shape[1:])}", (), lambda: weight.new_ones((1, *shape[1:]))
-        ).to(weight)
+        ones: Tensor = prepared.get(index, f"ones{tuple(shape[1:])}", (), lambda: weight.new_ones((1, *shape[1:])))
+        return ones.to(weight)
 
     def count() -> Tensor:
         counts = geometry.count(mask())
@@ -67,8 +76,8 @@ def _conv(step: Step) -> Affine:
     return Affine(
         weight,
         None if bias is None else bias.reshape(1, -1, *[1] * dims),
-        geometry.push,
-        lambda value, w: geometry.pull(value, w, like),
+        push,
+        pull,
         lambda value: geometry.spread(value, mask()),
         count,
     )
@@ -159,7 +168,9 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
     layer = affine(step)
     plus = _part(step, layer.weight, "plus")
     ones = _ones(step, layer.weight)
-    divided, dead = quotient(relevance, layer.push(ones, plus))
+    size = tuple(step.shapes[0][1:])
+    z = step.prepared.get(step.node.index, f"z of ones {size}", (plus,), lambda: layer.push(ones, plus))
+    divided, dead = quotient(relevance, z)
     return _with_dead(layer, ones * layer.pull(divided, plus), dead)
 
 

@@ -1,0 +1,174 @@
+"""Convolutions with weights laid out once as oneDNN wants them, on CPUs.
+
+PyTorch's own convolution rearranges a weight at every call, which at few images costs as much as the convolution.
+The operations here are those that `torch.compile` puts into frozen networks; where this build of PyTorch has none,
+or they compute something else, `available` says so, and convolutions run as usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.core.geometry import ConvGeometry
+
+_KINDS = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """A strided transpose with few outputs, such as the first layer's back to three colours, without stride.
+
+    Row s i + a of the result is Σ_d value[i + d] weight[a + p - s d]: for each phase a = 0 .. s - 1 a convolution
+    without stride. All phases are one convolution of s² times the channels, which `pixel_shuffle` puts in place;
+    oneDNN's own transpose takes three times as long at three channels.
+
+    Attributes:
+        stride: s.
+        first, last: least and largest d.
+    """
+
+    stride: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, geometry: ConvGeometry) -> Phases | None:
+        """The phases of a convolution's transpose; None where they are of no use."""
+        (inputs, *kernel), (stride, other) = geometry.weight_shape[1:], geometry.stride
+        square = stride == other and kernel[0] == kernel[1] and geometry.padding[0] == geometry.padding[1]
+        if not square or stride == 1 or inputs > 4 or geometry.groups > 1 or geometry.dilation != (1, 1):
+            return None
+        padding = geometry.padding[0]
+        first, last = -((kernel[0] - 1 - padding) // stride), (stride - 1 + padding) // stride
+        return cls(stride, first, last)
+
+    def weight(self, geometry: ConvGeometry, weight: Tensor) -> Tensor:
+        """(in s², out, taps, taps), zero where a phase has no weight."""
+        s, padding, size = self.stride, geometry.padding[0], weight.shape[2]
+        taps = self.last - self.first + 1
+        reach = [(a, d, a + padding - s * (d + self.first)) for a in range(s) for d in range(taps)]
+        inside = [(a, d, k) for a, d, k in reach if 0 <= k < size]
+        made = weight.new_zeros(weight.shape[1], s, s, weight.shape[0], taps, taps)
+        for a, d, k in inside:
+            for b, e, j in inside:
+                made[:, a, b, :, d, e] = weight[:, :, k, j].t()
+        return made.flatten(0, 2)
+
+    def pull(self, value: Tensor, packed: Tensor, outward: tuple[int, ...]) -> Tensor:
+        """The transpose, in the size `outward`."""
+        rows = [-(-size // self.stride) for size in outward]
+        pad = max(-self.first, *(n + self.last - have for n, have in zip(rows, value.shape[2:], strict=True)))
+        phases: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            value, packed, None, [pad, pad], [1, 1], [1, 1], 1, "none", [], ""
+        )
+        start = pad + self.first
+        phases = phases[:, :, start : start + rows[0], start : start + rows[1]]
+        return F.pixel_shuffle(phases, self.stride)[:, :, : outward[0], : outward[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A convolution or its transpose, ready to run.
+
+    Attributes:
+        geometry: of the convolution.
+        weight: opaque.
+        outward: size (H, W) of what the transpose gives, else None.
+        phases: the transpose as a plain convolution that gives all phases of the stride at once, if that is faster.
+    """
+
+    geometry: ConvGeometry
+    weight: Tensor
+    outward: tuple[int, ...] | None = None
+    phases: Phases | None = None
+
+    def push(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W h + b: (N, in, H, W) -> (N, out, H', W')."""
+        g = self.geometry
+        pushed: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            value, self.weight, bias, g.padding, g.stride, g.dilation, g.groups, "none", [], ""
+        )
+        return pushed
+
+    def pull(self, value: Tensor) -> Tensor:
+        """Wᵀ s: (N, out, H', W') -> (N, in, H, W)."""
+        g = self.geometry
+        assert self.outward is not None
+        if self.phases is not None:
+            return self.phases.pull(value, self.weight, self.outward)
+        pulled: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            value, self.weight, None, g.padding, _left_over(g, value.shape[2:], self.outward), g.stride, g.dilation,
+            g.groups, "none", [], "",
+        )  # fmt: skip
+        return pulled
+
+
+def _left_over(geometry: ConvGeometry, size: torch.Size, outward: tuple[int, ...]) -> list[int]:
+    """Rows and columns at the end that the convolution's stride left out."""
+    kernel = geometry.weight_shape[2:]
+    parts = zip(size, outward, geometry.stride, geometry.padding, geometry.dilation, kernel, strict=True)
+    return [out - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for n, out, s, p, d, k in parts]
+
+
+def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor) -> bool:
+    """Whether this convolution can be packed: two dimensions, on a CPU, in single precision."""
+    return (
+        weight.dim() == 4
+        and value.dim() == 4
+        and not geometry.transposed
+        and not geometry.before
+        and weight.dtype == value.dtype == torch.float32
+        and weight.device.type == value.device.type == "cpu"
+        and weight.numel() > 0
+        and available()
+    )
+
+
+def pack_push(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
+    """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
+    g = geometry
+    return Packed(
+        g,
+        torch.ops.mkldnn._reorder_convolution_weight(weight, g.padding, g.stride, g.dilation, g.groups, [*size]),
+    )
+
+
+def pack_pull(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
+    """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W)."""
+    g = geometry
+    phases = Phases.of(g)
+    if phases is not None:
+        made = phases.weight(g, weight)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(made, [0, 0], [1, 1], [1, 1], 1, [*size])
+        return Packed(g, packed, outward, phases)
+    left = _left_over(g, size[2:], outward)
+    return Packed(
+        g,
+        torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            weight, g.padding, left, g.stride, g.dilation, g.groups, [*size]
+        ),
+        outward,
+    )
+
+
+@cache
+def available() -> bool:
+    """Whether this build has the operations, and they agree with PyTorch's convolution on a small example."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    geometry = ConvGeometry((4, 3, 3, 3), (2, 2), (1, 1), (1, 1), False, (0, 0), 1)
+    weight = torch.linspace(-1, 1, 108).reshape(4, 3, 3, 3)
+    value = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)
+    try:
+        pushed = pack_push(geometry, weight, value.shape).push(value)
+        pulled = pack_pull(geometry, weight, pushed.shape, (8, 8)).pull(pushed)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    expected = F.conv2d(value, weight, stride=2, padding=1)
+    back = F.conv_transpose2d(expected, weight, stride=2, padding=1, output_padding=1)
+    return torch.allclose(pushed, expected, atol=1e-4) and torch.allclose(pulled, back, atol=1e-3)

@@ -1,0 +1,102 @@
+"""Packed convolutions compute what PyTorch's own do, and what they were packed from shows when it changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core_tiny import Tiny, images
+from torch import nn
+
+import relprop
+from relprop.core.geometry import ConvGeometry
+from relprop.core.packed import available, pack_pull, pack_push, packs
+from relprop.core.prepared import Prepared
+
+needs_packing = pytest.mark.skipif(not available(), reason="this build of PyTorch has no packed convolutions")
+
+#: (in, out, kernel, stride, padding, dilation, groups, size)
+CONVOLUTIONS = [
+    (6, 4, (3, 3), 1, 1, 1, 1, (8, 8)),
+    (6, 4, (3, 3), 2, 1, 1, 2, (9, 8)),
+    (6, 6, (3, 1), 1, 1, 1, 6, (8, 5)),
+    (6, 12, (3, 3), 2, 2, 2, 6, (11, 11)),
+    (8, 8, (1, 1), 2, 0, 1, 1, (8, 9)),
+    (4, 4, (2, 2), 3, 0, 1, 1, (9, 10)),  # rows that no window reaches
+    (4, 4, (3, 3), 1, 4, 1, 1, (9, 9)),  # windows that see padding alone
+    # few channels and a stride: by phases
+    (3, 8, (7, 7), 2, 3, 1, 1, (20, 21)),
+    (3, 8, (4, 4), 4, 0, 1, 1, (18, 16)),
+    (1, 5, (3, 3), 2, 1, 1, 1, (9, 8)),
+    (3, 4, (1, 1), 2, 0, 1, 1, (7, 7)),
+    (2, 4, (3, 3), 5, 0, 1, 1, (14, 13)),
+    (3, 4, (5, 5), 2, 4, 1, 1, (9, 9)),
+]
+
+
+@needs_packing
+@pytest.mark.parametrize("kind", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_packed_convolutions_and_their_transposes_equal_the_plain_ones(kind, count):
+    inputs, outputs, kernel, stride, padding, dilation, groups, size = kind
+    pair = (stride, stride), (padding, padding), (dilation, dilation)
+    shape = (outputs, inputs // groups, *kernel)
+    geometry = ConvGeometry(shape, *pair, False, (0, 0), groups)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    value = torch.randn(count, inputs, *size, generator=generator).contiguous(memory_format=torch.channels_last)
+    assert packs(geometry, value, weight)
+    expected = geometry.push(value, weight)
+    bias = torch.randn(outputs, generator=generator)
+    pushed = pack_push(geometry, weight, value.shape).push(value, bias)
+    torch.testing.assert_close(pushed, expected + bias[:, None, None], rtol=1e-4, atol=1e-4)
+    pulled = pack_pull(geometry, weight, expected.shape, size).pull(expected)
+    torch.testing.assert_close(pulled, geometry.pull(expected, weight, value), rtol=1e-4, atol=1e-4)
+
+
+@needs_packing
+def test_what_is_packed_for_one_batch_serves_another():
+    geometry = ConvGeometry((4, 6, 3, 3), (2, 2), (1, 1), (1, 1), False, (0, 0), 1)
+    weight, few, many = torch.randn(4, 6, 3, 3), torch.randn(1, 6, 9, 9), torch.randn(7, 6, 9, 9)
+    packed = pack_push(geometry, weight, few.shape)
+    torch.testing.assert_close(packed.push(many), geometry.push(many, weight), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_other_types_are_not_packed(kind):
+    geometry = ConvGeometry((4, 6, 3, 3), (1, 1), (1, 1), (1, 1), False, (0, 0), 1)
+    assert not packs(geometry, torch.zeros(1, 6, 4, 4, dtype=kind), torch.zeros(4, 6, 3, 3, dtype=kind))
+
+
+@needs_packing
+def test_changed_weights_are_packed_anew():
+    geometry = ConvGeometry((2, 1, 1, 1), (1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    prepared = Prepared(channels_last=True)
+    weight, value = torch.tensor([2.0, 3.0]).view(2, 1, 1, 1), torch.full((1, 1, 2, 2), 5.0)
+    for factor in (1.0, 10.0):
+        weight.mul_(factor)
+        assert prepared.push(0, geometry, value, weight)[0, :, 0, 0].tolist() == [10 * factor, 15 * factor]
+        pulled = prepared.pull(0, geometry, torch.ones(1, 2, 2, 2), weight, value)
+        assert pulled[0, 0, 0].tolist() == [5 * factor, 5 * factor]
+
+
+def test_without_packing_the_maps_are_the_same(monkeypatch):
+    model = Tiny()
+    model.conv1.stride = (2, 2)
+    packed = relprop.explain(model, images(3))
+    monkeypatch.setattr("relprop.core.prepared.packs", lambda *_: False)
+    plain = relprop.explain(model, images(3))
+    torch.testing.assert_close(packed.relevance, plain.relevance, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(packed.logits, plain.logits, rtol=1e-5, atol=1e-6)
+    assert packed.ledger.gap < 1e-6
+
+
+def test_weights_that_the_model_computes_are_not_kept():
+    model = Tiny()
+    nn.utils.parametrizations.weight_norm(model.conv2)
+    lrp = relprop.LRP(model.eval())
+    lrp(images())
+    sizes = []
+    for _ in range(3):
+        lrp(images())
+        sizes.append(sum(map(len, lrp._prepared[True]._kept.values())))
+    assert sizes == sizes[:1] * 3
