@@ -12,6 +12,7 @@ from torch import nn
 from torchvision import models as zoo
 
 import relprop.models.bundled as bundled
+from relprop.data import balanced, open_dataset
 from relprop.errors import MissingDependencyError, ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models import load_model, model_names
@@ -193,10 +194,18 @@ def test_the_result_is_frozen():
 
 
 def test_the_shipped_cifar_network_is_ready():
-    if not bundled.RESNET20_FILE.exists():
-        assert message("resnet20-cifar10").startswith("this installation of relprop lacks resnet20-cifar10.safetensors")
-        return
     loaded = load_model("resnet20-cifar10")
     assert (loaded.name, loaded.preprocess.size, loaded.class_name(9)) == ("resnet20-cifar10", 32, "truck")
     assert [name for name, _ in loaded.model.named_modules() if name.endswith("downsample")]
     assert "resnet20-cifar10" in model_names()
+    assert bundled.RESNET20_FILE.stat().st_size < 2_000_000
+
+
+def test_the_shipped_cifar_network_is_as_good_as_its_card_says(shared):
+    """87.85 % of all test pictures; of 400, with a standard error of 1.6 %, more than 83 %."""
+    dataset = open_dataset(f"parquet:{shared}/data/cifar10/test.parquet")
+    samples, loaded = balanced(dataset.samples, 400, 0), load_model("resnet20-cifar10")
+    x = torch.stack([loaded.preprocess(dataset.load(sample)) for sample in samples])
+    with torch.no_grad():
+        right = loaded.model(x).argmax(1) == torch.tensor([sample.label for sample in samples])
+    assert right.double().mean() > 0.83
