@@ -40,6 +40,7 @@ from relprop.core.rules import (
 from relprop.core.rules import (
     gamma as gamma_rule,
 )
+from relprop.core.rules.centred import centred
 from relprop.core.splits import SPLITS, Split, signed
 from relprop.errors import UsageError
 from relprop.registry import Registry
@@ -47,6 +48,10 @@ from relprop.registry import Registry
 COMPOSITES: Registry[Composite] = Registry("composite")
 
 SplitName = Literal["ratio", "symmetric", "signed"]
+
+Classifier = Literal["z+", "epsilon", "centred"]
+
+_CLASSIFIERS: dict[str, Rule | None] = {"z+": None, "epsilon": epsilon_rule(1e-6), "centred": centred}
 
 
 def _split(split: str | Split) -> Split:
@@ -60,6 +65,7 @@ def paper(
     first: Literal["ones", "image"] = "ones",
     max_pool: Literal["winner", "average"] = "winner",
     batch_norm: BatchNorm = "pass",
+    classifier: Classifier = "z+",
 ) -> Composite:
     """The method of Otsuki et al. 2024, made exact: z⁺-rule everywhere, Relevance Splitting at joins.
 
@@ -71,13 +77,18 @@ def paper(
             not enter its rule; "image": the z⁺-rule on the pixels, of either sign.
         max_pool: "winner" takes all, or share by the z⁺-rule over the window, as an "average".
         batch_norm: "pass" relevance through (the paper), or "fold" it into the convolution before it.
+        classifier: rule of the last weighted layer: "z+" (the paper), which looks at what speaks for the class alone;
+            "epsilon", signed, so that what speaks against it counts too; or "centred", which is signed and
+            looks at how the class differs from the mean of all. The maps of these two have both signs.
     """
     _require_choice("first", first, ("ones", "image"))
     _require_choice("max_pool", max_pool, ("winner", "average"))
+    _require_choice("classifier", classifier, tuple(_CLASSIFIERS))
     return Composite(
         name="paper",
         rules={"max_pool": max_as_average, "adaptive_max_pool": max_as_average} if max_pool == "average" else {},
         first=z_plus_ones if first == "ones" else None,
+        classifier=_CLASSIFIERS[classifier],
         split=_split(split),
         identity=identity,
         batch_norm=batch_norm,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from relprop.core.capture import Model, capture, require_evaluation_mode, unwrap
 from relprop.core.composite import Composite
 from relprop.core.composites import paper
+from relprop.core.cuts import Cuts, find_cuts
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
 from relprop.core.outputs import scores_in
@@ -41,7 +42,8 @@ class LRP(nn.Module):
     Args:
         model: a module in evaluation mode that maps (N, C, H, W) to (N, classes), or an exported program.
         composite: which rules to use; `relprop.paper()` by default.
-        keep: layers whose relevance the result retains: module paths or step names, or "all".
+        keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
+            "all".
         ledger: whether to keep the books (about 1 to 3 % of the time).
         strict: whether to raise `ConservationError` unless they balance.
         rtol: the largest leak that `strict` lets pass, relative.
@@ -109,7 +111,7 @@ class LRP(nn.Module):
         walks = [
             propagate(way, trace, state, relevance, keep=keep, book=self.ledger) for relevance, _ in beginning.columns
         ]
-        return self._result(walks, beginning, trace.output, layers)
+        return self._result(walks, beginning, trace.output, layers, find_cuts(way.graph) if layers else None)
 
     def _result(
         self,
@@ -117,6 +119,7 @@ class LRP(nn.Module):
         beginning: Beginning,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
+        cuts: Cuts | None,
     ) -> Relevance:
         target = beginning.target
         single = target.dim() == 1
@@ -130,7 +133,7 @@ class LRP(nn.Module):
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
         score = gather([score for _, score in beginning.columns])
-        return Relevance(image, target, score, logits, ledger, kept, self.composite.name, beginning.what)
+        return Relevance(image, target, score, logits, ledger, kept, self.composite.name, beginning.what, cuts)
 
     def _as_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
@@ -173,9 +176,11 @@ class LRP(nn.Module):
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
-        names = [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self.keep
+        names = (
+            [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self._names(graph)
+        )
         layers: dict[tuple[str, str], int] = {}
-        for name in [names] if isinstance(names, str) else names:
+        for name in names:
             found = {}
             for side in ("input", "output"):
                 with contextlib.suppress(UsageError):
@@ -184,6 +189,11 @@ class LRP(nn.Module):
                 graph.tensor(name)  # raises, and says why
             layers |= found
         return layers
+
+    def _names(self, graph: Graph) -> list[str]:
+        """The layers that `keep` stands for, other than "all"."""
+        given = [self.keep] if isinstance(self.keep, str) else self.keep
+        return [part.removesuffix("@input") for name in given for part in find_cuts(graph).expand(name)]
 
 
 def explain(

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.core.cuts import Cuts, enlarge, require_weights
 from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
-from relprop.errors import InputError, UsageError
+from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
 
@@ -33,6 +34,7 @@ class Relevance:
         kept: relevance of the layers asked for, by (name, side).
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
+        cuts: the network's cuts by name, for `read`; None where nothing was kept.
     """
 
     relevance: Tensor
@@ -43,6 +45,7 @@ class Relevance:
     kept: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     composite: str = ""
     what: str = ""
+    cuts: Cuts | None = None
 
     @cached_property
     def heatmap(self) -> Tensor:
@@ -87,6 +90,45 @@ class Relevance:
             f"the relevance of {layer!r} was not kept; {kept}. Ask for it with LRP(model, keep=[{layer!r}])"
         )
 
+    def read(self, weights: Mapping[str, float]) -> Tensor:
+        """A map of several cuts: (N, H, W) or (N, K, H, W), Σ_k w_k U_k Σ_c R_k with Σ_k w_k = 1.
+
+            relprop.LRP(model, keep=["last-block"])(x).read({"last-block": 0.95, "input": 0.05})
+
+        Every cut holds the score less what is absorbed above it, and `enlarge` (U) keeps the total of each map, so the
+        map holds the weighted mean of that. See `relprop.core.cuts`.
+
+        Args:
+            weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
+                the image, "last-block", "last-map", or "blocks" for the inputs of all blocks, which share its weight
+                evenly. All but "input" have to be kept.
+
+        Raises:
+            UsageError: weights that do not add up to 1; a name that is no cut, or was not kept.
+        """
+        require_weights(weights)
+        if self.relevance.dim() - self.target.dim() != 3:
+            raise UsageError(f"only maps of images can be read, not relevance of shape {tuple(self.relevance.shape)}")
+        if self.cuts is None:
+            raise UsageError(f"no cut was kept. Ask for those to read with LRP(model, keep={list(weights)})")
+        size = self.relevance.shape[-2:]
+        total = torch.zeros_like(self.heatmap)
+        for name, weight in weights.items():
+            parts = self.cuts.expand(name)
+            for part in parts:
+                total += (weight / len(parts)) * enlarge(self._cut(self.cuts, part), size)
+        return total
+
+    def _cut(self, cuts: Cuts, name: str) -> Tensor:
+        """Relevance of a cut, summed over its channels."""
+        place = cuts.place(name)
+        if place == 0:
+            return self.heatmap
+        for (layer, side), relevance in self.kept.items():
+            if cuts.places.get(layer if side == "output" else f"{layer}@input") == place:
+                return relevance.sum(self.target.dim())
+        raise UsageError(f"the cut {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
+
     def cpu(self) -> Relevance:
         """A copy in the computer's main memory, ledger apart (it stays where it is)."""
         kept = {key: value.cpu() for key, value in self.kept.items()}
@@ -99,7 +141,38 @@ class Relevance:
             kept,
             self.composite,
             self.what,
+            self.cuts,
         )
+
+    def numpy(self, name: str = "heatmap") -> Any:
+        """A tensor of the result ("heatmap", "relevance", "score", "target", "logits", "probability") as an array."""
+        value = getattr(self, name, None)
+        if not isinstance(value, Tensor):
+            raise UsageError(f"{name!r} is no tensor of a result; heatmap, relevance, score, target and logits are")
+        return value.detach().cpu().numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """`numpy.asarray(result)` is its heatmap."""
+        array = self.numpy()
+        return array.astype(dtype or array.dtype, copy=bool(copy))
+
+    def __repr__(self) -> str:
+        """What a notebook or a debugger prints: no tensors, but what they say."""
+        shape = " x ".join(map(str, self.relevance.shape))
+        targets, scores = self.target.flatten().tolist(), self.score.flatten().tolist()
+        said = [f"{self.what or f'class {t}'}: {s:.4g}" for t, s in zip(targets[:4], scores[:4], strict=True)]
+        more = f", and {len(targets) - 4} more" if len(targets) > 4 else ""
+        books = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
+        return f"Relevance({shape} by {self.composite or 'rules unknown'}; {', '.join(said)}{more}{books})"
+
+    def _repr_png_(self) -> bytes | None:
+        picture: bytes | None = require("relprop.viz.notebook", "all").png(self)
+        return picture
+
+    def _repr_html_(self) -> str:
+        # drawing stands above the core: it is reached by name, and only when a notebook asks
+        page: str = require("relprop.viz.notebook", "all").page(self)
+        return page
 
     def save(self, directory: str | Path) -> Path:
         """Write `relevance.safetensors` and `manifest.json` into a directory, made if absent; raw floats, no pickle.
@@ -134,6 +207,7 @@ class Relevance:
             "score": self.score.tolist(),
             "gap": None if self.ledger is None else self.ledger.gap,
             "absorbed": None if self.ledger is None else self.ledger.absorbed,
+            "cuts": None if self.cuts is None else {"places": dict(self.cuts.places), "blocks": list(self.cuts.blocks)},
             "ledger": [{"name": e.name, "op": e.op, "rule": e.rule, "conserves": e.conserves} for e in entries],
         }
 
@@ -161,12 +235,14 @@ class Relevance:
                 _, side, name = key.split("/", 2)
                 kept[name, side] = value
         fields = {name: tensors[name] for name in ("relevance", "target", "score", "logits")}
+        cuts = manifest.get("cuts")
         return cls(
             **fields,
             ledger=_load_ledger(manifest["ledger"], tensors),
             kept=kept,
             composite=manifest["composite"],
             what=manifest.get("what", ""),
+            cuts=None if cuts is None else Cuts(cuts["places"], tuple(cuts["blocks"])),
         )
 
 

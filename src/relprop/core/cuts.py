@@ -1,0 +1,238 @@
+"""Cuts: tensors that all relevance passes on its way, and maps read from several of them.
+
+A value is a cut where every way from the image to the scores leads through it. All cuts hold the same total, the
+score less what rules absorb above them, so a weighted mean of the relevance at several cuts holds it too:
+
+    map = Σ_k w_k U_k Σ_c R_k,   Σ_k w_k = 1
+
+R_k is the relevance at cut k, summed over its channels, and U_k brings it to the size of the image. Each of its cells
+hands out exactly what it holds (`enlarge`), whatever the sign.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relprop.core.graph import Graph
+from relprop.core.joins import find_joins
+from relprop.errors import UsageError
+
+_INPUT = "@input"
+_ASPECT = 4 / 3  # a map may depart from the image's proportions by padding and rounding; channels in the place of
+# columns, as some transformers keep them, depart from it by more
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The cuts of one network that hold a map, by name.
+
+    Attributes:
+        places: place of each name's cut, counted from the image, which is at 0. "layer4.2" is what leaves a layer,
+            "layer4.2@input" what enters it; several names can have the same place.
+        blocks: paths of the residual blocks, and of the modules named like them, in order.
+    """
+
+    places: Mapping[str, int]
+    blocks: tuple[str, ...] = ()
+
+    def expand(self, name: str) -> tuple[str, ...]:
+        """The names that a short name stands for; any other stands for itself.
+
+        `last-block` is the output of the last block and `last-block@input` its input, `blocks` the inputs of all,
+        and `last-map` the last cut before positions are lost.
+
+        Raises:
+            UsageError: the network has no such thing.
+        """
+        if name == "last-map":
+            last = max(self.places.values())
+            return (min((n for n, place in self.places.items() if place == last), key=_plainness),)
+        if name not in ("blocks", "last-block", f"last-block{_INPUT}"):
+            return (name,)
+        if not self.blocks:
+            raise UsageError(f"no residual block of this network is a module of its own, so it has no {name!r}; {self}")
+        if name == "blocks":
+            return tuple(f"{block}{_INPUT}" for block in self.blocks)
+        return (name.replace("last-block", self.blocks[-1]),)
+
+    def place(self, name: str) -> int:
+        """Place of a cut.
+
+        Raises:
+            UsageError: it is none, or holds no map.
+        """
+        if name in self.places:
+            return self.places[name]
+        raise UsageError(
+            f"{name!r} is no cut that holds a map: not all relevance passes it, or its positions are not the image's, "
+            f"or there is no such layer; {self.near(name)}"
+        )
+
+    def near(self, name: str) -> str:
+        """Say which cuts there are, those spelled like `name` first."""
+        close = difflib.get_close_matches(name, self.places, n=4, cutoff=0.5)
+        return f"near it: {', '.join(close)}; {self}" if close else str(self)
+
+    def __str__(self) -> str:
+        """All cuts in words, each under its plainest name."""
+        plainest: dict[int, str] = {}
+        for name in sorted(self.places, key=_plainness, reverse=True):
+            plainest[self.places[name]] = name
+        return f"cuts are {', '.join(plainest[place] for place in sorted(plainest))}"
+
+
+def _plainness(name: str) -> tuple[bool, int, str]:
+    """Sorts outputs before inputs, and modules before the steps within them."""
+    return name.endswith(_INPUT), name.count(".") + 2 * name.count("@"), name
+
+
+_KNOWN: WeakKeyDictionary[Graph, Cuts] = WeakKeyDictionary()
+
+
+def find_cuts(graph: Graph) -> Cuts:
+    """Name the cuts of a graph that hold a map (N, C, h, w), no larger than the image and shaped alike."""
+    if graph not in _KNOWN:
+        _KNOWN[graph] = _find_cuts(graph)
+    return _KNOWN[graph]
+
+
+def _find_cuts(graph: Graph) -> Cuts:
+    maps = {index: place for place, index in enumerate(separators(graph)) if _is_map(graph, index)}
+    places = {"input": 0}
+    for name in (*(node.name for node in graph.steps), *graph.modules):
+        for label, side in ((name, "output"), (f"{name}{_INPUT}", "input")):
+            index = _tensor(graph, name, side)
+            if index in maps:
+                places[label] = maps[index]
+    return Cuts(places, _blocks(graph, places))
+
+
+def separators(graph: Graph) -> list[int]:
+    """Nodes that every way from the image to the output passes, in order; both ends included.
+
+    A node lies on (ways to it) x (ways from it) of the ways: on all of them where that is their number. Exact, since
+    Python's integers are.
+    """
+    before, behind = [0] * len(graph), [0] * len(graph)
+    before[0] = behind[graph.output] = 1
+    for node in graph.steps:
+        before[node.index] = sum(before[source] for source in node.inputs)
+    for node in reversed(graph.steps):
+        for source in node.inputs:
+            behind[source] += behind[node.index]
+    return [index for index in range(len(graph)) if before[index] * behind[index] == behind[0]]
+
+
+def _is_map(graph: Graph, index: int) -> bool:
+    image, shape = graph.nodes[0].shape, graph.nodes[index].shape
+    if image is None or shape is None or len(shape) != 4 or len(image) != 4:
+        return False
+    (height, width), (h, w) = image[2:], shape[2:]
+    if height is None or width is None or h is None or w is None:
+        return False
+    alike = 1 / _ASPECT <= (h * width) / (w * height) <= _ASPECT
+    return h <= height and w <= width and h * w > 1 and alike
+
+
+def _tensor(graph: Graph, name: str, side: str) -> int | None:
+    try:
+        return graph.tensor(name, side)
+    except UsageError:
+        return None
+
+
+def _blocks(graph: Graph, places: Mapping[str, int]) -> tuple[str, ...]:
+    """Modules that hold a join and have a cut on both sides, and those whose paths differ from theirs by numbers.
+
+    The latter are the blocks of the same family that have no skip, as where the stride is two.
+    """
+
+    def is_block(path: str) -> bool:
+        return path in places and f"{path}{_INPUT}" in places
+
+    holders = set()
+    for join in find_joins(graph).values():
+        paths = [path for _, path in graph.nodes[join.node].scopes if path and is_block(path)]
+        holders.update(map(_pattern, paths[-1:]))
+    return tuple(path for path in graph.modules if _pattern(path) in holders and is_block(path))
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring maps (..., h, w) to a larger size, each cell handing out exactly what it holds.
+
+    Bilinear, but for a factor: U = B diag(1 / Σ_rows B) along each side, with B the matrix of bilinear interpolation.
+    Where H / h is a whole number this is bilinear interpolation divided by it; elsewhere its columns, which bilinear
+    interpolation leaves uneven, add up to one. Being linear it keeps the total of any map, signed ones included,
+    where dividing by what came out would break down as that approaches zero.
+    """
+    height, width = size
+    if tuple(maps.shape[-2:]) == (height, width):
+        return maps
+    rows, columns = (_hand_out(maps.shape[-2], height).to(maps), _hand_out(maps.shape[-1], width).to(maps))
+    return rows @ maps @ columns.T
+
+
+@cache
+def _hand_out(small: int, large: int) -> Tensor:
+    """(large, small), each column adding up to one."""
+    each = torch.eye(small, dtype=torch.float64)[:, None]
+    weights = F.interpolate(each, large, mode="linear", align_corners=False)[:, 0].T
+    return weights / weights.sum(0)
+
+
+def require_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that do not add up to one.
+
+    Raises:
+        UsageError: there are none, one is not a number, or their sum is not one.
+    """
+    if not weights:
+        raise UsageError("a reading needs at least one cut, such as {'last-map': 0.95, 'input': 0.05}")
+    total = math.fsum(weights.values())
+    if not abs(total - 1) <= 1e-6:
+        raise UsageError(
+            f"the weights of a reading must add up to 1, so that it holds what every cut holds; "
+            f"{', '.join(f'{name} {weight:g}' for name, weight in weights.items())} add up to {total:g}"
+        )
+
+
+def parse_reading(text: str) -> dict[str, float]:
+    """Read "0.95*last-map+0.05*input"; a name without a number has weight 1.
+
+    Raises:
+        UsageError: not of this form, or weights that do not add up to one.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split("+"):
+        number, star, name = part.strip().rpartition("*")
+        try:
+            weight = float(number) if star else 1.0
+        except ValueError:
+            name = ""
+        if not name.strip() or name.strip() in weights:
+            raise UsageError(
+                f"{part.strip()!r} in the reading {text!r} is not WEIGHT*CUT, each cut once; "
+                "write it as 0.95*last-map+0.05*input"
+            )
+        weights[name.strip()] = weight
+    require_weights(weights)
+    return weights
+
+
+def format_reading(weights: Mapping[str, float]) -> str:
+    """Write weights as `parse_reading` reads them."""
+    return "+".join(f"{weight:g}*{name}" for name, weight in weights.items())
