@@ -160,7 +160,7 @@ def _blocks(graph: Graph, places: Mapping[str, int]) -> tuple[str, ...]:
     def is_block(path: str) -> bool:
         return path in places and f"{path}{_INPUT}" in places
 
-    holders = set()
+    holders: set[str] = set()
     for join in find_joins(graph).values():
         paths = [path for _, path in graph.nodes[join.node].scopes if path and is_block(path)]
         holders.update(map(_pattern, paths[-1:]))
