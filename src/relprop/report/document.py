@@ -103,7 +103,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under one heading; what is empty is left out."""
+    """A part of the report under one heading; what is empty is left out.
+
+    Attributes:
+        title: the heading.
+        text: paragraphs that say how to read it.
+        strips, plots, bars, tables: what is shown.
+        notes: paragraphs that matter.
+        code: (what, text) of commands and the like.
+        folds: whether bars after the first are folded away until somebody wants them.
+    """
 
     title: str
     text: tuple[str, ...] = ()
@@ -113,6 +122,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     code: tuple[tuple[str, str], ...] = ()
+    folds: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from relprop.errors import RelpropError
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
-from relprop.report.of_studies import how_section, ledger_section, pictures_section
+from relprop.report.of_studies import how_section, ledger_section, pictures_section, plain
 from relprop.report.study import Workbench
-from relprop.report.svg import Line, dot, legend_line, line_chart, looks, nice_range
+from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +55,8 @@ def report_of_run(
     if pictures > 0:
         sections += _shown(plan, pictures, device, tell)
     sections += [_notes_section(summary), _how(root, store, document)]
-    lede = _lede(summary, store, document)
-    return Report(f"{_short(plan.model.name)} on {_short(plan.data)}", lede, _facts(plan, document), tuple(sections))
+    lede = _lede(summary, document)
+    return Report(f"{plain(plan.model.name)} on {plain(plan.data)}", lede, _facts(plan, document), tuple(sections))
 
 
 def scores_section(summary: Summary) -> Section:
@@ -113,7 +113,7 @@ def _score_bars(metric: str, under: str, lines: Sequence[Score]) -> Bars:
         name = label(line.explainer, line.post)
         counts = str(line.n) + (f" ({line.failures} failed)" if line.failures else "")
         if line.mean is None:
-            rows.append(BarRow(name, dot(low, None, low, high, quiet=True), ("no value", counts), True))
+            rows.append(BarRow(name, axis(low, high), ("no value", counts), True))
             continue
         quiet = is_control(line.explainer)
         error = f" ± {line.standard_error:.4f}" if line.standard_error is not None else ""
@@ -171,18 +171,17 @@ def _spread(samples: Sequence[Any], count: int) -> list[Any]:
     return [samples[at * len(samples) // count] for at in range(count)]
 
 
-def _lede(summary: Summary, store: Store, document: dict[str, Any]) -> str:
+def _lede(summary: Summary, document: dict[str, Any]) -> str:
     methods = len({(line.explainer, line.post) for line in summary.lines if not is_control(line.explainer)})
-    text = f"{methods} methods measured on {document.get('samples', '?')} samples"
-    left = len(store.missing())
-    return text + (f"; NOT FINISHED: {store.chunks - left} of {store.chunks} chunks are done." if left else ".")
+    left = next((f"; {part}" for part in summary.caption.split(", ") if part.startswith("NOT FINISHED")), "")
+    return f"{methods} methods measured on {document.get('samples', '?')} samples{left}."
 
 
 def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     step = "the protocol's own" if plan.step is None else f"{plan.step:g}"
     return (
-        ("model", _short(plan.model.name) + (f" ({plan.model.arch})" if plan.model.arch else "")),
-        ("data", _short(plan.data)),
+        ("model", plain(plan.model.name) + (f" ({plan.model.arch})" if plan.model.arch else "")),
+        ("data", plain(plan.data)),
         ("samples", f"{document.get('samples', '?')}, seed {plan.seed}"),
         ("explained", f"the {plan.target} class"),
         ("protocols", ", ".join(plan.protocols)),
@@ -192,7 +191,9 @@ def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _notes_section(summary: Summary) -> Section:
-    return Section("Read this before you quote a number", notes=(*summary.notes, summary.caption + "."))
+    return Section(
+        "Read this before you quote a number", notes=(*map(plain, summary.notes), plain(summary.caption) + ".")
+    )
 
 
 def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
@@ -201,6 +202,7 @@ def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
     versions = {name: text for name, text in versions.items() if text != "absent"}
     machine = document.get("machine", {})
     system = ", ".join(str(machine[key]) for key in ("system", "device") if key in machine)
+    versions |= {"Python": str(document.get("python", ""))}
     made = how_section([command for command in commands if command], versions, system)
     plan = ("plan", json.dumps(store.plan.to_json(), indent=2, ensure_ascii=False))
     return Section(made.title, code=(*made.code, plan), tables=made.tables)
@@ -215,9 +217,3 @@ def _sessions(root: Path) -> list[dict[str, Any]]:
         except (OSError, ValueError):
             continue
     return [session for session in found if isinstance(session, dict)]
-
-
-def _short(name: str) -> str:
-    """The last part of a path, so that a report does not tell where somebody keeps things."""
-    kind, colon, rest = name.rpartition(":") if "/" in name else ("", "", name)
-    return f"{kind}{colon}{rest.rstrip('/').rsplit('/', 1)[-1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ SCALE_TEXT = (
     "colour of the end, and how much that is stands below the map. Black is zero."
 )
 LEDGER_TEXT = (
-    "Read from the output at the top to the image at the bottom: what each block received. A leak is relevance lost "
-    "where a rule must keep all of it; what a rule takes on purpose (bias, epsilon) is absorbed."
+    "What each block received, from the output at the top to the image at the bottom. A leak is relevance lost "
+    "where a rule must keep all of it; what a rule takes on purpose (bias, epsilon) is absorbed. Steps that pass "
+    "relevance on as it is are left out."
 )
 
 
@@ -39,7 +41,7 @@ def report_of_studies(studies: Sequence[Study], commands: Sequence[str] = (), ti
         title: large; by default what was explained.
     """
     first = studies[0]
-    facts = dict(fact for study in studies for fact in study.facts)
+    facts = {what: plain(text) for study in studies for what, text in study.facts}
     books = [(study, name, result) for study in studies for name, result in study.books if result.ledger is not None]
     sections = [pictures_section(studies), *([ledger_section(books)] if books else []), classes_section(studies)]
     title = title or (f"Why {first.class_name}?" if len(studies) == 1 else f"{len(studies)} explanations")
@@ -58,7 +60,7 @@ def pictures_section(studies: Sequence[Study]) -> Section:
 
 def ledger_section(books: Sequence[tuple[Study, str, Relevance]]) -> Section:
     """The conservation ledgers, by block."""
-    return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*book) for book in books))
+    return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*book) for book in books), folds=True)
 
 
 def classes_section(studies: Sequence[Study]) -> Section | None:
@@ -72,10 +74,15 @@ def classes_section(studies: Sequence[Study]) -> Section | None:
 def how_section(commands: Sequence[str], versions: dict[str, str] | None = None, system: str = "") -> Section:
     """Commands, versions and the machine's kind."""
     known = versions or {name: found for name in LIBRARIES if (found := _version(name))}
-    rows = tuple((name, text) for name, text in {**known, "Python": platform.python_version()}.items())
+    rows = tuple({"Python": platform.python_version(), **known}.items())
     rows = (*rows, ("system", system or f"{platform.system()} {platform.machine()}"))
     code = tuple(("command" if len(commands) == 1 else f"command {at}", text) for at, text in enumerate(commands, 1))
     return Section("How this was made", code=code, tables=(Table("Versions", ("what", "version"), rows, names=2),))
+
+
+def plain(text: str) -> str:
+    """Leave folders out of a text, so that a report does not tell where somebody keeps things."""
+    return re.sub(r"(?<![\w./])(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/]", "", text)
 
 
 def verdict(gap: float, rtol: float = 1e-5) -> str:
@@ -94,23 +101,30 @@ def _lede(books: Sequence[tuple[Study, str, Relevance]]) -> str:
     return f"Relevance of {total:.6f} arrives at the pixels, of a score of {score:.6f}; {verdict(worst)}."
 
 
-def _ledger_bars(study: Study, name: str, result: Relevance) -> Bars:
+def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
     """One ledger as a chart: a bar a block."""
     book = Book(depth=2)
     assert result.ledger is not None  # the caller has looked
     book.add(result.ledger)
-    values = [line.received for line in book.lines.values()] + [book.end]
-    low, high = min([0.0, *values]), max([0.0, *values]) or 1.0
-    rows = [
-        BarRow(block, bar(line.received, low, high), (_number(line.received), _small(line.leak), _small(line.absorbed)))
-        for block, line in book.lines.items()
-    ]
-    rows.append(BarRow("the image", bar(book.end, low, high), (_number(book.end), "", "")))
+    lines = {name: line for name, line in book.lines.items() if line.leak or line.absorbed or "." in name}
+    low, high = _axis([line.received for line in lines.values()], book.start)
+    absorbs = book.absorbed > 0
+    rows = []
+    for name, line in lines.items():
+        cells = (_number(line.received), _small(line.leak), *([_small(line.absorbed)] if absorbs else []))
+        rows.append(BarRow(name, bar(line.received, low, high), cells))
+    rows.append(BarRow("the image", bar(book.end, low, high), (_number(book.end), *[""] * (1 + absorbs))))
     note = f"Started with {_number(book.start)}; {_number(book.end)} arrived at the image; {verdict(book.gap)}."
-    if book.absorbed > 0:
+    if absorbs:
         note += f" Up to {100 * book.absorbed:.3g} % was absorbed by rules that say so."
-    heads = ("block", "relevance received", "", "leak", "absorbed")
-    return Bars(f"{study.name} ({study.class_name}), {name}", heads, tuple(rows), note)
+    heads = ("block", "relevance received", "", "leak", *(["absorbed"] if absorbs else []))
+    return Bars(f"{study.name} ({study.class_name}), {method}", heads, tuple(rows), note)
+
+
+def _axis(values: Sequence[float], start: float) -> tuple[float, float]:
+    """Ends of the axis: room for every bar, but at most one and a half times the start, where some run away."""
+    most = 1.5 * abs(start) or 1.0
+    return max(min([0.0, *values]), -most), min(max([abs(start), *values]) or 1.0, most)
 
 
 def _class_bars(study: Study) -> Bars:

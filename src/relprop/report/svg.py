@@ -101,6 +101,11 @@ def dot(value: float, error: float | None, low: float, high: float, *, quiet: bo
     return _row(parts + Markup('<rect class="dot {}" x="{:.2f}" y="2" width="1.4" height="10"/>').format(css, at - 0.7))
 
 
+def axis(low: float, high: float) -> Markup:
+    """Draw an axis without a value."""
+    return _row(_zero(low, high))
+
+
 def colour_bar(colours: Sequence[tuple[float, float, float]]) -> Markup:
     """Draw colours from left to right, each (r, g, b) in [0, 1]."""
     width = 100 / len(colours)
