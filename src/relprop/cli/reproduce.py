@@ -281,7 +281,7 @@ def _figure(name: str, setting: Setting, out: Path) -> int:
 
 
 _PUBLISHED = {"figure3": "ImageNet", "figure5": "CUB and ImageNet", "figure6": "ImageNet", "figure7": "ImageNet"}
-_READ = "True class explained; each map in colours of its own range."
+_READ = "True class explained; colours of each map up to its 99.5th percentile."
 
 
 def _figure7(loaded: LoadedModel, dataset: Dataset, setting: Setting, out: Path) -> int:

@@ -23,5 +23,4 @@ def figure3(loaded: LoadedModel, dataset: Dataset, setting: Setting, caption: st
     """Explain the true class of each picture by the proposed method, quantized."""
     shown = [show(sample, dataset, loaded, setting.device) for sample in choose(dataset, loaded, setting)]
     explainer, post = EXPLAINERS.build(proposed(setting)), POST.build(quantization(setting))
-    title = "proposed"
-    return gallery(shown, {title: explained(explainer, post, loaded, shown)}, quantized=[title], caption=caption)
+    return gallery(shown, {"proposed": explained(explainer, post, loaded, shown)}, caption=caption)

@@ -40,4 +40,4 @@ def figure5(loaded: LoadedModel, dataset: Dataset, setting: Setting, caption: st
         spec = proposed(setting) if key == "proposed" else other[key][FAIR]
         post = POST.build(quantization(setting)) if key == "proposed" else nothing
         columns[_TITLES[key]] = explained(EXPLAINERS.build(spec), post, loaded, shown)
-    return gallery(shown, columns, quantized=[_TITLES["proposed"]], caption=caption)
+    return gallery(shown, columns, caption=caption)

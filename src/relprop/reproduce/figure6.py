@@ -29,4 +29,4 @@ def figure6(loaded: LoadedModel, dataset: Dataset, setting: Setting, caption: st
         title: explained(EXPLAINERS.build(proposed(setting, *VARIANTS[key])), post, loaded, shown)
         for key, title in _TITLES.items()
     }
-    return gallery(shown, columns, quantized=list(columns), caption=caption)
+    return gallery(shown, columns, caption=caption)

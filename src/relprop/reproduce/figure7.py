@@ -131,33 +131,43 @@ def draw(sums: Sums, caption: str) -> Figure:
     """Scatter probability over sum of relevance: a row for each composite, a column for each cut."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.2, 6.6), dpi=150, facecolor="white")
-    grid = figure.subplots(len(sums.relevance), len(sums.cuts), sharex="row", sharey=True, squeeze=False)
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.9, bottom=0.14, wspace=0.1, hspace=0.42)
+    figure = Figure(figsize=(9.2, 7.0), dpi=150, facecolor="white")
+    grid = figure.subplots(len(sums.relevance), len(sums.cuts), sharey=True, squeeze=False)
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.905, bottom=0.125, wspace=0.1, hspace=0.45)
     for row, (composite, colour) in enumerate(zip(sums.relevance, (BLUE, ORANGE), strict=True)):
         deviations = sums.deviations(composite)
         for column, cut in enumerate(sums.cuts):
             ax = grid[row, column]
             _panel(ax, sums.relevance[composite][column], sums.probability[composite], colour)
             ax.set_title(cut.title, fontsize=9.5, color=INK, pad=4)
-            ax.text(0.04, 0.96, _deviation(deviations[column]), transform=ax.transAxes, fontsize=8, color=INK, va="top")
+            said = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "linespacing": 1.5}
+            ax.text(0.98, 0.04, _deviation(deviations[column]), fontsize=8.5, color=INK, **said)
         grid[row, 0].set_ylabel("probability of the model", fontsize=8.5, color=INK)
         grid[row, 1].set_xlabel("sum of relevance", fontsize=8.5, color=INK)
         top = grid[row, 0].get_position().y1
-        figure.text(0.085, top + 0.045, _TITLES[composite], fontsize=11, color=colour, weight="bold", va="bottom")
-    figure.text(0.085, 0.035, caption, fontsize=7, color=QUIET, va="center", wrap=True)
+        figure.text(0.085, top + 0.042, _TITLES[composite], fontsize=11, color=colour, weight="bold", va="bottom")
+    figure.text(0.085, 0.03, caption, fontsize=7, color=QUIET, va="center", wrap=True)
     return figure
 
 
 def _deviation(value: float) -> str:
-    return f"largest |ΣR − p| / p\n{value:.1e}"
+    digits, power = f"{value:.1e}".split("e")
+    return r"largest $|\Sigma R - p|\,/\,p$" + "\n" + (rf"${digits}\times10^{{{int(power)}}}$" if value else "0")
 
 
 def _panel(ax: Axes, relevance: Tensor, probability: Tensor, colour: str) -> None:
-    ax.axline((0, 0), slope=1, color="#bbbbbb", linewidth=0.8, zorder=1)
-    ax.scatter(relevance.tolist(), probability.tolist(), s=13, color=colour, alpha=0.55, linewidths=0, zorder=2)
-    ax.set_ylim(-0.03, 1.03)
+    far = float(relevance.abs().max()) > 2
+    ax.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=1)
+    ax.scatter(
+        relevance.tolist(), probability.tolist(), s=15, color=colour, alpha=0.5, linewidths=0, zorder=2, clip_on=False
+    )
+    ax.set_ylim(-0.04, 1.04)
     ax.set_yticks([0, 0.5, 1])
+    if far:  # relevance that ran away, beside probabilities: linear up to 1, powers of ten beyond
+        ax.set_xscale("symlog", linthresh=1)
+    else:
+        ax.set_xlim(-0.04, max(1.04, 1.04 * float(relevance.max())))
+        ax.set_xticks([0, 0.5, 1])
     ax.tick_params(labelsize=8, colors=QUIET, length=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#bbbbbb")

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from relprop.reproduce.pictures import Shown
 
 INK = "#1f1f1f"
-_CELL, _GAP, _EDGE = 1.62, 0.06, 0.14  # inches
-_NAMES, _TOP, _LINE = 1.34, 0.42, 0.155
 _DPI = 150
+_CELL = 224 / _DPI  # inches: one pixel of the usual 224 is one of the PNG, or four of it in figures of few columns
+_GAP, _EDGE, _NAMES, _LINE, _LEGEND = 0.06, 0.14, 1.3, 0.155, 2.2
+_FEW = 4
 
 
 def gallery(
     shown: Sequence[Shown],
     columns: Mapping[str, Sequence[Any]],
     *,
-    quantized: Sequence[str] = (),
     caption: str = "",
 ) -> Figure:
     """Draw pictures beside their maps, each map over its picture in colours of its own range.
@@ -37,29 +37,32 @@ def gallery(
     Args:
         shown: one a row.
         columns: title -> for each row a map (H, W), or the reason why there is none.
-        quantized: columns whose maps have levels.
         caption: below, in small type.
     """
-    wide = _EDGE + _NAMES + (len(columns) + 1) * (_CELL + _GAP) - _GAP + _EDGE
-    lines = textwrap.wrap(caption, int((wide - 2 * _EDGE - 2.5) * 17)) if caption else []
+    size = _CELL * (2 if len(columns) < _FEW else 1)
+    wide = _EDGE + _NAMES + (len(columns) + 1) * (size + _GAP) - _GAP + _EDGE
+    absent = any(isinstance(one, str) for maps in columns.values() for one in maps)
+    caption += " No map: the method cannot explain this network." * absent
+    lines = textwrap.wrap(caption, int((wide - 2 * _EDGE - _LEGEND - 0.3) * 17))
+    top = 0.58 if any("\n" in title for title in columns) else 0.4
     foot = 0.2 + max(2, len(lines)) * _LINE + 0.06
-    tall = _TOP + len(shown) * (_CELL + _GAP) - _GAP + foot
+    tall = top + len(shown) * (size + _GAP) - _GAP + foot
     figure = Figure(figsize=(wide, tall), dpi=_DPI, facecolor="white")
 
     def cell(row: int, column: int) -> Axes:
-        left = _EDGE + _NAMES + column * (_CELL + _GAP)
-        bottom = tall - _TOP - row * (_CELL + _GAP) - _CELL
-        return figure.add_axes((left / wide, bottom / tall, _CELL / wide, _CELL / tall))
+        left = _EDGE + _NAMES + column * (size + _GAP)
+        bottom = tall - top - row * (size + _GAP) - size
+        return figure.add_axes((left / wide, bottom / tall, size / wide, size / tall))
 
     signed = False
     for row, one in enumerate(shown):
-        _name(figure, one, (_EDGE / wide, (tall - _TOP - row * (_CELL + _GAP) - _CELL / 2) / tall), tall)
+        _name(figure, one, (_EDGE / wide, (tall - top - row * (size + _GAP) - size / 2) / tall), tall)
         picture(cell(row, 0), as_picture(one.seen))
-        for column, (title, maps) in enumerate(columns.items(), start=1):
-            signed |= _draw(cell(row, column), one, maps[row], title in quantized)
+        for column, maps in enumerate(columns.values(), start=1):
+            signed |= _draw(cell(row, column), one, maps[row])
     for column, title in enumerate(["image", *columns]):
-        centre = _EDGE + _NAMES + column * (_CELL + _GAP) + _CELL / 2
-        figure.text(centre / wide, 1 - 0.25 / tall, title, size=10.5, color=INK, ha="center", va="center")
+        centre = _EDGE + _NAMES + column * (size + _GAP) + size / 2
+        figure.text(centre / wide, 1 - (top / 2 + 0.02) / tall, title, size=10.5, color=INK, ha="center", va="center")
     for number, line in enumerate(lines):
         height = (foot - 0.18 - (number + 0.5) * _LINE) / tall
         figure.text(_EDGE / wide, height, line, size=7, color=QUIET, va="center")
@@ -73,7 +76,7 @@ def _name(figure: Figure, one: Shown, at: tuple[float, float], tall: float) -> N
     figure.text(at[0], at[1] - 0.06 / tall, f"p = {one.probability:.3f}", size=8, color=QUIET, va="top")
 
 
-def _draw(ax: Axes, one: Shown, heatmap: Any, levels: bool) -> bool:
+def _draw(ax: Axes, one: Shown, heatmap: Any) -> bool:
     """Draw a map over its picture, or say that there is none; returns whether the map has two signs."""
     if isinstance(heatmap, str):
         ax.set_xticks([])
@@ -82,15 +85,15 @@ def _draw(ax: Axes, one: Shown, heatmap: Any, levels: bool) -> bool:
         ax.set_facecolor("#f2f2f2")
         ax.text(0.5, 0.5, "no map", size=9, color=QUIET, ha="center", va="center", transform=ax.transAxes)
         return False
-    scale = scale_of(heatmap, levels=levels)
+    scale = scale_of(heatmap)
     picture(ax, blend(one.seen, heatmap, scale))
     return scale.signed
 
 
 def _legend(figure: Figure, wide: float, tall: float, foot: float, signed: bool) -> None:
     """Draw the colours from nothing to most; of two signs if any map has them."""
-    long, high = 1.5, 0.09
-    left, bottom = wide - _EDGE - long, foot - 0.3
+    long, high = _LEGEND, 0.09
+    left, bottom = wide - _EDGE - long, foot - 0.28
     ax = figure.add_axes((left / wide, bottom / tall, long / wide, high / tall))
     values = np.linspace(-1.0 if signed else 0.0, 1.0, 256)
     colours = scale_of(np.array([[-1.0 if signed else 0.0, 1.0]]), percentile=None).over(values, GROUND)
