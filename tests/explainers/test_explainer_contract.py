@@ -25,6 +25,8 @@ SURVIVED = {  # (these use no gradient; capture runs on stand-ins; the libraries
     ("score-cam", FailsWhenDifferentiated),
     ("lrp", FailsWhenDifferentiated),
     ("lrp", FailsAtTheSecondCall),
+    ("lrp-cuts", FailsWhenDifferentiated),
+    ("lrp-cuts", FailsAtTheSecondCall),
     *((name, "input") for name in ("grad-cam", "score-cam", *GRADIENTS)),
 }
 CONTROLS = ("constant", "random", "gaussian", "sobel")

@@ -49,11 +49,14 @@ class Cuts:
         """The names that a short name stands for; any other stands for itself.
 
         `last-block` is the output of the last block and `last-block@input` its input, `blocks` the inputs of all,
-        and `last-map` the last cut before positions are lost.
+        `last-map` the last cut before positions are lost, and `late` the input of the last block, or the last map of a
+        network without blocks.
 
         Raises:
             UsageError: the network has no such thing.
         """
+        if name == "late":
+            name = f"last-block{_INPUT}" if self.blocks else "last-map"
         if name == "last-map":
             last = max(self.places.values())
             return (min((n for n, place in self.places.items() if place == last), key=_plainness),)
@@ -201,7 +204,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
         UsageError: there are none, one is not a number, or their sum is not one.
     """
     if not weights:
-        raise UsageError("a reading needs at least one cut, such as {'last-map': 0.95, 'input': 0.05}")
+        raise UsageError("a reading needs at least one cut, such as {'late': 0.9, 'input': 0.1}")
     total = math.fsum(weights.values())
     if not abs(total - 1) <= 1e-6:
         raise UsageError(
@@ -211,7 +214,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
 
 
 def parse_reading(text: str) -> dict[str, float]:
-    """Read "0.95*last-map+0.05*input"; a name without a number has weight 1.
+    """Read "0.9*late+0.1*input"; a name without a number has weight 1.
 
     Raises:
         UsageError: not of this form, or weights that do not add up to one.
@@ -226,7 +229,7 @@ def parse_reading(text: str) -> dict[str, float]:
         if not name.strip() or name.strip() in weights:
             raise UsageError(
                 f"{part.strip()!r} in the reading {text!r} is not WEIGHT*CUT, each cut once; "
-                "write it as 0.95*last-map+0.05*input"
+                "write it as 0.9*late+0.1*input"
             )
         weights[name.strip()] = weight
     require_weights(weights)

@@ -93,15 +93,15 @@ class Relevance:
     def read(self, weights: Mapping[str, float]) -> Tensor:
         """A map of several cuts: (N, H, W) or (N, K, H, W), Σ_k w_k U_k Σ_c R_k with Σ_k w_k = 1.
 
-            relprop.LRP(model, keep=["last-block"])(x).read({"last-block": 0.95, "input": 0.05})
+            relprop.LRP(model, keep=["late"])(x).read({"late": 0.9, "input": 0.1})
 
         Every cut holds the score less what is absorbed above it, and `enlarge` (U) keeps the total of each map, so the
         map holds the weighted mean of that. See `relprop.core.cuts`.
 
         Args:
             weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
-                the image, "last-block", "last-map", or "blocks" for the inputs of all blocks, which share its weight
-                evenly. All but "input" have to be kept.
+                the image, or one of the names that `Cuts.expand` explains: "late", "last-block", "last-map", and
+                "blocks", whose members share its weight evenly. All but "input" have to be kept.
 
         Raises:
             UsageError: weights that do not add up to 1; a name that is no cut, or was not kept.

@@ -1,6 +1,18 @@
 """Explainers and post-processing by name. An explainer maps (model, x, target) to heatmaps; see `base`."""
 
-from relprop.explainers import cam, captum_lrp, controls, gradients, lrp, post
+from relprop.explainers import cam, captum_lrp, controls, cuts, gradients, lrp, post
 from relprop.explainers.base import EXPLAINERS, POST, Explainer, Post
 
-__all__ = ["EXPLAINERS", "POST", "Explainer", "Post", "cam", "captum_lrp", "controls", "gradients", "lrp", "post"]
+__all__ = [
+    "EXPLAINERS",
+    "POST",
+    "Explainer",
+    "Post",
+    "cam",
+    "captum_lrp",
+    "controls",
+    "cuts",
+    "gradients",
+    "lrp",
+    "post",
+]

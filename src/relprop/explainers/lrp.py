@@ -13,6 +13,8 @@ from relprop.core.lrp import LRP
 from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relprop.core.composite import Composite
 
 _REMEMBERED = 2  # the model itself and, in parameter randomisation, its randomised copy
@@ -35,6 +37,7 @@ class Lrp:
         batch_norm: "pass" or "fold".
         eps: ε, for the composites that have one.
         g: γ, likewise.
+        classifier: "z+", "epsilon" or "centred": rule of the last weighted layer.
         start: relevance starts as the class's "probability" or its "logit".
         channels: "sum" or "red".
     """
@@ -49,6 +52,7 @@ class Lrp:
     g: float | None = None
     start: Literal["probability", "logit"] = "probability"
     channels: Channels = "sum"
+    classifier: Literal["z+", "epsilon", "centred"] | None = None
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -56,26 +60,28 @@ class Lrp:
 
     def rules(self) -> Composite:
         """Make the composite that the options describe."""
-        names = ("split", "identity", "first", "max_pool", "batch_norm", "eps", "g")
+        names = ("split", "identity", "first", "max_pool", "batch_norm", "eps", "g", "classifier")
         given = [f"{name}={value}" for name in names if (value := getattr(self, name)) is not None]
         return COMPOSITES.build(":".join([self.composite, *given]))
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        result = self._engine(model)(x, target=target, start=self.start)
+        engine = remembered(self._known, model, lambda known: LRP(known, composite=self.rules(), ledger=False))
+        result = engine(x, target=target, start=self.start)
         return reduce_channels(result.relevance, self.channels)
-
-    def _engine(self, model: Model) -> LRP:
-        """Return the engine for `model`: the one that it had last time, with all that derives from the weights."""
-        model = unwrap(model)
-        engine = self._known.pop(id(model), None) or LRP(model, composite=self.rules(), ledger=False)
-        self._known[id(model)] = engine  # which holds on to the model, so that its id stays its own
-        while len(self._known) > _REMEMBERED:
-            del self._known[next(iter(self._known))]
-        return engine
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _known={})
+
+
+def remembered(known: dict[int, LRP], model: Model, make: Callable[[Model], LRP]) -> LRP:
+    """Return the engine for `model`: the one that it had last time, with all that derives from the weights."""
+    model = unwrap(model)
+    engine = known.pop(id(model), None) or make(model)
+    known[id(model)] = engine  # which holds on to the model, so that its id stays its own
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]
+    return engine

@@ -1,0 +1,149 @@
+"""Relevance read from several cuts of the network: conserved like any relevance map, and sharper in what it ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from relprop.core.composites import COMPOSITES
+from relprop.core.cuts import parse_reading
+from relprop.core.lrp import LRP
+from relprop.errors import InputError
+from relprop.explainers.base import EXPLAINERS
+from relprop.explainers.lrp import remembered
+from relprop.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from relprop.core.capture import Model
+
+_FORMAT = "relprop reading 1"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which cuts to read, with which weights, under which rules.
+
+    Attributes:
+        text: weights as `relprop.core.cuts.parse_reading` reads them.
+        composite: spec in `relprop.core.composites.COMPOSITES`.
+        provenance: how it was chosen: images, metric, candidates, scores; empty where nobody chose by measuring.
+    """
+
+    text: str
+    composite: str = "paper:classifier=centred"
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        parse_reading(self.text)
+        COMPOSITES.build(self.composite)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Weight of each cut."""
+        return parse_reading(self.text)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the reading and where it comes from as JSON; returns the path."""
+        path = Path(path)
+        document = {"format": _FORMAT, "reading": self.text, "composite": self.composite}
+        path.write_text(json.dumps(document | {"provenance": dict(self.provenance)}, indent=2) + "\n", "utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reading:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it holds no reading.
+            UsageError: what it holds is not a reading that this version can use.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} holds no reading that can be read: {error}") from None
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            found = document.get("format") if isinstance(document, dict) else type(document).__name__
+            raise InputError(f"{path} has format {found!r}; this version reads {_FORMAT!r}, which relprop tune writes")
+        text, composite, provenance = (document.get(key) for key in ("reading", "composite", "provenance"))
+        if not isinstance(text, str) or not isinstance(composite, str) or not isinstance(provenance, dict):
+            raise InputError(f"{path} lacks its reading, composite or provenance; write it again with relprop tune")
+        return cls(text, composite, provenance)
+
+
+READINGS: Registry[Reading] = Registry("reading")
+READINGS.add("default", Reading("0.9*late+0.1*input"))
+
+
+def find_reading(spec: str) -> Reading:
+    """Return a reading by name, from a file (.json), or spelled out as "0.9*late+0.1*input".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if spec in READINGS:
+        return READINGS.build(spec)
+    if spec.endswith(".json"):
+        return Reading.load(spec)
+    if "*" in spec or "+" in spec:
+        return Reading(spec)
+    READINGS.get(spec)  # raises, and names those there are
+    raise AssertionError("unreachable")
+
+
+@EXPLAINERS.register("lrp-cuts")
+@dataclass(frozen=True)
+class LrpCuts:
+    """Relevance at the input of the last block and at the pixels, nine to one (Otsuki et al. 2024, read at two cuts).
+
+    Every cut of the network holds the same total, so a weighted mean of several holds it too: `Relevance.read`. One
+    walk serves all of them.
+
+    Attributes:
+        reading: "default", the file that `relprop tune` wrote, or weights as "0.9*late+0.1*input".
+        classifier: rule of the last weighted layer, if not the reading's own.
+        split: likewise "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
+        start: relevance starts as the class's "probability" or its "logit".
+    """
+
+    reading: str = "default"
+    classifier: Literal["z+", "epsilon", "centred"] | None = None
+    split: Literal["ratio", "symmetric", "signed"] | None = None
+    start: Literal["probability", "logit"] = "probability"
+    _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _ = self.chosen  # an unknown reading is an error now, not at the first picture
+
+    @cached_property
+    def chosen(self) -> Reading:
+        """The reading, with the rules that the options replace."""
+        reading = find_reading(self.reading)
+        given = {"classifier": self.classifier, "split": self.split}
+        options = "".join(f":{name}={value}" for name, value in given.items() if value is not None)
+        if not options:
+            return reading
+        name, *own = reading.composite.split(":")
+        kept = [option for option in own if given.get(option.partition("=")[0]) is None]
+        return Reading(reading.text, ":".join([name, *kept]) + options, reading.provenance)
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        reading = self.chosen
+
+        def make(known: Model) -> LRP:
+            return LRP(known, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
+
+        result = remembered(self._known, model, make)(x, target=target, start=self.start)
+        return result.read(reading.weights).float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _known={})

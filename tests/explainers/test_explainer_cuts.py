@@ -1,0 +1,89 @@
+"""The explainer that reads several cuts: what it sums to, where readings come from, what it refuses."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from explainer_networks import Plain, Residual, made
+
+from relprop import LRP, paper
+from relprop.cifar import cifar_resnet
+from relprop.errors import InputError, UnknownNameError, UsageError
+from relprop.explainers import EXPLAINERS
+from relprop.explainers.cuts import LrpCuts, Reading
+
+
+def small():
+    torch.manual_seed(0)
+    return cifar_resnet(8, shortcut="A", width=4).eval()
+
+
+def pictures(count=3, side=32):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_default_reads_the_input_of_the_last_block_and_the_pixels():
+    model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
+    result = LRP(model, paper(classifier="centred"), keep=["layer3.0"])(x, target=target)
+    expected = 0.9 * result.read({"layer3.0@input": 1.0}) + 0.1 * result.heatmap
+    found = EXPLAINERS.build("lrp-cuts")(model, x, target)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)
+    assert torch.allclose(found.sum((1, 2)), result.score, rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", [Plain, Residual])
+def test_networks_without_blocks_are_read_at_their_last_map(network):
+    model, x, target = made(network), pictures(side=12), torch.tensor([0, 1, 3])
+    result = LRP(model, paper(classifier="centred"), keep=["last-map"])(x, target=target)
+    expected = result.read({"last-map": 0.9, "input": 0.1})
+    assert torch.allclose(EXPLAINERS.build("lrp-cuts")(model, x, target), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_options_replace_the_rules_of_the_reading():
+    assert LrpCuts().chosen.composite == "paper:classifier=centred"
+    assert LrpCuts(classifier="epsilon").chosen.composite == "paper:classifier=epsilon"
+    assert LrpCuts(split="symmetric").chosen.composite == "paper:classifier=centred:split=symmetric"
+    model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
+    plain = EXPLAINERS.build("lrp-cuts:reading=1*input:classifier=z+")(model, x, target)
+    assert torch.allclose(plain, EXPLAINERS.build("lrp")(model, x, target), rtol=1e-5, atol=1e-9)
+
+
+def test_a_reading_goes_through_a_file(tmp_path):
+    reading = Reading("0.5*layer2.0+0.5*input", "paper:classifier=epsilon", {"selection": ["a", "b"]})
+    path = reading.save(tmp_path / "mine.json")
+    assert Reading.load(path) == reading
+    assert Reading.load(path).provenance == {"selection": ["a", "b"]}
+    model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
+    explainer = EXPLAINERS.build(f"lrp-cuts:reading={path}")
+    spelled = EXPLAINERS.build("lrp-cuts:reading=0.5*layer2.0+0.5*input:classifier=epsilon")
+    found = explainer(model, x, target)
+    assert torch.equal(found, spelled(model, x, target))
+    path.unlink()  # what was read travels with the explainer
+    assert torch.equal(pickle.loads(pickle.dumps(explainer))(model, x, target), found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no reading that can be read"),
+        ("[]", "has format 'list'; this version reads 'relprop reading 1'"),
+        ('{"format": "relprop reading 9"}', "has format 'relprop reading 9'"),
+        ('{"format": "relprop reading 1"}', "lacks its reading, composite or provenance"),
+    ],
+)
+def test_a_file_that_holds_no_reading_is_an_error(tmp_path, text, message):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        EXPLAINERS.build(f"lrp-cuts:reading={path}")
+
+
+def test_a_reading_that_nobody_knows_is_an_error():
+    with pytest.raises(UnknownNameError, match="no reading is named 'defualt'; did you mean 'default'"):
+        EXPLAINERS.build("lrp-cuts:reading=defualt")
+    with pytest.raises(UsageError, match="must add up to 1"):
+        EXPLAINERS.build("lrp-cuts:reading=0.5*input")
+    with pytest.raises(UsageError, match=r"'layer1.0.conv1' is no cut that holds a map"):
+        EXPLAINERS.build("lrp-cuts:reading=1*layer1.0.conv1")(small(), pictures(), torch.tensor([0, 1, 2]))
