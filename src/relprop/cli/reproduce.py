@@ -126,6 +126,7 @@ Step = Annotated[
         show_default="500 at 224 x 224, in proportion elsewhere",
     ),
 ]
+Amp = Annotated[bool, typer.Option("--amp", rich_help_panel=_HOW, help="Tables: score masked pictures in bfloat16.")]
 Out = Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_HOW, help="Folder of results and runs.")]
 Workers = Annotated[int, typer.Option(min=1, rich_help_panel=_HOW, help="Tables: processes.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, rich_help_panel=_HOW, help="Pictures computed together.")]
@@ -143,6 +144,7 @@ def reproduce(
     cam_layer: CamLayer = None,
     images: Images = None,
     step: Step = None,
+    amp: Amp = False,
     out: Out = Path("runs/reproduce"),
     workers: Workers = 1,
     batch_size: Batch = 16,
@@ -164,6 +166,7 @@ def reproduce(
         experiment,
         {
             "--step": step,
+            "--amp": amp or None,
             "--methods": methods,
             "--cam-layer": cam_layer,
             "--images": images,
@@ -188,6 +191,7 @@ def reproduce(
         images=specs(images) if images is not None else (),
         step=step,
         batch=batch_size,
+        amp=amp,
         device=options.choose_device(device),
     )
     if experiment in _TABLES:
@@ -197,6 +201,7 @@ def reproduce(
 
 _APPLIES = {
     "--step": _TABLES,
+    "--amp": _TABLES,
     "--workers": _TABLES,
     "--against": _TABLES,
     "--methods": ("table1", "figure5"),

@@ -30,6 +30,7 @@ class Setting:
         images: pictures by id or class, for the figures that show some.
         step: pixels masked a step; None leaves it to the protocols.
         batch: pictures computed together.
+        amp: score masked pictures in bfloat16.
         device: where, "cpu", "cuda:1", ...
     """
 
@@ -43,6 +44,7 @@ class Setting:
     images: tuple[str, ...] = ()
     step: float | None = None
     batch: int = 16
+    amp: bool = False
     device: str = "cpu"
 
     def runs(self) -> Iterator[tuple[ModelSpec, int]]:

@@ -138,6 +138,7 @@ def _plan(setting: Setting, model: ModelSpec, seed: int, explainer: str, post: s
         seed=seed,
         batch=setting.batch,
         device=setting.device.split(":")[0],
+        amp=setting.amp,
     )
 
 
@@ -175,6 +176,7 @@ def _caption(paper: Published, setting: Setting) -> str:
     ours += f", {len(runs)} runs" if len(runs) > 1 else ""
     ours += f", {setting.step:g} pixels a step" if setting.step is not None and setting.step >= 1 else ""
     ours += f", {setting.step:g} of the pixels a step" if setting.step is not None and setting.step < 1 else ""
+    ours += ", masked pictures scored in bfloat16" if setting.amp else ""
     ours += ", rules as released" if setting.composite == "released" else ""
     return f"Published: {theirs} (arXiv 2407.09115). Ours: {ours}."
 
