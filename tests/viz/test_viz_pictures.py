@@ -163,6 +163,7 @@ def result_of(heatmap: torch.Tensor, score: list[float], target: list[int]) -> S
     return SimpleNamespace(
         heatmap=heatmap,
         score=torch.tensor(score),
+        what="",
         target=torch.tensor(target),
         quantized=lambda levels: (heatmap * levels).floor() / levels,
     )

@@ -23,6 +23,8 @@ from matplotlib import colormaps
 from relprop.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.colors import ListedColormap
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -157,6 +159,17 @@ def scale_of(
         beyond=float((size > high).mean()),
         levels=tuple(float(v) for v in np.unique(values)) if levels else None,
     )
+
+
+def shared_scale(heatmaps: Sequence[Any], **options: Any) -> Scale:
+    """One scale for several heatmaps, of any sizes, so that a colour means the same in all of them.
+
+    Arguments as in `scale_of`; the percentile is taken over the pixels of all maps.
+    """
+    maps = [as_map(heatmap).reshape(1, -1) for heatmap in heatmaps]
+    if not maps:
+        raise InputError("a shared scale needs at least one heatmap")
+    return scale_of(np.concatenate(maps, axis=1), **options)
 
 
 def as_map(heatmap: Any) -> Floats:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from relprop.errors import InputError
-from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of
+from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
 from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, picture
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def grid(
     percentile: float | None = PERCENTILE,
     levels: bool = False,
     original: str | None = "original",
+    scale: Scale | Literal["each", "shared"] = "each",
 ) -> Figure:
     """Draw images (rows) by methods (columns), each map over its image.
 
-    Every map has its own display range, since methods differ in unit; the range is printed under it.
+    Unless told, every map has its own display range, since methods differ in unit; the range is printed under it.
 
     Args:
         images: one a row, see `blend`.
@@ -84,6 +85,7 @@ def grid(
         percentile: see `scale_of`.
         levels: see `scale_of`.
         original: title of a first column with the images alone; None leaves it out.
+        scale: "each" map has its own; "shared", one for all, with a colour bar; or a fixed one.
 
     Raises:
         InputError: a column holds more or fewer maps than there are images.
@@ -94,8 +96,9 @@ def grid(
     if not images or not (columns or original):
         raise InputError("a grid needs at least one image and one column")
     names = ([original] if original else []) + list(columns)
+    common = _common(scale, columns, percentile=percentile, levels=levels)
     cell = 2.1
-    size = (cell * len(names) + 0.4, (cell + 0.16) * len(images) + 0.3)
+    size = (cell * len(names) + (0.4 if common is None else 1.2), (cell + 0.16) * len(images) + 0.3)
     figure = Figure(figsize=size, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01))
     axes = figure.subplots(len(images), len(names), squeeze=False)
     for at, image in enumerate(images):
@@ -103,14 +106,30 @@ def grid(
         if original:
             picture(cells.pop(0), as_picture(image))
         for ax, maps in zip(cells, columns.values(), strict=True):
-            scale = scale_of(maps[at], percentile=percentile, levels=levels)
-            picture(ax, blend(image, maps[at], scale))
-            ax.set_xlabel(_short_range(scale), fontsize=6, color=QUIET, labelpad=2)
+            own = common or scale_of(maps[at], percentile=percentile, levels=levels)
+            picture(ax, blend(image, maps[at], own))
+            if common is None:
+                ax.set_xlabel(_short_range(own), fontsize=6, color=QUIET, labelpad=2)
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title("\n".join(textwrap.wrap(name, 22)), fontsize=9, color=_INK)
     for ax, name in zip(axes[:, 0], rows, strict=False):
         ax.set_ylabel("\n".join(textwrap.wrap(name, 24)), fontsize=8, color=_INK)
+    if common is not None:
+        draw_bar(axes, common, fraction=0.12 / len(names))
+        figure.supxlabel(common.note, fontsize=7, color=QUIET)
     return figure
+
+
+def _common(
+    scale: Scale | Literal["each", "shared"], columns: Mapping[str, Sequence[Any]], **options: Any
+) -> Scale | None:
+    """The scale of all maps of a grid; None where each has its own."""
+    if isinstance(scale, Scale):
+        return scale
+    if scale not in ("each", "shared"):
+        raise InputError(f"scale must be 'each', 'shared' or a Scale, not {scale!r}")
+    maps = [one for column in columns.values() for one in column]
+    return shared_scale(maps, **options) if scale == "shared" and maps else None
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -123,6 +142,15 @@ def save(figure: Figure, path: str | Path) -> Path:
         os.replace(part, path)  # noqa: PTH105  (atomic, also over an old file on Windows)
     finally:
         part.unlink(missing_ok=True)
+    return path
+
+
+def save_pixels(rgb: Any, path: str | Path) -> Path:
+    """Write a picture (H, W, 3) in [0, 1], such as `blend` makes, as PNG of H by W pixels."""
+    from PIL import Image
+
+    path = Path(path)
+    Image.fromarray((255 * np.asarray(rgb)).round().astype(np.uint8)).save(path, format="PNG")
     return path
 
 

@@ -122,7 +122,9 @@ def show(
     index: Any = 0,
     unit: Unit = "share",
     levels: int | None = None,
+    contours: bool = False,
     percentile: float | None = PERCENTILE,
+    scale: Scale | None = None,
     title: str | None = None,
 ) -> Axes:
     """Draw one heatmap of a result, over `image` if given.
@@ -133,29 +135,37 @@ def show(
         image: the picture the network saw, see `blend`.
         index: which sample of the batch; a pair (sample, class) where several classes were explained.
         unit: the numbers of the colour bar: shares of the score, or raw relevance.
-        levels: draw `result.quantized(levels)` as filled levels.
+        levels: draw `result.quantized(levels)`, one colour a level.
+        contours: draw the levels (8 unless told) as filled contours instead of pixels, see `relprop.viz.contours`.
         percentile: end of the display range, see `scale_of`.
-        title: text above; default is the class index and its score.
+        scale: fixed colours, for pictures that are to be compared: see `shared_scale`.
+        title: text above; default is the class index (or what else was explained) and its score.
 
     Raises:
         InputError: there is no such sample.
     """
-    maps = result.heatmap if levels is None else result.quantized(levels=levels)
+    maps = result.heatmap if levels is None or contours else result.quantized(levels=levels)
     try:
         heatmap, score, target = maps[index], result.score[index], result.target[index]
     except IndexError:
         raise InputError(f"no sample {index}: the result holds maps of shape {tuple(maps.shape)}") from None
     if heatmap.ndim == 3:
         raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
+    share = float(score) if unit == "share" else None
+    title = caption(result, target, score) if title is None else title
+    if contours:
+        from relprop.viz.contours import contours as filled
+
+        return filled(image, heatmap, ax, levels=levels or 8, score=share, title=title)
     return overlay(
-        image,
-        heatmap,
-        ax,
-        score=float(score) if unit == "share" else None,
-        percentile=percentile,
-        levels=levels is not None,
-        title=f"class {int(target)}, score {float(score):.3g}" if title is None else title,
+        image, heatmap, ax, score=share, scale=scale, percentile=percentile, levels=levels is not None, title=title
     )
+
+
+def caption(result: Relevance, target: Any, score: Any) -> str:
+    """What a map explains, and what it sums to."""
+    what = result.what or f"class {int(target)}"
+    return f"{what}, score {float(score):.3g}"
 
 
 def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:
@@ -168,11 +178,11 @@ def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:
         ax.set_title(title, fontsize=10)
 
 
-def draw_bar(ax: Axes, scale: Scale, cax: Axes | None = None) -> None:
-    """Add the colour bar of `scale` beside `ax` (or into `cax`), in the unit that it names."""
+def draw_bar(ax: Any, scale: Scale, cax: Axes | None = None, *, fraction: float = 0.046) -> None:
+    """Add the colour bar of `scale` beside `ax`, one or an array of axes (or into `cax`), in the unit that it names."""
     colours, norm, extend = _bar_parts(scale)
-    where: dict[str, Any] = {"ax": ax, "fraction": 0.046, "pad": 0.03} if cax is None else {"cax": cax}
-    figure = ax.get_figure(root=True)
+    where: dict[str, Any] = {"ax": ax, "fraction": fraction, "pad": 0.03} if cax is None else {"cax": cax}
+    figure = np.ravel(ax)[0].get_figure(root=True)
     assert figure is not None  # axes always have one
     bar = figure.colorbar(
         ScalarMappable(norm, colours), extend=extend, extendfrac=0.03, spacing="uniform", drawedges=False, **where

@@ -1,0 +1,68 @@
+"""Heat Quantization drawn as a map with heights: one filled contour a level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from relprop.errors import InputError
+from relprop.viz.colour import Floats, Scale, as_map, scale_of
+from relprop.viz.overlay import QUIET, draw_bar, ground_of, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LINE = {"colors": "white", "linewidths": 0.5, "alpha": 0.35}
+
+
+def contours(
+    image: Any,
+    heatmap: Any,
+    ax: Axes | None = None,
+    *,
+    levels: int = 8,
+    score: float | None = None,
+    colorbar: bool = True,
+    title: str | None = None,
+) -> Axes:
+    """Draw a heatmap (H, W) in `levels` filled contours between its extremes, over its picture.
+
+    The edges are those of Heat Quantization (Eq. 8) and each band has the colour of its level, the value of its lower
+    edge, on a scale centred on 0 if the map is signed. Between pixels the map is taken to be linear, so smooth maps
+    give smooth bands; a map with much detail is better read as pixels (`overlay(levels=True)`).
+
+    Args:
+        image: the picture the network saw, see `blend`.
+        heatmap: (H, W), as it is, not quantized.
+        ax: where to draw; None makes a figure.
+        levels: Q.
+        score: what a printed share is a share of, see `scale_of`.
+        colorbar: whether to add one.
+        title: text above.
+
+    Raises:
+        InputError: fewer than two levels.
+    """
+    values = as_map(heatmap)
+    if levels < 2:
+        raise InputError(f"contours need at least 2 levels, not {levels}")
+    ax = ax or Figure(figsize=(5.2, 5.0), layout="constrained").add_subplot()
+    picture(ax, ground_of(image, values.shape), title=title)
+    scale = level_scale(values, levels, score)
+    if values.min() < values.max():
+        edges = np.linspace(values.min(), values.max(), levels + 1)
+        ax.contourf(values, levels=edges, colors=[tuple(colour) for colour in scale.rgba(edges[:-1])], zorder=2)
+        ax.contour(values, levels=edges[1:-1], zorder=3, **_LINE)
+        ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
+    ax.set_xlabel(scale.note, fontsize=7, color=QUIET)
+    if colorbar:
+        draw_bar(ax, scale)
+    return ax
+
+
+def level_scale(values: Floats, levels: int, score: float | None = None) -> Scale:
+    """The colours of `levels` bands between the extremes of a map."""
+    edges = np.linspace(values.min(), values.max(), levels + 1)[:-1]
+    return scale_of(np.unique(edges)[None], score=score, levels=True)

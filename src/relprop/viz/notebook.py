@@ -1,0 +1,57 @@
+"""How a result shows itself in a notebook: its maps, and its numbers in words that a screen reader can read too."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from relprop.viz.sheet import sheet
+
+if TYPE_CHECKING:
+    from relprop.core.relevance import Relevance
+
+LIMIT = 8
+"""At most so many maps are drawn, and lines printed."""
+
+_CELL = 'style="text-align: right; padding: 0.1em 0.8em"'
+
+
+def png(result: Relevance) -> bytes | None:
+    """The first maps of a result on one scale, as PNG; None where there is nothing to draw."""
+    if result.relevance.dim() - result.target.dim() != 3 or not bool(result.relevance.isfinite().all()):
+        return None
+    drawn, small = io.BytesIO(), io.BytesIO()
+    sheet(result, limit=LIMIT).savefig(drawn, format="png")
+    with Image.open(drawn) as picture:  # notebooks keep their pictures: 256 colours take a third of the bytes
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def page(result: Relevance) -> str:
+    """The maps and a table of what they sum to, as HTML that needs no script and fetches nothing."""
+    drawn = png(result)
+    parts = [f"<p>{html.escape(repr(result))}</p>"]
+    if drawn is not None:
+        count = min(LIMIT, result.target.numel())
+        alt = f"relevance of the pixels of {count} map(s), on one scale; the table gives their numbers"
+        source = base64.b64encode(drawn).decode("ascii")
+        parts.append(f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="data:image/png;base64,{source}">')
+    return "<div>" + "".join(parts) + _table(result) + "</div>"
+
+
+def _table(result: Relevance) -> str:
+    each = 1 if result.target.dim() == 1 else result.target.shape[1]
+    sums = result.relevance.double().flatten(result.target.dim()).sum(-1).flatten().tolist()
+    targets, scores = result.target.flatten().tolist(), result.score.flatten().tolist()
+    head = "".join(f'<th scope="col" {_CELL}>{name}</th>' for name in ("image", "explained", "score", "Σ relevance"))
+    rows = []
+    for place, (target, score, total) in enumerate(zip(targets[:LIMIT], scores, sums, strict=False)):
+        what = result.what or f"class {target}"
+        cells = (str(place // each), html.escape(what), f"{score:.6f}", f"{total:.6f}")
+        rows.append("<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>")
+    rest = f"<p>and {len(targets) - LIMIT} more</p>" if len(targets) > LIMIT else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{rest}"
