@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relprop.core.targets import Function, OutputTarget, Scale, name_of, of_function, one_each
+from relprop.core.targets import Function, Given, OutputTarget, Scale, name_of, of_function, one_each
 from relprop.errors import CaptureError, TargetError, UsageError
 
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
@@ -42,7 +42,7 @@ def begin(target: Target, output: Tensor, start: Start) -> Beginning:
     if isinstance(start, Tensor):
         if target is not None:
             raise UsageError("start is relevance of the whole output, so it goes without a target")
-        return _other(_given(start, output), "the relevance given")
+        target, start = Given(start), "logit"
     if isinstance(target, OutputTarget):
         return _other(target.relevance(output, start), str(target))
     if callable(target):
@@ -58,17 +58,6 @@ def begin(target: Target, output: Tensor, start: Start) -> Beginning:
 def _other(relevance: Tensor, what: str) -> Beginning:
     no_class = torch.full((len(relevance),), -1, device=relevance.device)
     return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what)
-
-
-def _given(relevance: Tensor, output: Tensor) -> Tensor:
-    if relevance.shape != output.shape or not relevance.is_floating_point():
-        raise TargetError(
-            f"the relevance to start with is {tuple(relevance.shape)} {relevance.dtype}; it must have the output's "
-            f"shape, {tuple(output.shape)}, and floating-point numbers"
-        )
-    if not relevance.isfinite().all():
-        raise TargetError("the relevance to start with holds NaN or infinite numbers")
-    return relevance.detach().to(output, copy=True)
 
 
 def _require_classes(output: Tensor, target: object, start: Start) -> None:

@@ -158,6 +158,36 @@ class Mask(OutputTarget):
         return f"class {self.index} over {'its pixels' if self.mask is None else 'a mask'}"
 
 
+@dataclass(frozen=True, eq=False)
+class Given(OutputTarget):
+    """Relevance that the caller decides on, whatever `start` says.
+
+    Attributes:
+        given: relevance in the output's shape, or with 1 in place of N for all images; or a function from the output
+            to it.
+    """
+
+    given: Tensor | Function
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N, ...) -> the same shape."""
+        given: Any = self.given if isinstance(self.given, Tensor) else self.given(output)
+        fits = isinstance(given, Tensor) and given.shape in (output.shape, (1, *output.shape[1:]))
+        if not fits or given.is_complex():
+            found = f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+            raise TargetError(
+                f"the relevance to start with is {found}; it must be a tensor in the output's shape, "
+                f"{tuple(output.shape)}"
+            )
+        begin: Tensor = given.detach().to(output, copy=True).expand(output.shape)
+        if not bool(begin.isfinite().all()):
+            raise TargetError("the relevance to start with holds NaN or infinite numbers")
+        return begin
+
+    def __str__(self) -> str:
+        return "the relevance given"
+
+
 def of_function(function: Function, output: Tensor) -> Tensor:
     """Relevance of the output for a function f of it: what each value contributes to f.
 

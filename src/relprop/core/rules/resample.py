@@ -27,6 +27,6 @@ def spread_back(step: Step, relevance: Tensor) -> Tensor:
         result: Tensor = call(value, *step.args[1:], **step.kwargs)
         return result
 
-    _, pull = torch.func.vjp(interpolate, relevance.new_zeros(step.shapes[0]))
+    pull: Any = torch.func.vjp(interpolate, relevance.new_zeros(step.shapes[0]))[1]
     shared: Tensor = pull(relevance)[0]
     return shared
