@@ -1,0 +1,194 @@
+"""relprop as an attribution method of captum.
+
+    from relprop.adapters.captum import LRP             # instead of: from captum.attr import LRP
+    attributions, delta = LRP(model).attribute(x, target=281, return_convergence_delta=True)
+
+It is a `captum.attr.Attribution`, so `NoiseTunnel`, `captum.metrics` and captum's visualisation take it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relprop.core import lrp as engine
+from relprop.core.capture import Model
+from relprop.core.composite import Composite
+from relprop.core.target import begin
+from relprop.core.targets import OutputTarget, Scale
+from relprop.errors import TargetError, UsageError, require
+
+require("captum", "eval")
+
+from captum.attr import Attribution  # noqa: E402  (after the check, which says how to install it)
+from captum.log import log_usage  # noqa: E402
+
+__all__ = ["LRP"]
+
+
+class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types where it is not installed
+    """Layer-wise relevance propagation with captum's interface, through residual joins and without touching the model.
+
+    As in captum's own LRP the relevance of an input sums to the score of the target, its logit; `start="probability"`
+    makes that the class's probability, as in the paper.
+
+    Args:
+        model: a module in evaluation mode whose first argument is the image.
+        composite: which rules to use; `relprop.paper()` by default.
+        start: "logit" (captum's habit) or "probability".
+    """
+
+    def __init__(self, model: Model, composite: Composite | None = None, *, start: Scale = "logit") -> None:
+        super().__init__(model)
+        self.model = model
+        self.composite = composite
+        self.start = start
+        self._bound: dict[Any, tuple[_Bound, engine.LRP]] = {}
+        self._plain = engine.LRP(model, composite, ledger=False)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Attributions are shares of the score, not slopes."""
+        return True
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]  # NoiseTunnel calls what this wraps
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Relevance of every input value, in the input's shape and sign.
+
+        Args:
+            inputs: (N, C, H, W), or a tuple of one such tensor.
+            target: a class, (N,) classes, an index tuple for outputs of more dimensions (one, or a list of N), or
+                anything that `relprop.explain` takes; None where the model returns one value an image.
+            additional_forward_args: what the model takes besides the image; it gets no relevance.
+            return_convergence_delta: whether to return the score less the sum of the relevance, (N,), too.
+
+        Raises:
+            TargetError: no target for a model of several outputs, or one that does not exist.
+            UsageError: several input tensors.
+        """
+        image = _one_image(inputs)
+        result = self._engine(additional_forward_args)(image, _Chosen(target), start=self.start)
+        found = result.relevance.to(image.dtype)
+        formatted = (found,) if isinstance(inputs, tuple) else found
+        if not return_convergence_delta:
+            return formatted
+        return formatted, self.compute_convergence_delta(found, result.score)
+
+    def has_convergence_delta(self) -> bool:
+        """Whether `attribute` can say how far the sum is off: it can."""
+        return True
+
+    def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """(N,) the score less the sum of the relevance: 0 to rounding where the composite absorbs nothing."""
+        parts = attributions if isinstance(attributions, tuple) else (attributions,)
+        total = sum(part.double().flatten(1).sum(1) for part in parts)
+        return (output.flatten().double() - total).to(output.dtype)
+
+    def attribute_future(self) -> None:
+        """Not there, as in captum's own LRP."""
+        raise NotImplementedError("attribute_future is not implemented for LRP")
+
+    def _engine(self, extra: Any) -> engine.LRP:
+        """The engine for one kind of further arguments, made once; their tensors are read anew at each call."""
+        if extra is None:
+            return self._plain
+        given = extra if isinstance(extra, tuple) else (extra,)
+        key = tuple((part.shape, part.dtype) if isinstance(part, Tensor) else repr(part) for part in given)
+        if key not in self._bound:
+            if not isinstance(self.model, nn.Module):
+                raise UsageError("an exported program takes the image alone; additional_forward_args need the module")
+            bound = _Bound(self.model, given)
+            self._bound[key] = bound, engine.LRP(bound, self.composite, ledger=False)
+        bound, lrp = self._bound[key]
+        bound.take(given)
+        return lrp
+
+
+def _one_image(inputs: Any) -> Tensor:
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    if len(given) != 1:
+        raise UsageError(
+            f"{len(given)} input tensors were given; relprop explains one, the first: pass the others as "
+            "additional_forward_args"
+        )
+    image: Tensor = given[0]
+    return image
+
+
+class _Bound(nn.Module):
+    """A model with all arguments but the first filled in; tensors among them are buffers, so that they can change."""
+
+    def __init__(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.arguments = arguments
+        self.training = False
+        for place, argument in enumerate(arguments):
+            if isinstance(argument, Tensor):
+                self.register_buffer(f"argument{place}", argument.detach().clone(), persistent=False)
+
+    def take(self, arguments: tuple[Any, ...]) -> None:
+        """Take other values of the same shapes."""
+        for place, argument in enumerate(arguments):
+            if isinstance(argument, Tensor):
+                self.get_buffer(f"argument{place}").copy_(argument)
+
+    def forward(self, x: Tensor) -> Any:
+        """The model's output for `x` and the arguments it was given."""
+        given = [
+            self.get_buffer(f"argument{place}") if isinstance(argument, Tensor) else argument
+            for place, argument in enumerate(self.arguments)
+        ]
+        return self.model(x, *given)
+
+
+@dataclass(frozen=True)
+class _Chosen(OutputTarget):
+    """captum's ways of naming a part of the output, beside ours."""
+
+    target: Any
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        target = self.target
+        if isinstance(target, Tensor) and target.numel() == 1:
+            target = int(target)  # one class for all images
+        if target is None:
+            return self._only(output)
+        places = [target] if isinstance(target, tuple) else target
+        if isinstance(places, list) and places and all(isinstance(place, tuple) for place in places):
+            return self._at(output, places if len(places) == len(output) else places * len(output), start)
+        columns = begin(target, output, start).columns
+        if len(columns) != 1:
+            raise TargetError("captum's attribute explains one class an image; relprop.explain takes (N, K)")
+        return columns[0][0]
+
+    def _only(self, output: Tensor) -> Tensor:
+        if output.numel() != len(output):
+            raise TargetError(
+                f"target is None, and the model returns {output.numel() // len(output)} values an image: name a class, "
+                "as for captum's own methods"
+            )
+        return output.clone()
+
+    def _at(self, output: Tensor, places: list[tuple[int, ...]], start: Scale) -> Tensor:
+        values = output.softmax(1) if start == "probability" else output
+        relevance = torch.zeros_like(output)
+        for image, place in enumerate(places):
+            if len(place) != output.dim() - 1 or not all(
+                0 <= i < n for i, n in zip(place, output.shape[1:], strict=True)
+            ):
+                raise TargetError(f"{place} is no place in an output of shape {tuple(output.shape[1:])}")
+            relevance[image, *place] = values[image, *place]
+        return relevance
+
+    def __str__(self) -> str:
+        return f"target {self.target}"
