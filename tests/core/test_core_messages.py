@@ -128,10 +128,10 @@ class Odd(Tiny):
     """Several operations without a rule, one of them twice."""
 
     def forward(self, x):
-        h = torch.cumsum(self.conv1(x), 2)
-        h = torch.cumsum(h, 3)
-        h = torch.sin(h)
-        return self.fc((h * torch.sigmoid(h)).mean((2, 3)))
+        h = torch.cumprod(self.conv1(x), 2)
+        h = torch.cumprod(h, 3)
+        h = torch.lgamma(torch.sigmoid(h) + 1)
+        return self.fc(torch.hypot(h, torch.sigmoid(h)).mean((2, 3)))
 
 
 def test_every_step_without_a_rule_is_named_with_its_place():
@@ -139,12 +139,12 @@ def test_every_step_without_a_rule_is_named_with_its_place():
         relprop.explain(Odd(), X)
     message = str(caught.value)
     for words in (
-        "no rule for 'cumsum' at cumsum (test_core_messages.py:",
-        "h = torch.cumsum(self.conv1(x), 2)), cumsum@1 (",
-        "no rule for 'sin' at sin (test_core_messages.py:",
-        "no rule for 'mul' of two values that both depend on the image at mul",
+        "no rule for 'cumprod' at cumprod (test_core_messages.py:",
+        "h = torch.cumprod(self.conv1(x), 2)), cumprod@1 (",
+        "no rule for 'lgamma' at lgamma (test_core_messages.py:",
+        "no rule for 'hypot' of two values that both depend on the image at hypot",
         "Rules exist for ",
-        "@rule('cumsum')",
+        "@rule('cumprod')",
     ):
         assert words in message
 
@@ -152,11 +152,11 @@ def test_every_step_without_a_rule_is_named_with_its_place():
 def test_one_value_can_be_mapped_as_the_message_says():
     class Wavy(Tiny):
         def forward(self, x):
-            return super().forward(x + 0).sin()
+            return torch.erfinv(torch.tanh(super().forward(x + 0)))
 
-    with pytest.raises(UnsupportedOpError, match=r"paper\(\).override\(rules=\{'sin': pass_through\}\)"):
+    with pytest.raises(UnsupportedOpError, match=r"paper\(\).override\(rules=\{'erfinv': pass_through\}\)"):
         relprop.explain(Wavy(), X)
-    result = relprop.explain(Wavy(), X, composite=relprop.paper().override(rules={"sin": pass_through}))
+    result = relprop.explain(Wavy(), X, composite=relprop.paper().override(rules={"erfinv": pass_through}))
     assert result.ledger.gap < 1e-6
 
 
@@ -197,13 +197,12 @@ def test_a_weight_that_depends_on_the_image():
 @pytest.mark.parametrize(
     "mix",
     [
-        lambda h: torch.stack([h, h * 2]).sum(0),
         lambda h: torch.cat([h, h.flip(-1)], 0).chunk(2)[1],
         lambda h: h - h.mean(0, keepdim=True),
         lambda h: h - h.mean(),
         lambda h: h.repeat(2, 1, 1, 1)[: len(h)],
     ],
-    ids=["stack", "cat", "mean", "mean of all", "repeat"],
+    ids=["cat", "mean", "mean of all", "repeat"],
 )
 def test_steps_that_mix_the_images_of_a_batch(mix):
     class Mixed(Tiny):

@@ -16,12 +16,9 @@ from relprop.core.folding import find_folds
 from relprop.core.graph import Graph, Node
 from relprop.core.joins import Join, find_joins
 from relprop.core.ops import AFFINE
-from relprop.core.rules import DEFAULTS, Rule, copy_back, cut_up, scatter_back, unstack
+from relprop.core.rules import DEFAULTS, Rule
 from relprop.core.splits import Split, ratio, symmetric
 from relprop.errors import UnsupportedOpError, UsageError
-
-#: rules of ours that share between several values
-_SEVERAL = (cut_up, unstack, scatter_back, copy_back)
 
 BatchNorm = Literal["pass", "fold"]
 
@@ -93,30 +90,35 @@ class Composite:
         return assignment
 
     def survey(self, graph: Graph) -> Assignment:
-        """As `assign`, but a step without a rule is only listed."""
+        """As `assign`, but a step without a rule is only listed.
+
+        Only steps that relevance can reach need a rule: what merely weighs other values (a gate, an attention map) gets
+        none, unless the rule of the product says so.
+        """
         joins = find_joins(graph)
-        chained = {branch for join in joins.values() for branch in _inner(graph, join)}
+        inner = {index for join in joins.values() for index in _inner(graph, join)}
         firsts, lasts = _positions(graph)
         chosen: dict[int, Rule] = {}
-        missing = [*mixing(graph)]
-        for node in graph.steps:
-            if node.index in joins or node.index in chained or node in missing:
-                continue
-            rule = self._rule(node, node.index in firsts, node.index in lasts)
-            if rule is None:
-                missing.append(node)
-            else:
+        mixed = {*mixing(graph)}
+        missing: list[Node] = []
+        reached = {graph.output}
+        for node in reversed(graph.steps):
+            if node.index not in reached or node.index in joins or node.index in inner or node in mixed:
+                rule = None
+            elif (rule := self._choice(node, node.index in firsts, node.index in lasts)) is not None:
+                rule = rule.at(graph, node)
+            if rule is not None:
                 chosen[node.index] = rule
+            elif node in mixed or (node.index in reached and node.index not in joins and node.index not in inner):
+                missing.append(node)
+            if node.index in reached:
+                reached.update(node.inputs if rule is None else rule.paid(node))
         unused = [pattern for pattern, _ in self.names if not any(_matches(node, pattern) for node in graph.steps)]
         if unused:
             raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")
         folds = find_folds(graph) if self.batch_norm == "fold" else {}
-        return Assignment(self, chosen, joins, tuple(missing), folds)
-
-    def _rule(self, node: Node, first: bool, last: bool) -> Rule | None:
-        rule = self._choice(node, first, last)
-        several = len(node.inputs) > 1 and rule is not None and rule.of_relprop and rule not in _SEVERAL
-        return None if several else rule  # a product of two values, a weight that depends on the image
+        taking = {index: join for index, join in joins.items() if index in reached}
+        return Assignment(self, chosen, taking, tuple(reversed(missing)), folds, frozenset(reached))
 
     def _choice(self, node: Node, first: bool, last: bool) -> Rule | None:
         for pattern, rule in reversed(self.names):
@@ -139,6 +141,7 @@ class Assignment:
         joins: join by the node that holds its value.
         missing: the steps that have no rule.
         folds: batch norm by the node that it is folded into.
+        reached: the nodes that relevance can reach.
     """
 
     composite: Composite
@@ -146,6 +149,7 @@ class Assignment:
     joins: Mapping[int, Join]
     missing: tuple[Node, ...] = ()
     folds: Mapping[int, int] = field(default_factory=dict)
+    reached: frozenset[int] = frozenset()
 
     @property
     def positive(self) -> bool:
@@ -159,7 +163,9 @@ class Assignment:
             return f"split: {getattr(self.composite.split, '__name__', 'custom')}"
         if node.index in self.rules:
             return self.rules[node.index].name
-        return "none" if node in self.missing else "part of a join"
+        if node in self.missing:
+            return "none"
+        return "part of a join" if node.index in self.reached else "gets no relevance"
 
 
 def _matches(node: Node, pattern: str) -> bool:

@@ -185,6 +185,11 @@ class Graph:
         return sorted({source for index in inside for source in self.nodes[index].inputs if source not in inside})
 
 
+def sizes(node: Node) -> tuple[int | None, ...]:
+    """Shape of a node's value, with None for the dimension of the batch; () where it is no tensor."""
+    return node.shape or ()
+
+
 def refs(argument: Any) -> Iterator[int]:
     """Indices of all nodes that an argument, nested lists included, refers to."""
     if isinstance(argument, Ref):

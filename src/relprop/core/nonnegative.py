@@ -5,7 +5,9 @@ from __future__ import annotations
 from relprop.core.graph import Graph, Node
 from relprop.core.ops import COPIES
 
-_MAKES = frozenset({"relu", "relu6", "sigmoid", "softmax", "hardsigmoid", "abs", "square", "exp", "softplus"})
+_MAKES = frozenset(
+    {"relu", "relu6", "sigmoid", "softmax", "hardsigmoid", "abs", "square", "exp", "softplus", "_safe_softmax"}
+)
 _KEEPS = COPIES | {
     "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "sum", "dropout", "clone", "contiguous",
     "detach", "alias", "to", "identity", "leaky_relu", "elu", "hardswish", "silu", "gelu", "hardtanh", "clamp",
@@ -18,6 +20,11 @@ def nonnegative(graph: Graph) -> tuple[bool, ...]:
     for node in graph.steps:
         known[node.index] = _of(node, graph, known)
     return tuple(known)
+
+
+def always_nonnegative(graph: Graph, node: Node) -> bool:
+    """Whether one node's value is >= 0 for every image."""
+    return nonnegative(graph)[node.index]
 
 
 def _of(node: Node, graph: Graph, known: list[bool]) -> bool:

@@ -15,7 +15,8 @@ COPIES = frozenset(
     {
         "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim",
         "slice", "select", "pad", "constant_pad_nd", "flip", "roll", "expand", "repeat", "pixel_shuffle",
-        "pixel_unshuffle", "channel_shuffle", "index_select", "_unsafe_view", "narrow", "unfold",
+        "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "index_select", "_unsafe_view", "narrow",
+        "unfold", "im2col", "index", "_unsafe_index", "gather", "take_along_dim", "diagonal", "rot90",
     }
 )  # fmt: skip
 
@@ -25,7 +26,10 @@ ELEMENTWISE = frozenset(
         "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "elu", "selu", "celu",
         "rrelu", "threshold", "softplus", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh",
         "batch_norm", "dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy",
-        "type_as", "identity", "neg",
+        "type_as", "identity", "neg", "layer_norm", "native_layer_norm[0]", "group_norm", "native_group_norm[0]",
+        "rms_norm", "_fused_rms_norm[0]", "instance_norm", "local_response_norm", "softmax", "_safe_softmax",
+        "log_softmax", "log_sigmoid", "softsign", "hardshrink", "softshrink", "exp", "expm1", "log", "log1p", "sqrt",
+        "rsqrt", "reciprocal", "square", "pow", "abs", "erf", "sin", "cos", "nan_to_num", "masked_fill",
     }
 )  # fmt: skip
 
@@ -37,7 +41,15 @@ CONSTANT = frozenset(
     }
 )  # fmt: skip
 
+#: weighted sums of one operand by the other, where both may depend on the image
+BILINEAR = frozenset({"matmul", "mm", "bmm", "einsum", "mv", "linear", "conv"})
+
 _ALIASES = {
+    "_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "log_sigmoid_forward": "log_sigmoid",
+    "clip": "clamp",
+    "swapaxes": "transpose",
     "convolution": "conv",
     "conv_transpose": "conv_transpose",
     "addmm": "linear",

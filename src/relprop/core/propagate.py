@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.account import Account, total_of
+from relprop.core.account import Account
+from relprop.core.batch import FIRST, Place, places
 from relprop.core.composite import Assignment
 from relprop.core.folding import folded
 from relprop.core.graph import Graph, Node, Ref, State, bind
@@ -34,6 +35,7 @@ class Way:
         graph: the computation.
         assignment: rule of each step.
         supports: positions of each value that depend on the image.
+        places: where the batch lies in each value.
         nonnegative: for each node, whether its value can be negative nowhere.
         program: the forward run, which keeps the values that the rules read.
         prepared: what rules derive from weights; graphs of the same model share it.
@@ -42,6 +44,7 @@ class Way:
     graph: Graph
     assignment: Assignment
     supports: tuple[Support, ...]
+    places: tuple[Place, ...]
     nonnegative: tuple[bool, ...]
     program: Program
     prepared: Prepared
@@ -58,7 +61,8 @@ def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]
     for join in assignment.joins.values():
         if len(_sharing(join, assignment)) > 1 and assignment.composite.split is not symmetric:
             keep.update(join.branches[k] for k in _sharing(join, assignment))
-    return Way(graph, assignment, supports, nonnegative(graph), make_program(graph, frozenset(keep)), prepared)
+    apart = tuple(place or FIRST for place in places(graph))
+    return Way(graph, assignment, supports, apart, nonnegative(graph), make_program(graph, frozenset(keep)), prepared)
 
 
 def _sharing(join: Join, assignment: Assignment) -> list[int]:
@@ -96,8 +100,9 @@ def propagate(
         keep: nodes whose relevance is returned.
         book: whether to keep a ledger.
     """
-    graph = way.graph
-    accounts: dict[int, Account] = {graph.output: Account(start, total_of(start) if book else None, owned=False)}
+    graph, count = way.graph, len(start)
+    total = FIRST.total(start, count)
+    accounts: dict[int, Account] = {graph.output: Account(start, total if book else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     positive = way.assignment.positive and _of_one_sign(start)
@@ -107,20 +112,23 @@ def propagate(
             kept[node.index] = account.relevance if account else start.new_zeros(trace.shapes[node.index])
         if account is None:
             continue
-        seen, blind = account.seen(way.supports[node.index])
+        seen, blind = account.seen(_there(way, trace, node.index))
         sources, shares = _share(way, trace, state, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
         shared = not _ours(way, node) or len({share.data_ptr() for share in shares}) < len(shares)
-        sent = [seen.passed(share, held=held, shared=shared) for share in shares]
+        sent = [
+            seen.passed(share, way.places[source], held=held, shared=shared)
+            for source, share in zip(sources, shares, strict=True)
+        ]
         for source, part in zip(sources, sent, strict=True):
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
-            entries.append(_entry(way, node, account, blind, sent, len(start), positive))
+            entries.append(_entry(way, node, account, blind, sent, positive))
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
-    return Walk(image, kept, Ledger(tuple(entries), total_of(start), total_of(image)) if book else None)
+    return Walk(image, kept, Ledger(tuple(entries), total, FIRST.total(image, count)) if book else None)
 
 
 def _share(
@@ -171,27 +179,32 @@ def _share_join(way: Way, trace: Trace, join: Join, relevance: Tensor) -> tuple[
     ]
     operands = [relevance if v is None else v.expand(relevance.shape) for v in scaled]
     parts = [*way.assignment.composite.split(tuple(operands), relevance)]
-    _give_back(parts, [way.supports[b] for b in branches])
+    _give_back(parts, [_there(way, trace, b) for b in branches])
     return branches, [fit(part, trace.shapes[b]) for part, b in zip(parts, branches, strict=True)]
+
+
+def _there(way: Way, trace: Trace, index: int) -> Support:
+    """Where a value of the batch depends on the image, ready to broadcast."""
+    support = way.supports[index]
+    return None if support is None else way.places[index].every(support.to(trace.output.device), trace.shapes[0][0])
 
 
 def _give_back(parts: list[Tensor], supports: list[Support]) -> None:
     """Move what a split gave to padding over to a branch that is there."""
     if all(support is None for support in supports):
         return
-    device = parts[0].device
     everywhere = next((k for k, support in enumerate(supports) if support is None), None)
     for k, support in enumerate(supports):
         if support is None:
             continue
-        lost = torch.where(support.to(device), 0, parts[k])
+        lost = torch.where(support, 0, parts[k])
         parts[k] = parts[k] - lost
         for other, there in enumerate(supports):
             if everywhere is not None:
                 parts[everywhere] = parts[everywhere] + lost
                 break
             if other != k and there is not None:
-                moved = torch.where(there.to(device), lost, 0)
+                moved = torch.where(there, lost, 0)
                 parts[other], lost = parts[other] + moved, lost - moved
 
 
@@ -217,7 +230,7 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
         kwargs=bind(dict(node.kwargs), value),
         shapes=tuple(trace.shapes[i] for i in node.inputs),
         nonnegative=tuple(way.nonnegative[i] for i in node.inputs),
-        supports=tuple(way.supports[i] for i in node.inputs),
+        supports=tuple(_there(way, trace, i) for i in node.inputs),
         prepared=way.prepared,
     )
 
@@ -228,22 +241,12 @@ def _of_one_sign(start: Tensor) -> bool:
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 
-def _entry(
-    way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], count: int, positive: bool
-) -> Entry:
+def _entry(way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool) -> Entry:
     assert account.total is not None
-    magnitude = account.total if positive else total_of(account.relevance, magnitude=True)
-    received, magnitude, *totals = (
-        _by_image(total, count) for total in (account.total, magnitude, *(p.total for p in sent)) if total is not None
-    )
-    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(received)
-    if isinstance(blind, Tensor):
-        blind = _by_image(blind, count)
+    magnitude = account.total if positive else account.magnitude()
+    totals = [part.total for part in sent if part.total is not None]
+    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
     rule = way.assignment.rules.get(node.index)
     conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
-    return Entry(node.name, node.op, way.assignment.describe(node), conserves, received, total, magnitude, blind)
-
-
-def _by_image(total: Tensor, count: int) -> Tensor:
-    """(N,) of the sums (N k,) of a tensor in which each image has k rows, as windows or groups have."""
-    return total if len(total) == count else total.view(count, -1).sum(1)
+    name = way.assignment.describe(node)
+    return Entry(node.name, node.op, name, conserves, account.total, total, magnitude, blind)

@@ -9,46 +9,73 @@ A support is a bool tensor (1, *shape), or None for "every position", which is n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relprop.core.batch import places, single
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Graph, Node, Ref, State, bind
-from relprop.core.ops import AFFINE, COPIES, ELEMENTWISE
+from relprop.core.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE
+from relprop.core.roles import signal_of
 
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
 _TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy"})
 
+#: operations that take places, which the capture computes, beside what they move
+_BY_INDEX = frozenset({"index", "_unsafe_index", "index_select", "gather", "take_along_dim"})
+
 
 def supports(graph: Graph, state: dict[str, Tensor]) -> tuple[Support, ...]:
     """Support of every node's value, found by following padding and constants through the graph."""
-    found: list[Support] = [None] * len(graph)
+    shapes = [single(node, place) for node, place in zip(graph.nodes, places(graph), strict=True)]
+    found = _Masks(graph, state, shapes, [None] * len(graph))
     for node in graph.steps:
-        found[node.index] = _trivial(_support(node, graph, found, state))
-    return tuple(found)
+        found.known[node.index] = _trivial(_support(node, found))
+    return tuple(found.known)
+
+
+@dataclass(frozen=True, eq=False)
+class _Masks:
+    """What is known on the way: the graph, its weights, the shape of each value for one image, supports so far."""
+
+    graph: Graph
+    state: dict[str, Tensor]
+    shapes: list[tuple[int, ...]]
+    known: list[Support]
+
+    def of(self, index: int) -> Tensor:
+        """Ones where a value depends on the image, zeros elsewhere."""
+        if not self.graph.depends[index]:
+            return torch.zeros(self.shapes[index])
+        known = self.known[index]
+        return torch.ones(self.shapes[index]) if known is None else known.float()
 
 
 def _trivial(support: Support) -> Support:
     return None if support is None or bool(support.all()) else support
 
 
-def _support(node: Node, graph: Graph, found: list[Support], state: dict[str, Tensor]) -> Support:
-    below = [found[i] for i in node.inputs]
-    if node.op in AFFINE:
-        return _of_affine(node, below[0], graph, state)
-    if node.op in ("pad", "cat", "stack", "slice_scatter", "select_scatter", "copy") or (
-        node.op in COPIES and below[0] is not None
-    ):
-        return _of_copy(node, graph, found, state)
+def _support(node: Node, masks: _Masks) -> Support:
+    below = [masks.known[i] for i in node.inputs]
+    shape = masks.shapes[node.index]
+    if node.op in AFFINE and len(node.inputs) == 1:
+        return _of_affine(node, below[0], masks)
+    if node.op in _TAKES_CONSTANTS or (node.op in COPIES and below[0] is not None):
+        return _of_copy(node, masks)
     if node.op == "mul" and len(node.inputs) == 1 and 0 in node.args[:2]:
-        return torch.zeros(_one(node), dtype=torch.bool)
+        return torch.zeros(shape, dtype=torch.bool)
     if all(support is None for support in below):
         return None
-    if node.op in ELEMENTWISE or (len(node.inputs) == 1 and _one(node) == _one(graph.nodes[node.inputs[0]])):
+    if node.op in BILINEAR:
+        return _of_weighted(node, masks)
+    if node.op == "scaled_dot_product_attention":
+        return None if below[-1] is None else below[-1].any(-2, keepdim=True).expand(shape)
+    if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shapes[node.inputs[0]]):
         return below[0]
     if "pool" in node.op or node.op in ("mean", "sum"):
         assert below[0] is not None
@@ -56,33 +83,24 @@ def _support(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
     if len(node.inputs) > 1 and any(support is None for support in below):
         return None
     if len(node.inputs) > 1:
-        masks = [s.expand(_one(node)) for s in below if s is not None]
-        return torch.stack(masks).any(0)
+        return torch.stack([s.expand(shape) for s in below if s is not None]).any(0)
     return None
 
 
-def _one(node: Node) -> tuple[int, ...]:
-    """Shape of the value for one image."""
-    return tuple(1 if size is None else size for size in node.shape or ())
-
-
-def _ones(node: Node) -> Tensor:
-    return torch.ones(_one(node))
-
-
-def _of_copy(node: Node, graph: Graph, found: list[Support], state: dict[str, Tensor]) -> Support:
+def _of_copy(node: Node, masks: _Masks) -> Support:
     """Run the operation itself on the mask of its input; constants are zeros."""
+    graph = masks.graph
 
     def mask(argument: Ref | State) -> Any:
         if isinstance(argument, State):
-            return torch.zeros_like(state[argument.name], dtype=torch.float32, device="cpu")
+            constant = masks.state[argument.name].cpu()  # places (int) as they are, values as zeros
+            return torch.zeros_like(constant, dtype=torch.float32) if constant.is_floating_point() else constant
         source = graph.nodes[argument.index]
-        if source.shape is None:  # a size, or something computed of sizes: that of one image
-            return 1 if source.op == "sym_size" else source.call(*bind(source.args, mask))
-        if not graph.depends[argument.index]:
-            return torch.zeros(_one(source))
-        known = found[argument.index]
-        return _ones(source) if known is None else known.float()
+        if source.op == "sym_size":
+            return masks.shapes[source.args[0].index][source.args[1]]
+        if source.shape is None or (node.op in _BY_INDEX and not graph.depends[argument.index]):
+            return source.call(*bind(source.args, mask), **bind(dict(source.kwargs), mask))
+        return masks.of(argument.index)
 
     args = list(bind(node.args, mask))
     if node.op == "pad":  # the value of the padding is a constant, whatever it is
@@ -91,21 +109,37 @@ def _of_copy(node: Node, graph: Graph, found: list[Support], state: dict[str, Te
     return moved != 0
 
 
-def _of_affine(node: Node, below: Support, graph: Graph, state: dict[str, Tensor]) -> Support:
+def _of_weighted(node: Node, masks: _Masks) -> Support:
+    """An output depends on the image if any number that it weighs does, whatever the weights."""
+    signal = node.inputs[signal_of(masks.graph, node) or 0] if len(node.inputs) > 1 else node.inputs[0]
+    if masks.known[signal] is None:
+        return None
+
+    def mask(argument: Ref | State) -> Any:
+        if isinstance(argument, State):
+            return torch.ones_like(masks.state[argument.name], dtype=torch.float32, device="cpu")
+        return masks.of(argument.index) if argument.index == signal else torch.ones(masks.shapes[argument.index])
+
+    seen: Tensor = node.call(*bind(node.args, mask))
+    return seen > 0
+
+
+def _of_affine(node: Node, below: Support, masks: _Masks) -> Support:
     """An output depends on the image if any input in its receptive field does."""
     if node.op == "linear":
-        return None if below is None or bool(below.flatten(1).any()) else torch.zeros(_one(node), dtype=torch.bool)
+        if below is None:
+            return None
+        return below.any(-1, keepdim=True).expand(masks.shapes[node.index])
 
     def shaped(argument: Ref | State) -> Tensor:  # of a weight that the model computes, the shape is known
         if isinstance(argument, State):
-            return state[argument.name]
-        return torch.empty(_one(graph.nodes[argument.index]), device="meta")
+            return masks.state[argument.name]
+        return torch.empty(masks.shapes[argument.index], device="meta")
 
     conv = conv_geometry(node, bind(node.args, shaped))
     if below is None and not conv.may_see_padding_alone:
         return None
-    mask = _ones(graph.nodes[node.inputs[0]]) if below is None else below.float()
-    return conv.count(mask).repeat_interleave(conv.outputs_per_group, 1) > 0
+    return conv.count(masks.of(node.inputs[0])).repeat_interleave(conv.outputs_per_group, 1) > 0
 
 
 def _pooled(node: Node, below: Tensor) -> Support:

@@ -12,7 +12,9 @@ from relprop.core.rules.affine import (
     z_plus_epsilon,
     z_plus_ones,
 )
+from relprop.core.rules.attention import attention_attnlrp, attention_values, matmul_rule, softmax_rule
 from relprop.core.rules.elementwise import pass_constant, pass_through
+from relprop.core.rules.linear import by_transpose
 from relprop.core.rules.pooling import (
     average_epsilon,
     average_z_plus,
@@ -21,6 +23,7 @@ from relprop.core.rules.pooling import (
     signed_average,
     winner_takes_all,
 )
+from relprop.core.rules.products import product
 from relprop.core.rules.resample import spread_back
 from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
@@ -37,21 +40,27 @@ __all__ = [
     "RULES",
     "Rule",
     "alpha_beta",
+    "attention_attnlrp",
+    "attention_values",
     "average_epsilon",
     "average_z_plus",
+    "by_transpose",
     "copy_back",
     "cut_up",
     "epsilon",
     "flat",
     "gamma",
+    "matmul_rule",
     "max_as_average",
     "mean_z_plus",
     "move_back",
     "pass_constant",
     "pass_through",
+    "product",
     "rule",
     "scatter_back",
     "signed_average",
+    "softmax_rule",
     "spread_back",
     "unstack",
     "w_square",

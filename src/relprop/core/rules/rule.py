@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from relprop.core.graph import Graph, Node
 from relprop.core.trace import Step
 from relprop.registry import Registry
 
@@ -27,6 +28,11 @@ class Rule:
         reads: the forward values it looks at; nothing else is kept for it.
         conserves: whether the parts must add up to the whole. A difference is a leak then; else it is absorbed.
         positive: whether relevance that is nowhere negative stays so.
+        pays: for each input whether it may get relevance, where some get none; what lies behind those needs no rule
+            and keeps no value. None means that all may.
+        several: whether it shares between several inputs; with `pays` it does.
+        choose: (graph, node) -> the rule of this very step, where that depends on its place: on which operand of a
+            product is the gate.
     """
 
     name: str
@@ -34,10 +40,25 @@ class Rule:
     reads: frozenset[Reads] = frozenset({"inputs"})
     conserves: bool = True
     positive: bool = True
+    pays: tuple[bool, ...] | None = None
+    several: bool = False
+    choose: Callable[[Graph, Node], Rule] | None = None
 
     def __call__(self, step: Step, relevance: Tensor) -> Shares:
         """Share `relevance` among the inputs of `step`."""
         return self.share(step, relevance)
+
+    def at(self, graph: Graph, node: Node) -> Rule | None:
+        """The rule of one step; None where it cannot serve there: a built-in rule of one value at a step of several."""
+        rule = self if self.choose is None else self.choose(graph, node)
+        several = rule.several or rule.pays is not None or not rule.of_relprop
+        return rule if several or len(node.inputs) == 1 else None
+
+    def paid(self, node: Node) -> tuple[int, ...]:
+        """The inputs that may get relevance."""
+        if self.pays is None:
+            return node.inputs
+        return tuple(source for source, pays in zip(node.inputs, self.pays, strict=True) if pays)
 
     @property
     def of_relprop(self) -> bool:
@@ -62,6 +83,7 @@ def rule(
     reads: tuple[Reads, ...] = ("inputs",),
     conserves: bool = True,
     positive: bool = True,
+    several: bool = False,
 ) -> Callable[[Share], Rule]:
     """Make a rule of a function, and the default of the operations named.
 
@@ -74,10 +96,13 @@ def rule(
         reads: "inputs" and "output", whichever forward values it looks at.
         conserves: whether the parts add up to the whole.
         positive: whether relevance that is nowhere negative stays so.
+        several: whether it returns one relevance, or None, for each of several inputs.
     """
 
     def make(share: Share) -> Rule:
-        made = Rule(name or share.__name__.replace("_", "-"), share, frozenset(reads), conserves, positive)
+        made = Rule(
+            name or share.__name__.replace("_", "-"), share, frozenset(reads), conserves, positive, None, several
+        )
         made = _with_doc(made, share)
         for op in ops:
             DEFAULTS[op] = made

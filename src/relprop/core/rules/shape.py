@@ -61,7 +61,7 @@ def _by_origin(step: Step, relevance: Tensor) -> Tensor:
     return relevance.new_zeros(count + 1).index_add_(0, index, relevance.flatten())[1:].view(shape)
 
 
-@rule("cat", name="split up", reads=())
+@rule("cat", name="split up", reads=(), several=True)
 def cut_up(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Concatenation: each part gets the relevance of its own slice; what constants hold is absorbed."""
     parts = step.args[0]
@@ -71,7 +71,7 @@ def cut_up(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(piece for piece, part in zip(pieces, parts, strict=True) if isinstance(part, Absent))
 
 
-@rule("stack", name="split up", reads=())
+@rule("stack", name="split up", reads=(), several=True)
 def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Stacking: each part gets the relevance of its own layer; what constants hold is absorbed."""
     parts = step.args[0]
@@ -79,7 +79,7 @@ def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(piece for piece, part in zip(relevance.unbind(dim), parts, strict=True) if isinstance(part, Absent))
 
 
-@rule("slice_scatter", "select_scatter", name="split up", reads=())
+@rule("slice_scatter", "select_scatter", name="split up", reads=(), several=True)
 def scatter_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """A write through a view, `y[:, :2] = x`: x gets the relevance of its place, y the rest; a constant gets none."""
     base, source, *place = step.args
@@ -95,7 +95,7 @@ _VIEWS = {
 }
 
 
-@rule("copy", name="move", reads=())
+@rule("copy", name="move", reads=(), several=True)
 def copy_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """`y.copy_(x)`: all to x, whose value it is."""
     target, source, *_ = step.args

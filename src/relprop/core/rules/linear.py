@@ -1,0 +1,184 @@
+"""One rule for every operation that is linear in its data, by its transpose from `torch.func`.
+
+A new linear operation needs its name in `LINEAR`, and nothing else:
+
+    y = L_W h   (L linear in h, and in the weights W if it has any)
+
+Where both operands depend on the image (an attention map and its values) the one that weighs the other is taken as a
+constant, W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.core.graph import Graph, Node
+from relprop.core.nonnegative import always_nonnegative
+from relprop.core.roles import signal_of
+from relprop.core.rules.affine import quotient
+from relprop.core.rules.rule import DEFAULTS, Rule, Shares
+from relprop.core.trace import Absent, Step
+
+#: operations that are linear in one tensor, with weights in another or without any (their weights are >= 0 then)
+LINEAR = ("matmul", "mm", "bmm", "mv", "einsum", "cumsum", "col2im", "trapz")
+
+
+def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bool = False) -> Rule:
+    """Share by positive contribution through any linear operation (z⁺-rule, Eq. 2).
+
+        R_i = Σ_j max(0, w_ji h_i) / Σ_k max(0, w_jk h_k) · R_j
+
+    An output that nothing positive excites shares by |w_ji|, and evenly where all of these are zero, over the inputs
+    that depend on the image.
+
+    Args:
+        signal: position among the step's inputs of h.
+        weighs: position of W, where it depends on the image too.
+        positive_weights: whether W has no negative number.
+    """
+
+    def share(step: Step, relevance: Tensor) -> Shares:
+        value = step.inputs[signal]
+        assert value is not None
+        weights, apply = linear_in(step, signal, weighs)
+        support = step.supports[signal]
+        if support is not None:
+            value = value * support.to(value)
+        shared = share_weighted(
+            value, weights, apply, relevance, support, nonnegative=step.nonnegative[signal], positive=positive_weights
+        )
+        return tuple(shared if place == signal else None for place in range(len(step.inputs)))
+
+    return Rule("z+ linear", share, pays=None if weighs is None else (signal == 0, signal == 1))
+
+
+Apply = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+
+
+def linear_in(step: Step, signal: int, weighs: int | None) -> tuple[tuple[Tensor, ...], Apply]:
+    """The weights of a step, and the step as a function of data and weights."""
+    call, kwargs = step.node.call, dict(step.kwargs)
+    found: list[Tensor] = []
+    seen = 0
+
+    def mark(argument: Any) -> Any:
+        nonlocal seen
+        if isinstance(argument, Absent):
+            seen += 1
+            if seen - 1 == signal:
+                return _DATA
+            known = step.inputs[seen - 1]
+            assert known is not None
+            argument = known
+        if isinstance(argument, Tensor) and argument.is_floating_point():
+            found.append(argument)
+            return _Weight(len(found) - 1)
+        if isinstance(argument, list | tuple):
+            return type(argument)(mark(part) for part in argument)
+        return argument
+
+    marked = mark(step.args)
+
+    def apply(value: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        result: Tensor = call(*_filled(marked, value, weights), **kwargs)
+        return result
+
+    return tuple(found), apply
+
+
+class _Weight(int):
+    """Stands for a weight in a step's arguments, by its number."""
+
+
+_DATA = object()
+
+
+def _filled(argument: Any, value: Tensor, weights: tuple[Tensor, ...]) -> Any:
+    if argument is _DATA:
+        return value
+    if isinstance(argument, _Weight):
+        return weights[argument]
+    if isinstance(argument, list | tuple):
+        return type(argument)(_filled(part, value, weights) for part in argument)
+    return argument
+
+
+def share_weighted(
+    value: Tensor,
+    weights: tuple[Tensor, ...],
+    apply: Apply,
+    relevance: Tensor,
+    support: Tensor | None,
+    *,
+    nonnegative: bool = False,
+    positive: bool = False,
+) -> Tensor:
+    """The z⁺-rule by transposes: see `by_transpose`."""
+    above = value.clamp(min=0)
+    z, pull = transposed(lambda v: apply(v, _clamped(weights, positive, above=True)), above)
+    shares: list[tuple[Tensor, Any]] = [(above, pull)]
+    if not (nonnegative or positive or not weights):
+        below = value.clamp(max=0)
+        more, pull = transposed(lambda v: apply(v, _clamped(weights, False, above=False)), below)
+        z = z + more
+        shares.append((below, pull))
+    divided, dead = quotient(relevance, z)
+    shared: Tensor = shares[0][0] * shares[0][1](divided)[0]
+    for h, back in shares[1:]:
+        shared = shared + h * back(divided)[0]
+    if dead is None:
+        return shared
+    members = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
+    for sizes in (tuple(w.abs() for w in weights), tuple(torch.ones_like(w) for w in weights)):
+        z, pull = transposed(lambda v, sizes=sizes: apply(v, sizes), members)
+        divided, dead = quotient(dead, z)
+        shared = shared + members * pull(divided)[0]
+        if dead is None:
+            break
+    return shared
+
+
+def transposed(function: Callable[..., Tensor], *values: Tensor) -> tuple[Tensor, Any]:
+    """Value of a linear function, and the function's transpose."""
+    value, pull = torch.func.vjp(function, *values)[:2]
+    return value, pull
+
+
+def _clamped(weights: tuple[Tensor, ...], already: bool, *, above: bool) -> tuple[Tensor, ...]:
+    if already:
+        return weights
+    return tuple(w.clamp(min=0) if above else w.clamp(max=0) for w in weights)
+
+
+def _choose(graph: Graph, node: Node) -> Rule:
+    """Take the operand that weighs as a constant; both share where neither does."""
+    if len(node.inputs) == 1:
+        return by_transpose(0)
+    if len(node.inputs) > 2:
+        return linear
+    signal = signal_of(graph, node)
+    if signal is None:
+        return halves
+    weight = graph.nodes[node.inputs[1 - signal]]
+    return by_transpose(signal, weighs=1 - signal, positive_weights=always_nonnegative(graph, weight))
+
+
+def _share_halves(step: Step, relevance: Tensor) -> Shares:
+    shares = []
+    for k in (0, 1):
+        parts = by_transpose(k, weighs=1 - k).share(step, relevance * 0.5 if k == 0 else relevance - relevance * 0.5)
+        assert isinstance(parts, tuple)
+        shares.append(parts[k])
+    return tuple(shares)
+
+
+#: where neither operand weighs the other each gets half (the uniform rule of AttnLRP, Achtibat et al. 2024, Eq. 13)
+halves = Rule("z+ linear: halves", _share_halves, pays=(True, True))
+linear = replace(by_transpose(0), choose=_choose)
+for _op in LINEAR:
+    DEFAULTS[_op] = linear

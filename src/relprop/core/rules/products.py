@@ -1,0 +1,106 @@
+"""Rules for products and quotients of two values that both depend on the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relprop.core.graph import Graph, Node, Ref
+from relprop.core.roles import signal_of
+from relprop.core.rules.elementwise import fit, pass_constant
+from relprop.core.rules.rule import DEFAULTS, Rule, Shares, rule
+from relprop.core.trace import Absent, Step
+
+
+def product(gate: float = 0.0) -> Rule:
+    """Share a product s·g of a signal and a gate: R_s = (1 - gate) R, R_g = gate R.
+
+    By default the signal takes all (Arras et al. 2017), so that a squeeze-and-excitation, an explicit x·σ(x) or a
+    normalisation passes relevance on. Where neither operand is a gate by its looks (`relprop.core.roles`), both get
+    half. A quotient's signal is its numerator.
+
+    Args:
+        gate: the gate's share, from 0 to 1.
+    """
+    if not 0 <= gate <= 1:
+        raise ValueError(f"a gate's share must lie between 0 and 1, not {gate}")
+
+    def choose(graph: Graph, node: Node) -> Rule:
+        if len(node.inputs) == 1:
+            return pass_constant
+        if len(node.inputs) > 2:
+            return made  # cannot serve: a step of three values
+        signal = 0 if node.op == "div" else signal_of(graph, node)
+        if signal is None:
+            return _shared((0.5, 0.5), "product: halves")
+        shares = (1 - gate, gate) if signal == 0 else (gate, 1 - gate)
+        return _shared(shares, "product: signal" if not gate else f"product: gate {gate:g}")
+
+    made = Rule("product", _unreachable, frozenset(), choose=choose)
+    return made
+
+
+def _unreachable(step: Step, relevance: Tensor) -> Shares:
+    raise AssertionError(f"the rule of {step.node.name} was not chosen")
+
+
+def _shared(shares: tuple[float, float], name: str) -> Rule:
+    def share(step: Step, relevance: Tensor) -> Shares:
+        parts = [relevance * part if part != 1 else relevance for part in shares]
+        if all(shares):
+            parts[1] = relevance - parts[0]
+        return tuple(fit(r, s) if p else None for r, s, p in zip(parts, step.shapes, shares, strict=True))
+
+    return Rule(name, share, frozenset(), pays=(shares[0] > 0, shares[1] > 0))
+
+
+DEFAULTS["mul"] = DEFAULTS["div"] = product()
+
+
+def _where(graph: Graph, node: Node) -> Rule:
+    """The condition gets nothing; where a constant is chosen, it absorbs."""
+    by_image = [isinstance(a, Ref) and graph.depends[a.index] for a in node.args]
+    pays = tuple(place > 0 for place, depends in enumerate(by_image) if depends)
+    return Rule("chosen", where_chosen, frozenset({"inputs"}), conserves=all(by_image[1:]), pays=pays)
+
+
+def where_chosen(step: Step, relevance: Tensor) -> Shares:
+    """`where(c, a, b)`: to a where c holds, to b elsewhere."""
+    condition, *operands = step.args
+    shares: list[Tensor | None] = []
+    if isinstance(condition, Absent):
+        condition = step.inputs[0]
+        shares = [None]
+    parts = (torch.where(condition, relevance, 0), torch.where(condition, 0, relevance))
+    shares += [fit(part, a.shape) for part, a in zip(parts, operands, strict=True) if isinstance(a, Absent)]
+    return tuple(shares)
+
+
+DEFAULTS["where"] = Rule("chosen", where_chosen, choose=_where)
+
+
+@rule("maximum", "minimum", name="chosen", several=True)
+def larger_chosen(step: Step, relevance: Tensor) -> Shares:
+    """`maximum(a, b)`, `minimum`: to the one that the value is of, in halves where both are."""
+    if len(step.inputs) == 1:
+        return fit(relevance, step.shapes[0])
+    first, second = step.inputs
+    assert first is not None
+    assert second is not None
+    sign = 1 if step.node.op == "maximum" else -1
+    share = (torch.sign(first - second) * sign + 1) / 2
+    mine = relevance * share
+    return fit(mine, step.shapes[0]), fit(relevance - mine, step.shapes[1])
+
+
+@rule("glu", name="gated half", reads=())
+def glu(step: Step, relevance: Tensor) -> Tensor:
+    """GLU(a, b) = a σ(b): all to the half that is gated, a."""
+    dim = step.args[1] if len(step.args) > 1 else -1
+    return torch.cat([relevance, torch.zeros_like(relevance)], dim)
+
+
+@rule("addcmul", name="pass", reads=())
+def scaled_pass(step: Step, relevance: Tensor) -> Tensor:
+    """Pass relevance through c + v·a·b beside constants: a LayerScale with a shift."""
+    return fit(relevance, step.shapes[0])
