@@ -27,7 +27,7 @@ from relprop.errors import RelpropError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = ("explain", "check", "conservation", "evaluate", "summary", "train", "reproduce", "report")
+COMMANDS = ("explain", "check", "conservation", "evaluate", "summary", "tune", "train", "reproduce", "report", "serve")
 """Modules of this package, each with a function of the same name, in the order of `--help`."""
 
 DEFECT, INTERRUPTED, CLOSED_PIPE = 70, 130, 141

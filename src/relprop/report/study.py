@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -135,6 +135,7 @@ class Workbench:
             tell(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
             maps.append(other_map(self.loaded, x, result.target, method))
         tell(1.0 - share, "drawing")
+        stops, result = _stops(result), replace(result, kept={})  # what was kept is as large as all activations
         chosen = int(result.target[0])
         return Study(
             name,
@@ -145,7 +146,7 @@ class Workbench:
             tuple(maps),
             books=((maps[0].name, result),),
             top=top_classes(self.loaded, result.logits[0]),
-            stops=_stops(result),
+            stops=stops,
             facts=(("model", self.loaded.name), ("weights", self.loaded.source), ("composite", composite)),
         )
 

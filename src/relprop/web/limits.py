@@ -1,0 +1,28 @@
+"""How much a client may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the app; every one is reached with a sentence that says so.
+
+    Attributes:
+        file_bytes: size of an uploaded file.
+        pixels: of an uploaded picture, once decoded.
+        pictures: uploads that are kept; the oldest go first.
+        jobs: results that are kept; likewise.
+        queue: explanations that wait. One is computed at a time.
+        uploads: files received and decoded at the same time.
+        upload_seconds: in which an upload has to be done.
+    """
+
+    file_bytes: int = 12_000_000
+    pixels: int = 25_000_000
+    pictures: int = 24
+    jobs: int = 32
+    queue: int = 16
+    uploads: int = 4
+    upload_seconds: float = 60.0

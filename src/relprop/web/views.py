@@ -1,0 +1,130 @@
+"""What the page shows of a study, and what it lets people take away."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relprop import viz
+from relprop.core.heatmap import quantize
+from relprop.report.book import Book
+from relprop.report.pictures import common_scale, data_uri, half_on, shares, strip_of
+from relprop.viz.colour import Floats, Scale, as_map, scale_of
+from relprop.viz.overlay import as_picture, blend
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from relprop.report import Study
+    from relprop.report.study import Stop
+
+
+def result_document(study: Study, levels: int | None) -> dict[str, Any]:
+    """Return all that the page shows of a study, as JSON knows it; pictures are data URIs."""
+    result = study.books[0][1]
+    score, heatmap = float(result.score[0]), drawn(study, levels)
+    scale = scale_of(heatmap, score=score, levels=levels is not None)
+    assert result.ledger is not None  # a workbench keeps the books
+    book = Book(depth=2)
+    book.add(result.ledger)
+    return {
+        "name": study.name,
+        "class": study.class_name,
+        "target": study.target,
+        "probability": study.probability,
+        "score": score,
+        "sum": float(result.relevance.double().sum()),
+        "facts": [list(fact) for fact in study.facts],
+        "top": [{"index": at, "name": name, "probability": p} for at, name, p in study.top],
+        "original": data_uri(as_picture(study.picture)),
+        "overlay": data_uri(blend(study.picture, heatmap, scale)),
+        "scale": _legend(scale),
+        "half": half_on(as_map(heatmap)),
+        "stops": [_stop(study.picture, stop, score) for stop in study.stops],
+        "books": book.document(),
+        "methods": _methods(study),
+    }
+
+
+def drawn(study: Study, levels: int | None) -> Floats:
+    """Return the heatmap as it is drawn: quantized, if that was asked for."""
+    heatmap = study.books[0][1].heatmap[0]
+    return as_map(heatmap if levels is None else quantize(heatmap, levels))
+
+
+def figure(study: Study, levels: int | None) -> bytes:
+    """Draw the picture beside its relevance, with a colour bar, as PNG."""
+    result = study.books[0][1]
+    score, total = float(result.score[0]), float(result.relevance.double().sum())
+    facts = dict(study.facts)
+    made = viz.side_by_side(
+        study.picture,
+        drawn(study, levels),
+        title=f"{study.class_name}   {100 * study.probability:.1f} %",
+        subtitle=f"{facts['model']} · {facts['composite']} · relevance sums to {total:.6f} of {score:.6f}",
+        score=score,
+        levels=levels is not None,
+    )
+    file = io.BytesIO()
+    made.savefig(file, format="png")
+    return file.getvalue()
+
+
+def heatmap_npy(study: Study) -> bytes:
+    """Return the raw heatmap (H, W), float32, never quantized, as .npy."""
+    file = io.BytesIO()
+    np.save(file, study.books[0][1].heatmap[0].float().numpy())
+    return file.getvalue()
+
+
+def relevance_npz(study: Study) -> bytes:
+    """Return relevance (C, H, W), logits, target, score, the maps of other methods and of the stops, as .npz."""
+    result = study.books[0][1]
+    arrays = {name: getattr(result, name)[0].numpy() for name in ("relevance", "logits", "target", "score")}
+    arrays |= {f"method/{found.name}": found.heatmap.numpy() for found in study.maps if found.heatmap is not None}
+    arrays |= {f"stop/{stop.name}": stop.heatmap.numpy() for stop in study.stops}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _stop(picture: Image, stop: Stop, score: float) -> dict[str, Any]:
+    """One place of the walk: its map, each value as a square, over the picture."""
+    values = as_map(stop.heatmap)
+    rows, columns = (
+        np.arange(side) * len_ // side for side, len_ in zip(picture.size[::-1], values.shape, strict=True)
+    )
+    enlarged = values[rows][:, columns]
+    scale = scale_of(enlarged, score=score)
+    size = " x ".join(map(str, stop.shape))
+    return {
+        "name": stop.name,
+        "size": size,
+        "sum": stop.total,
+        "picture": data_uri(blend(picture, enlarged, scale)),
+    }
+
+
+def _methods(study: Study) -> dict[str, Any]:
+    """Return the maps of all methods on one scale."""
+    strip = strip_of(study)
+    maps = [shares(found.heatmap) for found in study.maps if found.heatmap is not None]
+    panels = [
+        {"name": panel.caption, "picture": panel.uri, "alt": panel.alt, "note": panel.note}
+        for panel in strip.panels[1:]
+    ]
+    return {"panels": panels, "scale": _legend(common_scale(maps)), "unit": strip.unit}
+
+
+def _legend(scale: Scale) -> dict[str, Any]:
+    colours = np.asarray(scale.bar_colours()(np.linspace(0, 1, 32)))
+    ends = [f"{scale.printed(value):.2g}" for value in (scale.low, scale.high)]
+    return {
+        "low": ends[0],
+        "high": ends[1],
+        "unit": scale.unit,
+        "note": scale.note,
+        "colours": ["#" + "".join(f"{round(255 * part):02x}" for part in row[:3]) for row in colours],
+    }

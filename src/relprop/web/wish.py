@@ -1,0 +1,122 @@
+"""What a client may wish for: every value is one of a fixed set, a small number, or an id that we gave out."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relprop import demo
+from relprop.core.composites import COMPOSITES
+from relprop.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from relprop.report import Workbench
+
+BASELINES = ("grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
+"""Methods that can stand beside relevance. Score-CAM takes minutes without a GPU, and is left to the command line."""
+SPLITS = ("ratio", "symmetric")
+LEVELS = range(2, 33)
+
+
+class GoneError(InputError):
+    """An id that we do not know, or no longer."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One explanation that somebody asked for.
+
+    Attributes:
+        picture: "sample:NAME", or the id of an upload.
+        model: name of one of the models that are served.
+        target: index of the class; None for the predicted one.
+        composite: spec of the rules, split and identity included.
+        levels: of Heat Quantization; None for a continuous map.
+        baselines: methods to set beside it.
+    """
+
+    picture: str
+    model: str
+    target: int | None
+    composite: str
+    levels: int | None
+    baselines: tuple[str, ...]
+
+
+def read_wish(plain: Any, benches: Mapping[str, Workbench]) -> Wish:
+    """Check a client's JSON value by value.
+
+    Raises:
+        UsageError: anything that is not on offer.
+    """
+    if not isinstance(plain, dict):
+        raise UsageError("a wish is one JSON object")
+    known = {"picture", "model", "target", "composite", "split", "identity", "levels", "baselines"}
+    if strange := sorted(str(key)[:40] for key in plain if key not in known):
+        raise UsageError(f"unknown fields: {', '.join(strange)}; known are {', '.join(sorted(known))}")
+    picture, baselines = plain.get("picture"), plain.get("baselines", [])
+    if not isinstance(picture, str):
+        raise UsageError("choose a picture, or upload one")
+    model = _one_of("model", plain.get("model", next(iter(benches))), benches)
+    composite = _composite(plain.get("composite", "paper"), plain.get("split"), plain.get("identity"))
+    if not isinstance(baselines, list):
+        raise UsageError("baselines must be a list of names")
+    chosen = tuple(dict.fromkeys(_one_of("baselines", name, BASELINES) for name in baselines))
+    levels = _number("levels", plain.get("levels"), LEVELS)
+    classes = benches[model].loaded.classes
+    target = _number("target", plain.get("target"), range(len(classes) if classes else 1_000_000))
+    return Wish(picture, model, target, composite, levels, chosen)
+
+
+def offers(benches: Mapping[str, Workbench]) -> dict[str, Any]:
+    """Return all that can be wished for, for the page."""
+    return {
+        "models": [
+            {"name": name, "about": bench.loaded.name, "classes": list(bench.loaded.classes or ())}
+            for name, bench in benches.items()
+        ],
+        "pictures": list(demo.PHOTOGRAPHS),
+        "composites": [
+            {"name": name, "about": COMPOSITES.summary(name), "splits": "split" in _parameters(name)}
+            for name in COMPOSITES.names()
+        ],
+        "splits": list(SPLITS),
+        "baselines": list(BASELINES),
+        "levels": [LEVELS.start, LEVELS.stop - 1],
+    }
+
+
+def _composite(name: Any, split: Any, identity: Any) -> str:
+    """Put a spec together, without what is the composite's default anyway, and build it once to see that it holds."""
+    spec = _one_of("composite", name, COMPOSITES.names())
+    if split is not None:
+        _one_of("split", split, SPLITS)
+    if identity is not None and not isinstance(identity, bool):
+        raise UsageError("identity must be true or false")
+    for option, value in (("split", split), ("identity", identity)):
+        parameter = _parameters(spec.split(":")[0]).get(option)
+        if value is not None and (parameter is None or parameter.default != value):
+            spec += f":{option}={str(value).lower()}"
+    COMPOSITES.build(spec)
+    return spec
+
+
+def _parameters(composite: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(COMPOSITES.get(composite)).parameters
+
+
+def _one_of(field: str, value: Any, known: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise UsageError(f"{field} must be one of {', '.join(known)}")
+    return value
+
+
+def _number(field: str, value: Any, known: range) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value not in known:
+        raise UsageError(f"{field} must be a whole number from {known.start} to {known.stop - 1}")
+    return value

@@ -1,0 +1,127 @@
+"""The app in a real browser: upload, explain, change the class, walk through the network, download."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from web_tiny import LIMITS, encoded, workbench
+
+from relprop.web import make_app
+
+playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
+uvicorn = pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
+BROWSER = os.environ.get("RELPROP_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; apt-get install chromium")
+PATIENCE = 60_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The app on a free port of this machine."""
+    app = make_app({"tiny": workbench()}, LIMITS)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as made:
+        opened = made.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The app's page; the test fails if the page complains on its console, or calls anybody else."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
+    opened, complaints = context.new_page(), []
+    opened.set_default_timeout(PATIENCE)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+    opened.on("request", lambda one: None if one.url.startswith((address, "data:")) else complaints.append(one.url))
+    opened.goto(address)
+    opened.wait_for_selector("#samples img")
+    yield opened
+    context.close()
+    assert complaints == []
+
+
+def wait_for(page, headline):
+    page.wait_for_function(
+        "text => !document.getElementById('result').hidden && document.getElementById('status').hidden"
+        " && document.getElementById('headline').textContent.startsWith(text)",
+        arg=headline,
+    )
+
+
+def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
+    page.set_input_files("#file", {"name": "../../etc/a.png", "mimeType": "image/png", "buffer": encoded()})
+    page.wait_for_selector("#result:not([hidden])")
+    assert "The books balance" in page.inner_text("#verdict")
+    first = page.get_attribute("#overlay", "src")
+    names = page.locator("#top li button span:first-child").all_inner_texts()
+    assert sorted(names) == ["<b>cat</b>", "ant", "bee"]  # text, not markup
+    other = names[-1]
+    page.click("#top li:last-child button")
+    wait_for(page, other)
+    assert page.get_attribute("#overlay", "src") != first
+    assert page.get_attribute("#top li:last-child button", "aria-current") == "true"
+    assert page.get_attribute("#depth", "max") == "3"
+    page.focus("#depth")
+    page.keyboard.press("End")
+    assert (page.inner_text("#stop-name"), page.inner_text("#stop-size")) == ("pool", "4 x 8 x 8")
+    with page.expect_download() as waited:
+        page.click("#npy")
+    waited.value.save_as(tmp_path / "h.npy")
+    heatmap = np.load(tmp_path / "h.npy")
+    assert heatmap.shape == (16, 16)
+    assert f"{heatmap.astype(np.float64).sum():.4f}" == page.inner_text("#stop-sum")[:6]
+    with page.expect_download() as waited:
+        page.click("#html")
+    waited.value.save_as(tmp_path / "report.html")
+    report = page.context.new_page()
+    report.goto((tmp_path / "report.html").as_uri())
+    assert report.inner_text("h1") == f"Why {other}?"
+
+
+def test_a_bad_file_gives_a_message_and_the_page_goes_on(page):
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.wait_for_selector("#error:not([hidden])")
+    assert "not a picture that can be read" in page.inner_text("#error")
+    huge = b"x" * (LIMITS.file_bytes + 1)
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": huge})
+    page.wait_for_function("document.getElementById('error').textContent.includes('at most 0.2 MB')")
+    page.click("#samples button >> nth=1")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.is_hidden("#error")
+    page.fill("#target", "nonsense")
+    page.click("#go")
+    page.wait_for_function("document.getElementById('error').textContent.includes('no class is called')")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_runs_over_the_edge(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.click("#samples button >> nth=2")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    missing = page.evaluate("[...document.images].filter(i => i.offsetParent && !(i.alt && i.naturalWidth)).length")
+    assert missing == 0
+    unnamed = "[...document.querySelectorAll('select, input')].filter(e => !(e.labels.length)).map(e => e.id)"
+    assert page.evaluate(unnamed) == []
