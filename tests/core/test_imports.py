@@ -18,7 +18,7 @@ TIERS = (
     {"errors", "registry", "images", "seeding", "cifar"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters"},
-    {"evaluation", "training", "demo"},
+    {"evaluation", "training", "tuning", "demo"},
     {"viz"},
     {"report"},
     {"reproduce", "web"},

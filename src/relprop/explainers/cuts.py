@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from relprop.core.capture import Model
+    from relprop.core.relevance import Relevance
 
 _FORMAT = "relprop reading 1"
 
@@ -139,7 +140,7 @@ class LrpCuts:
         def make(known: Model) -> LRP:
             return LRP(known, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
 
-        result = remembered(self._known, model, make)(x, target=target, start=self.start)
+        result: Relevance = remembered(self._known, model, make)(x, target=target, start=self.start)
         return result.read(reading.weights).float()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""From a model and labelled pictures to a reading, chosen on some of them and measured on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from relprop.core.composites import COMPOSITES
+from relprop.core.cuts import find_cuts
+from relprop.core.lrp import LRP
+from relprop.errors import UsageError
+from relprop.explainers import EXPLAINERS, Explainer
+from relprop.explainers.cuts import Reading
+from relprop.metrics import InsertionDeletion
+from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
+from relprop.tuning.candidates import SHARES, Candidate, grid
+from relprop.tuning.choose import Validation, cross_validate, mean_and_error
+from relprop.tuning.split import require_disjoint, split_samples
+
+if TYPE_CHECKING:
+    from relprop.core.capture import Model
+    from relprop.core.relevance import Relevance
+    from relprop.data import Dataset, Sample
+    from relprop.models import LoadedModel
+
+Progress = Callable[[str, int], None]
+"""Called with what is done and how many images were, after each batch."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to choose.
+
+    Attributes:
+        samples: images to choose on.
+        report: other images to report on.
+        folds: of the cross-validation.
+        step: pixels a step of the fair protocol, below 1 a fraction; None for its own.
+        seed: of the choice of images and of the folds.
+        composites, shares: what is tried (`candidates.grid`).
+        references: explainers that the choice is compared with on the images reported.
+        batch: images at once.
+    """
+
+    samples: int = 100
+    report: int = 100
+    folds: int = 5
+    step: float | None = None
+    seed: int = 0
+    composites: tuple[str, ...] = DEFAULT_COMPOSITES
+    shares: tuple[float, ...] = SHARES
+    references: tuple[str, ...] = ("lrp-cuts", "grad-cam", "lrp")
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "report", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for composite in self.composites:
+            COMPOSITES.build(composite)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A map on the images reported: its ID, and that of the chosen one less it, both with standard errors."""
+
+    explainer: str
+    mean: float
+    error: float | None
+    difference: float
+    difference_error: float | None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and what it is worth.
+
+    Attributes:
+        reading: to save.
+        validation: of the choice, on the images of the selection.
+        report: the chosen reading first, then the references, on images used for no choice.
+        tried: candidates and their mean ID on the selection, best first.
+    """
+
+    reading: Reading
+    validation: Validation
+    report: tuple[Compared, ...]
+    tried: tuple[tuple[Candidate, float], ...]
+
+
+def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progress | None = None) -> Tuned:
+    """Choose the reading with the best Insertion - Deletion under the fair protocol, and report it on other images.
+
+    Raises:
+        UsageError: too few images, or a network or rules that cannot be read.
+    """
+    metric = InsertionDeletion("fair", step=settings.step)
+    chosen_on, report_on = split_samples(data.samples, settings.samples, settings.report, settings.seed)
+    selection, report = [s.id for s in chosen_on], [s.id for s in report_on]
+    require_disjoint(selection, report)
+    if not 2 <= settings.folds <= len(selection):
+        raise UsageError(f"{len(selection)} images take 2 to {len(selection)} folds, not {settings.folds}")
+    batches = _batches(loaded, data, chosen_on, settings.batch, "choosing", progress)
+    candidates, scores = _try(loaded, metric, batches, settings)
+    validation = cross_validate(scores, settings.folds, settings.seed)
+    best = candidates[validation.choice]
+    reading = Reading(best.reading, best.composite)
+    batches = _batches(loaded, data, report_on, settings.batch, "reporting", progress)
+    compared = _report(loaded, metric, batches, reading, settings.references)
+    means = scores.double().mean(1)
+    order = means.argsort(descending=True, stable=True).tolist()
+    tried = tuple((candidates[k], float(means[k])) for k in order)
+    provenance = {
+        "relprop": version("relprop"),
+        "torch": torch.__version__,
+        "model": loaded.name,
+        "source": loaded.source,
+        "data": data.name,
+        "protocol": asdict(metric.settings()),
+        "settings": asdict(settings),
+        "selection": selection,
+        "cross_validated_id": [validation.mean, validation.error],
+        "chosen_without_each_fold": [asdict(candidates[k]) for k in validation.choices],
+        "candidates": [asdict(candidate) | {"id": mean} for candidate, mean in tried],
+        "report": {"images": report, "id": [asdict(one) for one in compared]},
+    }
+    return Tuned(Reading(best.reading, best.composite, provenance), validation, compared, tried)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    x: Tensor
+    target: Tensor
+
+
+def _batches(
+    loaded: LoadedModel,
+    data: Dataset,
+    samples: Sequence[Sample],
+    size: int,
+    what: str,
+    progress: Progress | None,
+) -> Iterator[_Batch]:
+    """Read pictures and find the classes that are predicted."""
+    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu")) if _is_module(loaded) else "cpu"
+    for start in range(0, len(samples), size):
+        x = torch.stack([loaded.preprocess(data.load(s)) for s in samples[start : start + size]]).to(device)
+        with torch.no_grad():
+            yield _Batch(x, loaded.model(x).argmax(1))
+        if progress is not None:
+            progress(what, len(x))
+
+
+def _is_module(loaded: LoadedModel) -> bool:
+    return isinstance(loaded.model, torch.nn.Module)
+
+
+def _try(
+    loaded: LoadedModel, metric: InsertionDeletion, batches: Iterator[_Batch], settings: Settings
+) -> tuple[tuple[Candidate, ...], Tensor]:
+    """ID of every candidate on every image, (M, N). One walk of each composite serves all its readings."""
+    candidates: tuple[Candidate, ...] = ()
+    engines: dict[str, LRP] = {}
+    scores = []
+    for batch in batches:
+        if not candidates:
+            graph = LRP(loaded.model).graph(batch.x)
+            candidates = grid(find_cuts(graph), settings.composites, settings.shares)
+            keep = [*dict.fromkeys(name for c in candidates for name in c.weights)]
+            engines = {
+                spec: LRP(loaded.model, COMPOSITES.build(spec), keep=keep, ledger=False) for spec in settings.composites
+            }
+        results = {spec: engine(batch.x, target=batch.target) for spec, engine in engines.items()}
+        maps = torch.stack([results[c.composite].read(c.weights) for c in candidates])
+        scores.append(metric(loaded.model, batch.x, maps, batch.target, preprocess=loaded.preprocess)["id"])
+    return candidates, torch.cat(scores, 1)
+
+
+def _report(
+    loaded: LoadedModel,
+    metric: InsertionDeletion,
+    batches: Iterator[_Batch],
+    reading: Reading,
+    references: Sequence[str],
+) -> tuple[Compared, ...]:
+    """ID of the choice and of the references on images used for no choice."""
+    engine = LRP(loaded.model, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
+
+    def chosen(model: Model, x: Tensor, target: Tensor) -> Tensor:
+        result: Relevance = engine(x, target=target)
+        return result.read(reading.weights)
+
+    explainers: dict[str, Explainer] = {"chosen": chosen, **{spec: EXPLAINERS.build(spec) for spec in references}}
+    scores = []
+    for batch in batches:
+        maps = torch.stack([explain(loaded.model, batch.x, batch.target) for explain in explainers.values()])
+        scores.append(metric(loaded.model, batch.x, maps, batch.target, preprocess=loaded.preprocess)["id"])
+    values = torch.cat(scores, 1)
+    return tuple(
+        Compared(name, *mean_and_error(values[row]), *mean_and_error(values[0] - values[row]))
+        for row, name in enumerate(explainers)
+    )
