@@ -9,6 +9,9 @@ Names are loaded when they are first used, so that `relprop --help` does not wai
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relprop import adapters as adapters
+    from relprop import viz as viz
+    from relprop.core import targets as targets
     from relprop.core.composite import Composite as Composite
     from relprop.core.composites import epsilon as epsilon
     from relprop.core.composites import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
@@ -49,6 +52,7 @@ _HOME = {
     "quantize": "core.heatmap",
     "rule": "core.rules",
 }
+_MODULES = {"adapters": "adapters", "targets": "core.targets", "viz": "viz"}
 
 __all__ = sorted(_HOME)
 
@@ -61,6 +65,8 @@ def __getattr__(name: str) -> Any:
         value: Any = metadata.version("relprop")
     elif name in _HOME:
         value = getattr(import_module(f"relprop.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"relprop.{_MODULES[name]}")
     else:
         raise AttributeError(f"module 'relprop' has no attribute {name!r}")
     globals()[name] = value
@@ -68,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "__version__"})
+    return sorted({*globals(), *_HOME, *_MODULES, "__version__"})

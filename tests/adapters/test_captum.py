@@ -29,7 +29,9 @@ def test_it_equals_captums_lrp_where_captum_is_right():
     """captum's default is the ε-rule at every layer, with ε 1e-9."""
     model = plain()
     ours, our_delta = LRP(model, relprop.epsilon(1e-9)).attribute(X, target=TARGET, return_convergence_delta=True)
-    theirs, their_delta = captum.attr.LRP(plain()).attribute(X, target=TARGET, return_convergence_delta=True)
+    theirs, their_delta = captum.attr.LRP(plain()).attribute(
+        X.clone().requires_grad_(), target=TARGET, return_convergence_delta=True
+    )
     assert theirs.abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(our_delta, their_delta.detach(), rtol=0, atol=1e-5)
