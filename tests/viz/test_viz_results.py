@@ -119,6 +119,16 @@ def test_contours_fill_one_band_a_level_with_the_colour_of_that_level():
     assert ax.get_xlabel() == "4 levels, 0 to 6"
 
 
+def test_smoothed_contours_say_so_and_have_outlines():
+    noisy = np.zeros((32, 32))
+    noisy[16, 16] = 1.0
+    ax = contours(None, noisy, smooth=3)
+    assert ax.get_xlabel().endswith(", after a Gaussian of 3 px")
+    assert float(ax.get_xlabel().split(" to ")[1].split(",")[0]) == pytest.approx(1 / (2 * np.pi * 9), rel=0.15)
+    assert len(ax.collections) == 2
+    assert len(contours(None, noisy).collections) == 1
+
+
 def test_contours_of_a_constant_map_and_of_too_few_levels():
     assert not contours(None, np.ones((3, 3))).collections
     with pytest.raises(InputError, match="at least 2 levels, not 1"):

@@ -115,8 +115,8 @@ def grid(
     for ax, name in zip(axes[:, 0], rows, strict=False):
         ax.set_ylabel("\n".join(textwrap.wrap(name, 24)), fontsize=8, color=_INK)
     if common is not None:
-        draw_bar(axes, common, fraction=0.12 / len(names))
-        figure.supxlabel(common.note, fontsize=7, color=QUIET)
+        draw_bar(axes, common)
+        figure.supxlabel("\n".join(textwrap.wrap(common.note, 38 * len(names))), fontsize=7, color=QUIET)
     return figure
 
 

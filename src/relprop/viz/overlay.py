@@ -123,6 +123,7 @@ def show(
     unit: Unit = "share",
     levels: int | None = None,
     contours: bool = False,
+    smooth: float = 0.0,
     percentile: float | None = PERCENTILE,
     scale: Scale | None = None,
     title: str | None = None,
@@ -137,6 +138,7 @@ def show(
         unit: the numbers of the colour bar: shares of the score, or raw relevance.
         levels: draw `result.quantized(levels)`, one colour a level.
         contours: draw the levels (8 unless told) as filled contours instead of pixels, see `relprop.viz.contours`.
+        smooth: of the contours, in pixels.
         percentile: end of the display range, see `scale_of`.
         scale: fixed colours, for pictures that are to be compared: see `shared_scale`.
         title: text above; default is the class index (or what else was explained) and its score.
@@ -156,7 +158,7 @@ def show(
     if contours:
         from relprop.viz.contours import contours as filled
 
-        return filled(image, heatmap, ax, levels=levels or 8, score=share, title=title)
+        return filled(image, heatmap, ax, levels=levels or 8, smooth=smooth, score=share, title=title)
     return overlay(
         image, heatmap, ax, score=share, scale=scale, percentile=percentile, levels=levels is not None, title=title
     )
@@ -178,10 +180,14 @@ def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:
         ax.set_title(title, fontsize=10)
 
 
-def draw_bar(ax: Any, scale: Scale, cax: Axes | None = None, *, fraction: float = 0.046) -> None:
+def draw_bar(ax: Any, scale: Scale, cax: Axes | None = None) -> None:
     """Add the colour bar of `scale` beside `ax`, one or an array of axes (or into `cax`), in the unit that it names."""
     colours, norm, extend = _bar_parts(scale)
-    where: dict[str, Any] = {"ax": ax, "fraction": fraction, "pad": 0.03} if cax is None else {"cax": cax}
+    where: dict[str, Any] = {"ax": ax, "fraction": 0.046, "pad": 0.03}
+    if np.size(ax) > 1:  # beside many pictures a bar of the usual proportions would be as wide as one
+        where = {"ax": ax, "fraction": 0.1, "pad": 0.02, "aspect": 28, "shrink": min(1.0, 1.8 / np.shape(ax)[0])}
+    if cax is not None:
+        where = {"cax": cax}
     figure = np.ravel(ax)[0].get_figure(root=True)
     assert figure is not None  # axes always have one
     bar = figure.colorbar(

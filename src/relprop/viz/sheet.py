@@ -73,7 +73,7 @@ def sheet(
         picture(ax, blend(image, maps[place], scale))
         words = "\n".join(textwrap.wrap(caption(result, targets[place], scores[place]), 30))
         ax.set_title(words, fontsize=8, color="#1f1f1f")
-    draw_bar(axes, scale, fraction=0.12 / columns)
+    draw_bar(axes, scale)
     rest = f"; {total - count} more maps are not drawn" if total > count else ""
-    figure.supxlabel(scale.note + rest, fontsize=7, color=QUIET)
+    figure.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)
     return figure
