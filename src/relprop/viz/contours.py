@@ -16,7 +16,7 @@ from relprop.viz.overlay import QUIET, draw_bar, ground_of, picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LINE = {"colors": "white", "linewidths": 0.5, "alpha": 0.35}
+_LINE: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.35}
 
 
 def contours(
