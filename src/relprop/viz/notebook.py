@@ -7,8 +7,6 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from relprop.viz.sheet import sheet
 
 if TYPE_CHECKING:
@@ -24,11 +22,9 @@ def png(result: Relevance) -> bytes | None:
     """The first maps of a result on one scale, as PNG; None where there is nothing to draw."""
     if result.relevance.dim() - result.target.dim() != 3 or not bool(result.relevance.isfinite().all()):
         return None
-    drawn, small = io.BytesIO(), io.BytesIO()
-    sheet(result, limit=LIMIT).savefig(drawn, format="png")
-    with Image.open(drawn) as picture:  # notebooks keep their pictures: 256 colours take a third of the bytes
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
-    return small.getvalue()
+    buffer = io.BytesIO()
+    sheet(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def page(result: Relevance) -> str:
