@@ -74,7 +74,7 @@ def upload(draw: random.Random) -> bytes:
         damaged,
         lambda: draw.randbytes(draw.randrange(5000)),
         lambda: good[:8] + draw.randbytes(500),
-        lambda: draw.choice([b"", b"\x00", b"GIF89a", b"\xff\xd8\xff\xe0", b"RIFF\x00\x00\x00\x00WEBPVP8 ", b"II*\x00"]),
+        lambda: draw.choice([b"", b"\x00", b"GIF89a", b"\xff\xd8\xff\xe0", b"RIFF\x00\x00\x00\x00WEBPVP8 ", b"II*"]),
         lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
         lambda: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3 /etc/passwd",
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file",
@@ -86,7 +86,7 @@ def upload(draw: random.Random) -> bytes:
         lambda: png(900, 900, b"\x00" * 100),
         lambda: png(900, 1000, bytes(900_000 * 3 + 1000)),  # a few kilobytes that decode to megabytes
         lambda: b"\x00" * (LIMITS.file_bytes + draw.randrange(1, 50_000)),
-        lambda: b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../etc/passwd"\r\n\r\n' + good + b"\r\n--x--",
+        lambda: b'--x\r\nContent-Disposition: form-data; filename="../../etc/passwd"\r\n\r\n' + good + b"\r\n--x--",
         lambda: b"#!/bin/sh\nrm -rf /\n" + good,
     ]  # fmt: skip
     return draw.choice(kinds)()
@@ -127,7 +127,9 @@ def attack(client, seed: int) -> None:
     checked(client.post("/api/jobs", content=wish(draw)), {202, 404, 413, 422, 503})
     name = draw.choice(NAMES).encode("utf-8", "replace").decode().replace("\x00", "%00")
     for path in (f"/api/jobs/{name}", f"/api/jobs/{name}/report.html", f"/{name}"):
-        checked(client.get(path), {403, 404, 405})
+        got = client.get(path)
+        if got.url.path != "/":  # clients take "/.." off themselves, and are left with the page
+            checked(got, {403, 404, 405})
 
 
 def checked(got, codes: set[int]) -> None:

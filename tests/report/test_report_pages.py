@@ -1,0 +1,232 @@
+"""Whole reports: of results, of runs, of images; one file, nothing outside it, readable by machines too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from report_tiny import CLASSES, PREPARE, make, picture, pictures, workbench
+from typer.testing import CliRunner
+
+import relprop
+from relprop.cli import app
+from relprop.errors import InputError, RunError
+from relprop.evaluation.store import open_run
+from relprop.report import render, report_of_results, report_of_run, report_of_studies
+from relprop.report.saved import annotate
+
+MODEL = ["--model", "report_tiny:make", "--size", "8", "--mean", "0.5", "--std", "0.25", "--device", "cpu"]
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page: its tags, its text, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def read(text: str) -> Page:
+    """Check what every report promises, and return the page."""
+    page = Page(text)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert "default-src 'none'" in text
+    for _, attrs in page.tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attrs.get(name, "data:").startswith("data:")
+        assert not any(name.startswith("on") for name in attrs)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert all(image.get("alt") for image in page.all("img"))
+    charts = [attrs for attrs in page.all("svg") if attrs.get("aria-hidden") != "true"]
+    assert all(attrs.get("aria-label") and attrs["role"] == "img" for attrs in charts)
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    assert all(attrs.get("scope") for attrs in page.all("th"))
+    return page
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def study():
+    return workbench().study("noise", picture(), methods=["sobel", "random"], target=1)
+
+
+def test_a_study_shows_its_maps_its_books_and_its_classes(study):
+    page = read(render(report_of_studies([study], ["relprop report"])))
+    assert f"Why {CLASSES[1]}?" in page.words  # and no script came of it
+    assert [image["alt"].split(" for ")[0] for image in page.all("img")] == [
+        "The picture noise, as the network sees it.",
+        "Map of lrp",
+        "Map of sobel",
+        "Map of random",
+    ]
+    assert {image["class"] for image in page.all("img")} == {"pixelated"}
+    result = study.books[0][1]
+    assert f"{float(result.ledger.end[0]):.6f}" in page.words
+    assert f"{100 * study.probability:.1f} %" in page.words
+    assert "weights in tiny.pt" in page.words
+    assert relprop.__version__ in page.words
+
+
+def test_a_method_that_fails_says_why_in_its_place():
+    study = workbench().study("noise", picture(), methods=["grad-cam:layer=nowhere"])
+    assert study.maps[1].heatmap is None
+    page = read(render(report_of_studies([study])))
+    assert "no map" in page.words
+    assert any("nowhere" in word for word in page.words)
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    """Two folders of `relprop explain`, with different rules, of the same pictures."""
+    root = tmp_path_factory.mktemp("explained")
+    images = pictures(root / "images", 2)
+    for rules in ("paper", "released"):
+        run("explain", images, *MODEL, "--composite", rules, "--target", 1, "--out", root / rules)
+    return root
+
+
+def test_results_of_one_picture_stand_side_by_side(explained, tmp_path):
+    out = tmp_path / "deep" / "report.html"
+    assert "report.html" in run("report", explained / "paper", explained / "released", "--out", out).replace("\n", "")
+    page = read(out.read_text())
+    captions = [word for word in page.words if word in ("original", "paper", "released")]
+    assert captions == ["original", "paper", "released"] * 2
+    x = PREPARE(picture())[None]
+    book = relprop.explain(make(), x, target=1, composite=relprop.released()).ledger
+    assert f"{float(book.end[0]):.6f}" in page.words
+    assert sum("absorbed by rules that say so" in word for word in page.words) == 2
+    assert any("relprop explain" in word or "explain" in word for word in page.words)
+
+
+def test_one_result_alone_is_enough_and_its_numbers_are_those_saved(explained):
+    report = report_of_results([explained / "paper" / "0_000"])
+    saved = relprop.Relevance.load(explained / "paper" / "0_000")
+    assert f"of a score of {float(saved.score[0]):.6f}; the books balance" in report.lede
+    assert report.title == "Why class 1?"
+    read(render(report))
+
+
+def test_what_cannot_be_read_is_said(explained, tmp_path):
+    with pytest.raises(InputError, match="holds no saved result; `relprop explain --out images` makes one"):
+        report_of_results([explained / "images"])
+    bare = relprop.explain(make(), PREPARE(picture())[None]).save(tmp_path / "bare")
+    with pytest.raises(InputError, match=r"without about\.json"):
+        report_of_results([bare])
+    two = relprop.explain(make(), PREPARE(picture())[None], target=[[0, 1]]).save(tmp_path / "two")
+    annotate(two, picture(), {})
+    with pytest.raises(InputError, match="holds 2 explanations"):
+        report_of_results([two])
+    with pytest.raises(RunError, match="is no run directory"):
+        report_of_run(tmp_path)
+    said = run("report", explained / "paper", explained / "images", "--out", tmp_path / "r.html", code=2)
+    assert "give results, or images, not both" in said
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_images_are_explained_and_bad_ones_left_out(tmp_path):
+    images = pictures(tmp_path / "images", 2)
+    (images / "bad.png").write_bytes(b"no picture")
+    out = tmp_path / "r.html"
+    said = run("report", images, *MODEL, "--explainers", "sobel", "--split", "symmetric", "--out", out, code=1)
+    assert "bad.png" in said
+    page = read(out.read_text())
+    assert page.words.count("original") == 2
+    assert page.words.count("lrp:composite=paper:split=symmetric") == 2
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run with curves, of a data set that can be taken away."""
+    root = tmp_path_factory.mktemp("evaluated")
+    data = f"folder:{pictures(root / 'data', 6)}"
+    arguments = ["--data", data, "--explainers", "lrp,sobel", "--step", 16, "--batch-size", 2, "--curves"]
+    run("evaluate", *MODEL, *arguments, "--out", root / "run")
+    return root
+
+
+def test_a_run_shows_scores_curves_controls_pictures_and_the_plan(evaluated, tmp_path):
+    out = tmp_path / "run.html"
+    run("report", evaluated / "run", "--pictures", 2, "--out", out, "--device", "cpu")
+    text = out.read_text()
+    page = read(text)
+    rows = open_run(evaluated / "run").rows().collect()
+    of_lrp = rows.filter((rows["explainer"] == "lrp") & (rows["metric"] == "insertion"))["value"]
+    error = of_lrp.std() / len(of_lrp) ** 0.5
+    assert f"{of_lrp.mean():.4f} ± {error:.4f}" in page.words
+    assert page.words.count("random (control)") == 3  # insertion, deletion, id
+    curves = [attrs for attrs in page.all("svg") if attrs.get("class") == "chart"]
+    assert [attrs["aria-label"].split(" ")[0] for attrs in curves] == ["Insertion", "Deletion"]
+    assert len(page.all("polyline")) == 2 * 4
+    assert page.words.count("original") == 2
+    plan = json.loads(next(word for word in page.words if word.startswith("{")))
+    assert plan == open_run(evaluated / "run").plan.to_json()
+    assert str(evaluated) not in text.split("How this was made")[0]
+
+
+def test_the_curve_of_the_report_is_the_mean_of_the_samples(evaluated):
+    report = report_of_run(evaluated / "run", pictures=0)
+    rows = open_run(evaluated / "run").rows().collect()
+    curves = rows.filter((rows["explainer"] == "sobel") & (rows["metric"] == "deletion"))["curve"].to_list()
+    means = [sum(steps) / len(steps) for steps in zip(*curves, strict=True)]
+    (section,) = [section for section in report.sections if section.title == "Curves"]
+    drawn = str(section.plots[1].svg)
+    points = drawn[: drawn.index("<title>sobel")].rsplit('points="', 1)[1].split('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in points]
+    span = heights[0] - heights[-1]
+    assert len(heights) == len(means) == 5
+    for height, mean in zip(heights, means, strict=True):  # on a line: the chart is linear in the score
+        assert (heights[0] - height) / span == pytest.approx((mean - means[0]) / (means[-1] - means[0]), abs=0.02)
+
+
+def test_without_model_or_data_the_rest_of_a_run_is_shown(evaluated, tmp_path):
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(evaluated / "data"), str(tmp_path / "gone")))
+    report = report_of_run(tmp_path / "run", pictures=1)
+    (section,) = [section for section in report.sections if section.title == "Pictures"]
+    assert section.notes[0].startswith("There are no pictures here: ")
+    assert "gone" in section.notes[0]
+    read(render(report))
+
+
+def test_an_unfinished_run_says_so(evaluated, tmp_path):
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    (tmp_path / "run" / "shards" / "00002.parquet").unlink()
+    report = report_of_run(tmp_path / "run", pictures=0)
+    assert report.lede == "2 methods measured on 6 samples; NOT FINISHED: 2 of 3 chunks."
+
+
+def test_one_report_is_of_one_run(evaluated, tmp_path):
+    said = run("report", evaluated / "run", evaluated / "run", "--out", tmp_path / "r.html", code=2)
+    assert "a report is of one run" in said
