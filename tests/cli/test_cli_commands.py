@@ -245,6 +245,18 @@ def test_check_lists_every_operation_and_its_rule(model):
     assert "block.0" in run("check", *model[1:], "--steps").stdout
 
 
+def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
+    from PIL import Image
+
+    Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
+    report = document("check", *model[1:], "--image", str(tmp_path / "noise.png"))
+    assert [report["family"], report["composite"]] == ["convolutional network", "paper"]
+    (join,) = report["joins"]
+    assert join["kinds"] == ["identity skip", "main"]
+    assert sum(join["shares"]) == pytest.approx(1)
+    assert all(0 < share < 1 for share in join["shares"])
+
+
 def test_check_names_everything_that_is_missing(tmp_path):
     torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
     model = [str(tmp_path / "odd.pt"), "--arch", "cli_tiny:odd", "--size", "16", "--mean", "0.5", "--std", "0.5"]

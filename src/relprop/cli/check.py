@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,19 +13,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relprop.core.composite import Assignment
+    from relprop.core.families import Family
     from relprop.core.graph import Graph
+    from relprop.models import LoadedModel
 
 Name = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help="As --model of the other commands; none for the bundled EfficientNet-Lite0."),
 ]
 Steps = Annotated[bool, typer.Option("--steps", help="List every step with its place in the code, not every kind.")]
+Image = Annotated[
+    Path | None,
+    typer.Option("--image", help="Explain this image too, and show the share of each branch of each join."),
+]
+Rules = Annotated[
+    str | None,
+    typer.Option(
+        "--composite", "-c", metavar="SPEC", help="As of `relprop explain`; by default what suits the network."
+    ),
+]
 
 
 def check(
     model: Name = None,
     steps: Steps = False,
-    composite: options.Composite = "paper",
+    image: Image = None,
+    composite: Rules = None,
     split: options.Split = None,
     identity: options.Identity = None,
     arch: options.Arch = None,
@@ -37,21 +51,28 @@ def check(
 ) -> int:
     """Show every operation of a model and its rule; exit 1 if one has none.
 
-    Nothing is explained: the model's computation is captured and looked at.
+    The model's computation is captured and looked at; with --image it is explained too.
     """
     from relprop.core.capture import capture
+    from relprop.core.families import family_of
 
-    rules = options.composite(composite, split, identity)
+    rules = None if composite is None else options.composite(composite, split, identity)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
     with console.waiting("capturing its computation"):
         graph = capture(loaded.model, options.example(loaded).to(options.choose_device(device)))
+    family = family_of(graph)
+    rules = rules or options.composite(family.composite().name, split, identity)
     assignment = rules.survey(graph)
     rows = _rows(graph, assignment)
+    joins = _joins(loaded, graph, assignment, image) if image is not None and not assignment.missing else []
     if json:
-        document = {"model": loaded.name, "composite": rules.name, "route": graph.route}
-        console.print_json({**document, "steps": rows, "missing": [row for row in rows if row["rule"] is None]})
+        document = {"model": loaded.name, "family": family.name, "composite": rules.name, "route": graph.route}
+        missing = [row for row in rows if row["rule"] is None]
+        console.print_json({**document, "steps": rows, "missing": missing, "joins": joins})
     else:
-        _print(loaded.name, graph, assignment, rows, steps)
+        _print(loaded.name, graph, assignment, rows, steps, family)
+        if joins:
+            console.show(_join_table(joins))
     return 1 if assignment.missing else 0
 
 
@@ -79,8 +100,49 @@ def _branches(assignment: Assignment, index: int) -> list[str] | None:
     return ["identity skip" if same else "projection skip" if skip else "main" for skip, same in kinds]
 
 
-def _print(name: str, graph: Graph, assignment: Assignment, rows: list[dict[str, Any]], steps: bool) -> None:
+def _joins(loaded: LoadedModel, graph: Graph, assignment: Assignment, image: Path) -> list[dict[str, Any]]:
+    """One row a join: its branches, and what share of the join's relevance each gets on an image.
+
+    A branch's share is the relevance of its value where the join alone reads it. One branch, the fork as a rule, may
+    be read elsewhere too: it gets what the others leave.
+    """
+    from relprop.core.lrp import LRP
+    from relprop.images import read_image
+
+    joins = [*assignment.joins.values()]
+    names = {index: graph.nodes[index].name for join in joins for index in (join.node, *join.branches)}
+    x = loaded.preprocess(read_image(image))[None].to(next(loaded.model.parameters()).device)
+    with console.waiting("explaining the image"):
+        result = LRP(loaded.model, assignment.composite, keep=[*dict.fromkeys(names.values())])(x)
+    total = {index: float(result.at(name).double().sum()) for index, name in names.items()}
+    rows = []
+    for join in joins:
+        whole = total[join.node]
+        alone = [len(graph.consumers[branch]) == 1 for branch in join.branches]
+        shares = [total[b] / whole if a and whole else None for a, b in zip(alone, join.branches, strict=True)]
+        if shares.count(None) == 1 and whole:
+            rest = 1 - sum(share for share in shares if share is not None)
+            shares = [rest if share is None else share for share in shares]
+        kinds, branches = _branches(assignment, join.node) or [], [names[branch] for branch in join.branches]
+        rows.append({"join": names[join.node], "branches": branches, "kinds": kinds, "shares": shares})
+    return rows
+
+
+def _join_table(joins: list[dict[str, Any]]) -> Any:
+    """One line a branch: the join's name at its first."""
+    made = console.table("join", "branch", "kind", ">share")
+    for row in joins:
+        for place, (branch, kind, share) in enumerate(zip(row["branches"], row["kinds"], row["shares"], strict=True)):
+            name = "" if place else console.escape(row["join"])
+            made.add_row(name, console.escape(branch), kind, "?" if share is None else f"{share:.1%}")
+    return made
+
+
+def _print(
+    name: str, graph: Graph, assignment: Assignment, rows: list[dict[str, Any]], steps: bool, family: Family
+) -> None:
     console.heading(f"{name} · {assignment.composite.name} · captured by {graph.route}, {len(rows)} steps")
+    console.out.print(f"{family.name}; takes {family.composite().name} by default: {family.source}", soft_wrap=True)
     console.show(_step_table(rows) if steps else _kind_table(rows))
     for line in _lines(rows):
         console.out.print(line, soft_wrap=True)

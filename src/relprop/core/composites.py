@@ -10,6 +10,8 @@
 | epsilon-plus-flat | z+ | flat | ε | signed | winner | signed |
 | epsilon-gamma-box | γ 0.25 | zᴮ | ε | signed | winner | signed |
 | epsilon-alpha2-beta1-flat | α2β1 | flat | ε | signed | winner | signed |
+| transformer | z+ | z+ on ones | z+ | z+ | winner | ratio |
+| attnlrp | ε | ε | ε | signed | winner | signed |
 
 The classics follow Montavon et al. 2019 (Layer-Wise Relevance Propagation: An Overview) and Kohlbrenner et al.
 2020, under the names that zennit gives them: "ε" stands at linear layers, the other rules at convolutions.
@@ -17,6 +19,7 @@ The classics follow Montavon et al. 2019 (Layer-Wise Relevance Propagation: An O
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -25,10 +28,14 @@ from relprop.core.composite import BatchNorm, Composite
 from relprop.core.rules import (
     Rule,
     alpha_beta,
+    attention_attnlrp,
     average_epsilon,
     flat,
+    matmul_rule,
     max_as_average,
+    product,
     signed_average,
+    softmax_rule,
     z_box,
     z_plus_bias,
     z_plus_epsilon,
@@ -191,3 +198,52 @@ def epsilon_gamma_box(
 def epsilon_alpha2_beta1_flat(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
     """α2β1 at convolutions, ε at linear layers, flat at the first (Lapuschkin et al. 2017)."""
     return _classic("epsilon-alpha2-beta1-flat", alpha_beta(2, 1), epsilon_rule(eps), flat, eps, batch_norm)
+
+
+@COMPOSITES.register("transformer")
+def transformer(
+    attention: Literal["values", "attnlrp"] = "values",
+    gate: float = 0.0,
+    split: SplitName | Split = "ratio",
+    identity: bool = True,
+    first: Literal["ones", "image"] = "ones",
+) -> Composite:
+    """The paper's rules with what transformers need: z⁺ at linear layers, Relevance Splitting at joins.
+
+    Layer norm, GELU and scales pass relevance on, as batch norm and ReLU do in the paper (the identity rule of AttnLRP,
+    Achtibat et al. 2024, arXiv 2402.05602, section 3.3). Attention is an average of its values, its weights constants
+    (Ali et al. 2022, arXiv 2202.07304).
+
+    Args:
+        attention: "values", which conserves, or "attnlrp": queries and keys get their part, and softmax absorbs.
+        gate: the share of a product's gate, 0 to 1; see `relprop.core.rules.product`.
+        split, identity, first: as of `paper`.
+    """
+    _require_choice("attention", attention, ("values", "attnlrp"))
+    rules: dict[str, Rule] = {"mul": product(gate), "div": product(gate)} if gate else {}
+    rules |= _attnlrp() if attention == "attnlrp" else {}
+    return replace(paper(split=split, identity=identity, first=first), name="transformer", rules=rules)
+
+
+@COMPOSITES.register("attnlrp")
+def attnlrp(eps: float = 1e-6) -> Composite:
+    """AttnLRP (Achtibat et al. 2024, arXiv 2402.05602): ε at weighted layers and joins, products in halves.
+
+    Signed; ε, bias and softmax absorb. For image transformers the authors take γ at weighted layers.
+    """
+    stable, average = epsilon_rule(eps), signed_average(eps)
+    rules = {
+        **dict.fromkeys(("conv", "conv_transpose", "linear"), stable),
+        **dict.fromkeys(("avg_pool", "adaptive_avg_pool", "mean", "sum"), average),
+        **_attnlrp(eps),
+        "mul": product(0.5),
+    }
+    return Composite(name="attnlrp", rules=rules, split=signed)
+
+
+def _attnlrp(eps: float = 1e-6) -> dict[str, Rule]:
+    return {
+        **dict.fromkeys(("softmax", "_safe_softmax"), softmax_rule()),
+        **dict.fromkeys(("matmul", "bmm", "mm", "einsum"), matmul_rule(eps)),
+        "scaled_dot_product_attention": attention_attnlrp(eps),
+    }

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from relprop.core.capture import Model, capture, require_evaluation_mode, unwrap
 from relprop.core.composite import Composite
-from relprop.core.composites import paper
 from relprop.core.cuts import Cuts, find_cuts
+from relprop.core.families import family_of
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
 from relprop.core.outputs import scores_in
@@ -41,7 +41,8 @@ class LRP(nn.Module):
 
     Args:
         model: a module in evaluation mode that maps (N, C, H, W) to (N, classes), or an exported program.
-        composite: which rules to use; `relprop.paper()` by default.
+        composite: which rules to use; by default what suits the network (`relprop.core.families`), for convolutional
+            networks `relprop.paper()`.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
             "all".
         ledger: whether to keep the books (about 1 to 3 % of the time).
@@ -65,7 +66,7 @@ class LRP(nn.Module):
             raise UsageError(f"model must be a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
         # a plain attribute: nn.Module would register it, and share .to() and .train() with it
         object.__setattr__(self, "model", unwrap(model))
-        self.composite = composite or paper()
+        self.composite = composite
         self.keep: Keep = keep if isinstance(keep, str) else tuple(keep)
         self.ledger = ledger or strict
         self.strict = strict
@@ -108,10 +109,11 @@ class LRP(nn.Module):
         trace = run(way.program, way.graph, state, image, way.prepared)
         beginning = begin(target, _require_finite(trace.output), start)
         keep = frozenset(layers.values())
+        name = way.assignment.composite.name
         walks = [
             propagate(way, trace, state, relevance, keep=keep, book=self.ledger) for relevance, _ in beginning.columns
         ]
-        return self._result(walks, beginning, trace.output, layers, find_cuts(way.graph) if layers else None)
+        return self._result(walks, beginning, trace.output, layers, find_cuts(way.graph) if layers else None, name)
 
     def _result(
         self,
@@ -120,6 +122,7 @@ class LRP(nn.Module):
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
         cuts: Cuts | None,
+        composite: str,
     ) -> Relevance:
         target = beginning.target
         single = target.dim() == 1
@@ -133,7 +136,7 @@ class LRP(nn.Module):
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
         score = gather([score for _, score in beginning.columns])
-        return Relevance(image, target, score, logits, ledger, kept, self.composite.name, beginning.what, cuts)
+        return Relevance(image, target, score, logits, ledger, kept, composite, beginning.what, cuts)
 
     def _as_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
@@ -164,7 +167,7 @@ class LRP(nn.Module):
         key = this_batch if this_batch in self._ways else any_batch
         if key not in self._ways:
             graph = _captured(self.model, image)
-            assignment = self.composite.assign(graph)
+            assignment = (self.composite or family_of(graph).composite()).assign(graph)
             key = any_batch if graph.any_batch else this_batch
             prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
             self._ways[key] = make_way(graph, assignment, supports(graph, self._state(graph)), prepared)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relprop.core.graph import Graph, Node, Ref, with_defaults
 from relprop.core.rules.affine import stabilised_quotient
-from relprop.core.rules.linear import share_weighted, transposed
+from relprop.core.rules.linear import by_transpose, on_inputs, share_weighted, transposed
 from relprop.core.rules.rule import DEFAULTS, Rule, Shares
 from relprop.core.trace import Absent, Step
 
@@ -128,12 +128,12 @@ def matmul_rule(eps: float = 1e-6) -> Rule:
         first, second = step.inputs
         assert first is not None
         assert second is not None
-        call = step.node.call
-        output, pull = transposed(lambda a, b: call(a, b), first, second)
+        output, pull = transposed(on_inputs(step), first, second)
         to_first, to_second = pull(stabilised_quotient(relevance, 2 * output, eps))
         return first * to_first, second * to_second
 
-    return Rule("matmul (AttnLRP)", share, conserves=False, positive=False, pays=(True, True))
+    made = Rule("matmul (AttnLRP)", share, conserves=False, positive=False, pays=(True, True))
+    return replace(made, choose=lambda _, node: made if len(node.inputs) == 2 else by_transpose(0))
 
 
 def attention_attnlrp(eps: float = 1e-6) -> Rule:

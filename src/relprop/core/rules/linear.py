@@ -91,6 +91,23 @@ def linear_in(step: Step, signal: int, weighs: int | None) -> tuple[tuple[Tensor
     return tuple(found), apply
 
 
+def on_inputs(step: Step) -> Callable[..., Tensor]:
+    """A step as a function of all its inputs."""
+
+    def apply(*values: Tensor) -> Tensor:
+        left = iter(values)
+
+        def fill(argument: Any) -> Any:
+            if isinstance(argument, Absent):
+                return next(left)
+            return type(argument)(map(fill, argument)) if isinstance(argument, list | tuple) else argument
+
+        result: Tensor = step.node.call(*fill(step.args), **step.kwargs)
+        return result
+
+    return apply
+
+
 class _Weight(int):
     """Stands for a weight in a step's arguments, by its number."""
 
