@@ -14,6 +14,7 @@ import relprop
 from relprop.cli import app
 from relprop.errors import InputError, RunError
 from relprop.evaluation.store import open_run
+from relprop.images import Preprocess
 from relprop.report import render, report_of_results, report_of_run, report_of_studies
 from relprop.report.saved import annotate
 
@@ -122,7 +123,7 @@ def test_results_of_one_picture_stand_side_by_side(explained, tmp_path):
     page = read(out.read_text())
     captions = [word for word in page.words if word in ("original", "paper", "released")]
     assert captions == ["original", "paper", "released"] * 2
-    x = PREPARE(picture())[None]
+    x = Preprocess(size=8, resize=9, mean=(0.5,), std=(0.25,))(picture())[None]
     book = relprop.explain(make(), x, target=1, composite=relprop.released()).ledger
     assert f"{float(book.end[0]):.6f}" in page.words
     assert sum("absorbed by rules that say so" in word for word in page.words) == 2
