@@ -38,8 +38,8 @@ def sheet(
         images: the N pictures the network saw, see `blend`; None draws the maps alone.
         limit: at most so many maps are drawn; the sheet says how many are left out.
         columns: maps a row, where each image has one.
-        unit: "raw" relevance, or each map as a "share" of its own score; None takes shares where all scores are
-            positive, of classes.
+        unit: "raw" relevance, or each map as a "share" of its own score; None takes shares where relevance is of
+            classes and nowhere negative.
         percentile: end of the display range over all maps drawn, see `scale_of`.
         scale: fixed colours instead, to compare with another sheet.
         dpi: dots an inch.
@@ -57,7 +57,8 @@ def sheet(
     count = min(total, limit)
     maps = result.heatmap.flatten(0, result.target.dim() - 1)[:count].detach().cpu().double().numpy()
     targets, scores = result.target.flatten()[:count], result.score.flatten()[:count]
-    unit = unit or ("raw" if result.what or not bool((scores > 0).all()) else "share")
+    parts = maps.min() >= -1e-5 * abs(maps).max() and bool((scores > 0).all())  # signed relevance may cancel
+    unit = unit or ("share" if parts and not result.what else "raw")
     if unit == "share":
         maps = maps / scores.where(scores != 0, 1).cpu().double().numpy()[:, None, None]
     scale = scale or shared_scale([*maps], percentile=percentile, score=1.0 if unit == "share" else None)
