@@ -13,11 +13,12 @@ import relprop
 from relprop.data import open_dataset
 from relprop.errors import CheckError, InputError, UsageError
 from relprop.evaluation import ModelSpec
+from relprop.evaluation.plan import short_model
 from relprop.models import load_model
 from relprop.reproduce import figure7
 from relprop.reproduce.gallery import gallery
 from relprop.reproduce.pictures import choose, explained, show
-from relprop.reproduce.setting import Setting, short, with_seeds
+from relprop.reproduce.setting import Setting, with_seeds
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_a_method_that_fails_leaves_an_empty_cell_and_says_so(data, loaded):
 def test_names_for_captions():
     assert with_seeds(["a/seed-{seed}/model.pt"], [40, 41]) == (("a/seed-40/model.pt", "a/seed-41/model.pt"), (0,))
     assert with_seeds(["a", "b"], [1, 2]) == (("a", "b"), (1, 2))
-    assert [short(name) for name in ("/x/r20.th", "/x/seed-40/model.safetensors", "resnet50")] == [
+    assert [short_model(name) for name in ("/x/r20.th", "/x/seed-40/model.safetensors", "resnet50")] == [
         "r20",
         "seed-40/model",
         "resnet50",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from relprop.errors import RunError, UsageError
@@ -113,6 +114,21 @@ def with_controls(explainers: Sequence[str]) -> tuple[str, ...]:
     """Append the controls that are not there yet."""
     names = {spec.split(":")[0] for spec in explainers}
     return (*explainers, *(control for control in CONTROLS if control not in names))
+
+
+def short_model(name: str) -> str:
+    """A model's name for captions: "resnet20", also of "/far/away/resnet20.pt"; the manifest keeps the way to it."""
+    path = Path(name)
+    if path.suffix not in (".pt", ".pth", ".th", ".safetensors", ".pt2", ".ckpt", ".bin"):
+        return name
+    return f"{path.parent.name}/{path.stem}" if path.stem in ("model", "best", "last") else path.stem
+
+
+def short_data(spec: str) -> str:
+    """A data set for captions, without the way to it: "parquet:test.parquet"."""
+    kind, colon, rest = spec.partition(":")
+    root, *options = rest.split(":")
+    return ":".join([kind, Path(root).name, *options]) if colon else spec
 
 
 def seed_of(*parts: object) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
-from relprop.evaluation.plan import CONTROLS
+from relprop.evaluation.plan import CONTROLS, short_data, short_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +179,7 @@ def is_control(spec: str) -> bool:
 
 
 def _caption(plan: Plan, done: str) -> str:
-    parts = [f"{plan.model.name} on {plan.data}", f"explaining the {plan.target} class"]
+    parts = [f"{short_model(plan.model.name)} on {short_data(plan.data)}", f"explaining the {plan.target} class"]
     if plan.step is not None:
         parts.append(f"{plan.step:g} pixels a step" if plan.step >= 1 else f"{plan.step:.3g} of the pixels a step")
     parts += ["masked pictures scored in bfloat16"] if plan.amp else []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from relprop.evaluation.plan import short_data, short_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,14 +60,12 @@ class Setting:
     @property
     def data_name(self) -> str:
         """The data set without the way to it, for captions: "parquet:test.parquet"."""
-        kind, _, rest = self.data.partition(":")
-        root, *options = rest.split(":")
-        return ":".join([kind, Path(root).name, *options])
+        return short_data(self.data)
 
     @property
     def model_names(self) -> str:
         """The models without the way to them."""
-        return ", ".join(short(model.name) for model in self.models)
+        return ", ".join(short_model(model.name) for model in self.models)
 
 
 def with_seeds(models: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -75,11 +74,3 @@ def with_seeds(models: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, 
         return tuple(models), tuple(seeds)
     named = [name.replace(SEED, str(seed)) for name in models for seed in (seeds if SEED in name else seeds[:1])]
     return tuple(named), (0,)
-
-
-def short(name: str) -> str:
-    """Return a model's name for captions: "resnet20", also of "/far/away/resnet20.pt"."""
-    path = Path(name)
-    if path.suffix not in (".pt", ".pth", ".th", ".safetensors", ".pt2", ".ckpt", ".bin"):
-        return name
-    return f"{path.parent.name}/{path.stem}" if path.stem in ("model", "best", "last") else path.stem
