@@ -51,16 +51,22 @@ class Account:
             held: whether somebody keeps this relevance.
             shared: whether somebody else may hold the memory of `share`: a user's rule, another input.
         """
-        same = share.untyped_storage().data_ptr() == self.relevance.untyped_storage().data_ptr()
+        same = memory_of(share) == memory_of(self.relevance)
         if same and share.numel() == self.relevance.numel():
             return Account(share, self.total, self.owned and not held and not shared, place)
-        total = None if self.total is None else place.total(share, len(self.total))
+        total = None if self.total is None else place.total(share, self.total.shape[0])
         return Account(share, total, not same and not shared, place)
 
     def magnitude(self) -> Tensor:
         """(N,) sum of absolute relevance."""
         assert self.total is not None
-        return self.place.total(self.relevance, len(self.total), magnitude=True)
+        return self.place.total(self.relevance, self.total.shape[0], magnitude=True)
 
     def _total_of(self, value: Tensor) -> Tensor | None:
-        return None if self.total is None else self.place.total(value, len(self.total))
+        return None if self.total is None else self.place.total(value, self.total.shape[0])
+
+
+def memory_of(value: Tensor) -> int:
+    """What identifies the memory that a tensor or a view of it lies in."""
+    address: int = value.untyped_storage()._cdata
+    return address

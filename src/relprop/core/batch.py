@@ -48,7 +48,7 @@ class Place:
         if rows.dim() > 2:
             rows = rows.sum(-1 if rows.stride(-1) == 1 and rows.stride(1) != 1 else 1)
         sums = rows.sum(tuple(range(1, rows.dim())), dtype=exact) if rows.dim() > 1 else rows.to(exact)
-        return sums if len(sums) == count else sums.view(self.before, count, -1).sum((0, 2))
+        return sums if sums.shape[0] == count else sums.view(self.before, count, -1).sum((0, 2))
 
     def every(self, mask: Tensor, count: int) -> Tensor:
         """Lay out a mask for one image so that it broadcasts on a tensor of `count` images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,11 @@ class ConvGeometry:
         )[0]  # fmt: skip
         return F.pad(grad, [-amount for amount in self.before]) if self.before else grad
 
+    def size(self, given: Sequence[int]) -> tuple[int, ...]:
+        """Size of the output for inputs of a size, of a convolution that is not transposed."""
+        parts = zip(given, self.weight_shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in parts)
+
     @property
     def outputs_per_group(self) -> int:
         """Output channels that share a receptive field."""
@@ -102,11 +108,11 @@ class ConvGeometry:
         single, ones = self._per_group(value)
         like = value.new_empty((value.shape[0], self.groups, *mask.shape[2:]))
         spread = single.pull(_sum_groups(value, self.groups), ones, like)
-        return spread.repeat_interleave(self.inputs_per_group, 1) * mask
+        return spread.unsqueeze(2).expand(-1, -1, self.inputs_per_group, *spread.shape[2:]).flatten(1, 2) * mask
 
 
 def _sum_groups(value: Tensor, groups: int) -> Tensor:
-    return value.reshape(len(value), groups, -1, *value.shape[2:]).sum(2)
+    return value.reshape(value.shape[0], groups, -1, *value.shape[2:]).sum(2)
 
 
 def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from relprop.core.capture import Model, capture, require_evaluation_mode, unwrap
+from relprop.core.capture import Model, require_evaluation_mode, unwrap
+from relprop.core.captured import captured, first_weight, keys, require_finite, state_of
+from relprop.core.chunks import Chunks
 from relprop.core.composite import Composite
-from relprop.core.cuts import Cuts, find_cuts
+from relprop.core.cuts import find_cuts
 from relprop.core.families import family_of
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
-from relprop.core.outputs import scores_in
 from relprop.core.prepared import Prepared
-from relprop.core.program import make_program, run
-from relprop.core.propagate import Walk, Way, make_way, propagate
+from relprop.core.program import run
+from relprop.core.propagate import Walk, Way, make_way, propagate, shared_program
 from relprop.core.relevance import Relevance
 from relprop.core.support import supports
-from relprop.core.target import Beginning, Start, Target, begin
-from relprop.errors import CaptureError, InputError, UsageError
+from relprop.core.target import Start, Target, are_classes, begin, read_target
+from relprop.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from relprop.core.compiled import Compiler
 
 Keep = Sequence[str] | str
 
@@ -48,6 +51,12 @@ class LRP(nn.Module):
         ledger: whether to keep the books (about 1 to 3 % of the time).
         strict: whether to raise `ConservationError` unless they balance.
         rtol: the largest leak that `strict` lets pass, relative.
+        compile: whether forward run and walk become one graph for `torch.compile`, which takes a minute or more at
+            the first calls and saves time at each later one. For classes as targets; where that cannot be, a warning
+            says so once, and it runs as without.
+        bf16: whether rules take their products of convolutions in bfloat16: faster on processors that know it, and
+            less exact. Relevance then leaks by about 1e-3, as the ledger shows; give `strict` an `rtol` to match.
+        chunk: how many images are explained at a time; by default all, and fewer when memory is short.
     """
 
     def __init__(
@@ -59,6 +68,9 @@ class LRP(nn.Module):
         ledger: bool = True,
         strict: bool = False,
         rtol: float = 1e-5,
+        compile: bool = False,
+        bf16: bool = False,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.model: Model
@@ -71,8 +83,12 @@ class LRP(nn.Module):
         self.ledger = ledger or strict
         self.strict = strict
         self.rtol = rtol
+        if chunk is not None and chunk < 1:
+            raise UsageError(f"chunk must be 1 or more images at a time, not {chunk}")
+        self._chunks = Chunks(chunk)
         self._ways: dict[tuple[Any, ...], Way] = {}
-        self._prepared = {layout: Prepared(channels_last=layout) for layout in (False, True)}
+        self._prepared = {layout: Prepared(channels_last=layout, bf16=bf16) for layout in (False, True)}
+        self._compiler = _compiler() if compile else None
 
     def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
         """Explain a batch.
@@ -90,41 +106,97 @@ class LRP(nn.Module):
             TargetError: no such class.
             ConservationError: with `strict`, the books do not balance.
         """
-        with torch.no_grad(), _exact_arithmetic(x):
-            return self._explain(x, target, start)
+        return self.explain_each(x, (self.composite,), target, start=start)[0]
+
+    def explain_each(
+        self, x: Tensor, composites: Sequence[Composite | None], target: Target = None, *, start: Start = "probability"
+    ) -> tuple[Relevance, ...]:
+        """Explain a batch by several composites, in one forward run: the four of Table 2, say.
+
+            rows = [relprop.paper(split, identity) for split in ("symmetric", "ratio") for identity in (False, True)]
+            results = lrp.explain_each(x, rows)
+
+        The composite of this `LRP` takes no part. Arguments and errors are those of a call.
+        """
+
+        def explain(x: Tensor, target: Target, start: Start) -> tuple[Relevance, ...]:
+            with torch.no_grad(), _exact_arithmetic(x):
+                return self._explain(x, target, start, composites)
+
+        if not isinstance(x, Tensor) or x.dim() == 0:
+            return explain(x, target, start)  # raises, and says why
+        return self._chunks.explain(x, target, start, explain)
 
     def graph(self, x: Tensor) -> Graph:
         """The captured computation for inputs of the shape of `x`."""
         with torch.no_grad(), _exact_arithmetic(x):
-            return self._way(self._as_input(x)).graph
+            return self._way(self._as_input(x), self.composite).graph
 
-    def _explain(self, x: Tensor, target: Target, start: Start) -> Relevance:
+    def _explain(
+        self, x: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
+    ) -> tuple[Relevance, ...]:
         image = self._as_input(x)
-        way = self._way(image)
-        state = self._state(way.graph)
-        layers = self._layers(way.graph)
-        way.prepared.refresh(state.values())
-        if way.prepared.channels_last:
+        ways = [self._way(image, composite) for composite in composites]
+        graph, prepared = ways[0].graph, ways[0].prepared
+        state = state_of(self.model, graph)
+        layers = self._layers(graph)
+        prepared.refresh(state.values())
+        if prepared.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        trace = run(way.program, way.graph, state, image, way.prepared)
-        beginning = begin(target, _require_finite(trace.output), start)
+        found = self._compiled(ways, state, image, target, start, layers)
+        if found is not None:
+            return found
+        trace = run(shared_program(ways), graph, state, image, prepared)
+        beginning = begin(target, require_finite(trace.output), start)
         keep = frozenset(layers.values())
-        name = way.assignment.composite.name
-        walks = [
-            propagate(way, trace, state, relevance, keep=keep, book=self.ledger) for relevance, _ in beginning.columns
-        ]
-        return self._result(walks, beginning, trace.output, layers, find_cuts(way.graph) if layers else None, name)
+        scores = [score for _, score in beginning.columns]
+        results = []
+        for way in ways:
+            walks = [propagate(way, trace, state, begun, keep=keep, book=self.ledger) for begun, _ in beginning.columns]
+            results.append(self._result(way, walks, scores, beginning.target, trace.output, layers, beginning.what))
+            if self._compiler is not None:
+                self._compiler.ran(way)
+        return tuple(results)
+
+    def _compiled(
+        self,
+        ways: list[Way],
+        state: Mapping[str, Tensor],
+        image: Tensor,
+        target: Target,
+        start: Start,
+        layers: Mapping[tuple[str, str], int],
+    ) -> tuple[Relevance, ...] | None:
+        """The results by compiled graphs; None where these are not asked for, or cannot be had."""
+        if self._compiler is None or not are_classes(target, start):
+            return None
+        shape = ways[0].graph.nodes[ways[0].graph.output].shape or ()
+        if len(shape) != 2 or shape[1] in (None, 1):
+            return None
+        chosen = None if target is None else read_target(target, image.new_empty(1).expand(len(image), shape[1]))
+        columns = chosen[:, None] if chosen is not None and chosen.dim() == 1 else chosen
+        results = []
+        for way in ways:
+            found = self._compiler.explain(
+                way, state, image, columns, str(start), frozenset(layers.values()), self.ledger
+            )
+            if found is None:
+                return None
+            require_finite(found.logits)
+            classes = found.classes[:, 0] if chosen is None or chosen.dim() == 1 else found.classes
+            results.append(self._result(way, found.walks, found.scores, classes, found.logits, layers, ""))
+        return tuple(results)
 
     def _result(
         self,
+        way: Way,
         walks: list[Walk],
-        beginning: Beginning,
+        scores: list[Tensor],
+        target: Tensor,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
-        cuts: Cuts | None,
-        composite: str,
+        what: str,
     ) -> Relevance:
-        target = beginning.target
         single = target.dim() == 1
 
         def gather(parts: list[Tensor]) -> Tensor:
@@ -135,8 +207,9 @@ class LRP(nn.Module):
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
-        score = gather([score for _, score in beginning.columns])
-        return Relevance(image, target, score, logits, ledger, kept, composite, beginning.what, cuts)
+        cuts = find_cuts(way.graph) if layers else None
+        composite = way.assignment.composite.name
+        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts)
 
     def _as_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
@@ -149,7 +222,7 @@ class LRP(nn.Module):
             raise InputError(
                 f"x must hold floating-point numbers, not {x.dtype}; use x.float() after scaling to the model's range"
             )
-        weight = _first_weight(self.model)
+        weight = first_weight(self.model)
         if weight is not None and weight.device != x.device:
             raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
         if not all(bound.isfinite() for bound in x.aminmax()):
@@ -160,21 +233,20 @@ class LRP(nn.Module):
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
         return x.detach().to(_compute_dtype(weight.dtype))
 
-    def _way(self, image: Tensor) -> Way:
+    def _way(self, image: Tensor, composite: Composite | None) -> Way:
         """Capture for this size of input, unless that was done before."""
         _require_evaluation(self.model)
-        any_batch, this_batch = _keys(self.model, image)
-        key = this_batch if this_batch in self._ways else any_batch
-        if key not in self._ways:
-            graph = _captured(self.model, image)
-            assignment = (self.composite or family_of(graph).composite()).assign(graph)
-            key = any_batch if graph.any_batch else this_batch
+        any_batch, this_batch = keys(self.model, image)
+        known = [self._ways[key, c] for key, c in self._ways if key in (any_batch, this_batch)]
+        graph = known[0].graph if known else captured(self.model, image)
+        chosen = composite or family_of(graph).composite()
+        way = next((way for way in known if way.assignment.composite == chosen), None)
+        if way is None:
+            places = known[0].supports if known else supports(graph, state_of(self.model, graph))
             prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
-            self._ways[key] = make_way(graph, assignment, supports(graph, self._state(graph)), prepared)
-        return self._ways[key]
-
-    def _state(self, graph: Graph) -> dict[str, Tensor]:
-        return _state(self.model, graph)
+            way = make_way(graph, chosen.assign(graph), places, prepared)
+            self._ways[any_batch if graph.any_batch else this_batch, id(composite)] = way
+        return way
 
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
@@ -217,43 +289,10 @@ def explain(
     return result
 
 
-#: graphs of the models that were captured, for as long as the models live
-_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
+def _compiler() -> Compiler:
+    from relprop.core.compiled import Compiler  # loads half a second of compiler that most never need
 
-
-def _keys(model: Model, image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What a capture holds for: these modules, and inputs of this kind in any batch, or in a batch of this size."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    parts = tuple((id(module), type(module)) for module in modules)  # one that is replaced shows
-    any_batch = (parts, tuple(image.shape[1:]), image.dtype, image.device)
-    return any_batch, (*any_batch, len(image))
-
-
-def _captured(model: Model, image: Tensor) -> Graph:
-    """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows."""
-    known = _GRAPHS.setdefault(model, {}) if isinstance(model, nn.Module) else {}
-    any_batch, this_batch = _keys(model, image)
-    scores = _own_scores(model, image)
-    for key in (this_batch, any_batch):
-        if key in known:
-            with contextlib.suppress(CaptureError, InputError, RuntimeError, KeyError):
-                _require_same_output(model, known[key], image, scores)
-                return known[key]
-    with _own_dtype(model, image) as example:
-        graph = capture(model, example)
-    _require_shape(graph, image)
-    _require_same_output(model, graph, image, scores)
-    known[any_batch if graph.any_batch else this_batch] = graph
-    return graph
-
-
-def _state(model: Model, graph: Graph) -> dict[str, Tensor]:
-    """Weights and constants as they are now; half precision is computed with as float32."""
-    state = dict(graph.constants)
-    if isinstance(model, nn.Module):
-        state |= dict(model.named_parameters(remove_duplicate=False))
-        state |= dict(model.named_buffers(remove_duplicate=False))
-    return {name: _widened(state[name].detach()) for name in graph.states}
+    return Compiler()
 
 
 @contextlib.contextmanager
@@ -275,69 +314,6 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _widened(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def _first_weight(model: Model) -> Tensor | None:
-    tensors = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
-
-
-@contextlib.contextmanager
-def _own_dtype(model: Model, image: Tensor) -> Iterator[Tensor]:
-    """The image in the type that the model's own forward takes."""
-    weight = _first_weight(model)
-    yield image if weight is None else image.to(weight.dtype)
-
-
 def _require_evaluation(model: Model) -> None:
     if isinstance(model, nn.Module):
         require_evaluation_mode(model)
-
-
-def _require_shape(graph: Graph, image: Tensor) -> None:
-    """Refuse an input that an exported program was not exported for."""
-    expected = graph.nodes[0].shape or ()
-    fits = len(expected) == image.dim() and all(e in (None, s) for e, s in zip(expected, image.shape, strict=True))
-    if not fits:
-        wanted = ", ".join("N" if size is None else str(size) for size in expected)
-        raise InputError(
-            f"the program was exported for inputs of shape ({wanted}); x has {tuple(image.shape)}. Give it such "
-            "inputs, or export it again, for any batch with dynamic_shapes=({0: torch.export.Dim('batch')},)"
-        )
-
-
-def _own_scores(model: Model, image: Tensor) -> Tensor | None:
-    """What the model itself says; None for an exported program, of which the graph is all there is."""
-    if not isinstance(model, nn.Module):
-        return None
-    try:
-        with _own_dtype(model, image) as own:
-            output = model(own)
-    except Exception as error:  # whatever the user's code raises
-        reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
-        raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error
-    return _require_finite(scores_in(output))
-
-
-def _require_same_output(model: Model, graph: Graph, image: Tensor, theirs: Tensor | None) -> None:
-    """Refuse a capture that computes something else than the model does."""
-    program = make_program(graph, frozenset())
-    ours = _require_finite(run(program, graph, _state(model, graph), image, Prepared()).output)
-    if theirs is None:
-        return
-    tolerance = 0.05 if graph.halved else 1e-3
-    scale = theirs.abs().max().clamp(min=1e-12)
-    difference = float((ours - theirs).abs().max() / scale) if ours.shape == theirs.shape else float("inf")
-    if not difference <= tolerance:
-        raise CaptureError(
-            f"the captured graph and the model differ by {difference:.1e} of the largest score on the same input: the "
-            "model is not a fixed function of its input (randomness, or a branch on values), or hooks change it"
-        )
-
-
-def _require_finite(scores: Tensor) -> Tensor:
-    if not scores.isfinite().all():
-        raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-    return scores

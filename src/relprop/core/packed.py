@@ -16,8 +16,6 @@ from torch import Tensor
 
 from relprop.core.geometry import ConvGeometry
 
-_KINDS = (torch.float32, torch.bfloat16)
-
 
 @dataclass(frozen=True)
 class Phases:
@@ -116,13 +114,14 @@ def _left_over(geometry: ConvGeometry, size: torch.Size, outward: tuple[int, ...
 
 
 def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution can be packed: two dimensions, on a CPU, in single precision."""
+    """Whether this convolution can be packed: two dimensions, on a CPU, in float32 or bfloat16."""
     return (
         weight.dim() == 4
         and value.dim() == 4
         and not geometry.transposed
         and not geometry.before
-        and weight.dtype == value.dtype == torch.float32
+        and weight.dtype == value.dtype
+        and (value.dtype == torch.float32 or (value.dtype == torch.bfloat16 and _has_bf16()))
         and weight.device.type == value.device.type == "cpu"
         and weight.numel() > 0
         and available()
@@ -154,6 +153,11 @@ def pack_pull(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward:
         ),
         outward,
     )
+
+
+@cache
+def _has_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache

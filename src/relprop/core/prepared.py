@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from relprop.core.geometry import ConvGeometry
-from relprop.core.packed import pack_pull, pack_push, packs
+from relprop.core.packed import Packed, pack_pull, pack_push, packs
 
 Made = TypeVar("Made")
+Key = tuple[int, str]
 
 
 @dataclass(eq=False)
@@ -26,14 +27,18 @@ class Prepared:
 
     Attributes:
         channels_last: whether what is made takes that memory format, and convolutions are packed. For CPUs.
+        bf16: whether products that need not be exact are taken in bfloat16.
+        generation: how often everything was forgotten.
     """
 
     channels_last: bool = False
+    bf16: bool = False
 
     _kept: dict[int, dict[str, tuple[tuple[Any, ...], tuple[Tensor, ...], Any]]] = field(
         default_factory=lambda: defaultdict(dict)
     )
     _print: Tensor | None = None
+    generation: int = 0
 
     def get(self, node: int, name: str, sources: tuple[Tensor, ...], make: Callable[[], Made]) -> Made:
         """Return `make()`, from memory if the tensors it was made from are what they were."""
@@ -47,9 +52,18 @@ class Prepared:
         return made
 
     def push(
-        self, node: int, geometry: ConvGeometry, value: Tensor, weight: Tensor, bias: Tensor | None = None
+        self,
+        node: int,
+        geometry: ConvGeometry,
+        value: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        exact: bool = False,
     ) -> Tensor:
         """W h + b of a convolution whose weight is the model's, or was made from it by `get`."""
+        if self._narrows(value) and not exact:
+            return self.push(node, geometry, value.bfloat16(), self._narrow(node, weight), bias).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, weight)):
             pushed = geometry.push(value, weight)
             return pushed if bias is None else pushed + bias.reshape(1, -1, *[1] * (pushed.dim() - 2))
@@ -59,12 +73,32 @@ class Prepared:
 
     def pull(self, node: int, geometry: ConvGeometry, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Wᵀ s of such a convolution, in the shape of `like`."""
+        if self._narrows(value):
+            narrow = self._narrow(node, weight)
+            like = narrow.new_empty(1).expand(like.shape)
+            return self.pull(node, geometry, value.bfloat16(), narrow, like).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, weight)):
             return geometry.pull(value, weight, like)
         outward = tuple(like.shape[2:])
         name = f"{self._name(node, weight)}, packed transpose to {outward}"
         packed = self.get(node, name, (weight,), lambda: pack_pull(geometry, weight, value.shape, outward))
         return packed.pull(value)
+
+    def _narrows(self, value: Tensor) -> bool:
+        return self.bf16 and value.dtype == torch.float32
+
+    def _narrow(self, node: int, weight: Tensor) -> Tensor:
+        return self.get(node, f"{self._name(node, weight)}, bf16", (weight,), weight.bfloat16)
+
+    def tensors(self) -> dict[Key, Tensor]:
+        """What was made of weights, by step and name; packed weights apart."""
+        kept = ((node, name, known) for node, names in self._kept.items() for name, known in names.items())
+        return {(node, name): made for node, name, (_, sources, made) in kept if sources and isinstance(made, Tensor)}
+
+    def packed(self, node: int, name: str) -> Packed | None:
+        """The packed weight of that name, if there is one."""
+        known = self._kept[node].get(name)
+        return known[2] if known is not None and isinstance(known[2], Packed) else None
 
     def _name(self, node: int, weight: Tensor) -> str:
         """What a weight is to a step: its own, or one that was made from that."""
@@ -84,6 +118,7 @@ class Prepared:
         known = self._print
         if known is None or known.device != found.device or not torch.equal(found, known):
             self._kept.clear()
+            self.generation += 1
         self._print = found
 
 

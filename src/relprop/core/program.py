@@ -121,4 +121,4 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
 def _convolved(node: Node, args: tuple[Any, ...], prepared: Prepared) -> Tensor:
     """W h + b of a convolution whose weight is the model's, or made from it."""
     value, weight, bias = (*args, None)[:3]
-    return prepared.push(node.index, conv_geometry(node, args), value, weight, bias)
+    return prepared.push(node.index, conv_geometry(node, args), value, weight, bias, exact=True)

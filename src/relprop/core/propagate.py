@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.core.account import Account
+from relprop.core.account import Account, memory_of
 from relprop.core.batch import FIRST, Place, places
 from relprop.core.composite import Assignment
 from relprop.core.folding import folded
@@ -23,7 +23,7 @@ from relprop.core.rules.elementwise import fit
 from relprop.core.rules.rule import Shares
 from relprop.core.splits import symmetric
 from relprop.core.support import Support
-from relprop.core.trace import Absent, Step, Trace
+from relprop.core.trace import Absent, Step, Trace, is_stand_in
 from relprop.errors import UsageError
 
 
@@ -51,7 +51,21 @@ class Way:
 
 
 def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...], prepared: Prepared) -> Way:
-    """Find out which forward values the rules read."""
+    """Plan the forward run for what the rules read."""
+    apart = tuple(place or FIRST for place in places(graph))
+    program = make_program(graph, _read(graph, assignment))
+    return Way(graph, assignment, supports, apart, nonnegative(graph), program, prepared)
+
+
+def shared_program(ways: Sequence[Way]) -> Program:
+    """One forward run for several composites on the same graph."""
+    if len(ways) == 1:
+        return ways[0].program
+    return make_program(ways[0].graph, frozenset().union(*(_read(way.graph, way.assignment) for way in ways)))
+
+
+def _read(graph: Graph, assignment: Assignment) -> frozenset[int]:
+    """Which forward values the rules and splits read."""
     keep: set[int] = set()
     for index, rule in assignment.rules.items():
         if "inputs" in rule.reads:
@@ -61,8 +75,7 @@ def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]
     for join in assignment.joins.values():
         if len(_sharing(join, assignment)) > 1 and assignment.composite.split is not symmetric:
             keep.update(join.branches[k] for k in _sharing(join, assignment))
-    apart = tuple(place or FIRST for place in places(graph))
-    return Way(graph, assignment, supports, apart, nonnegative(graph), make_program(graph, frozenset(keep)), prepared)
+    return frozenset(keep)
 
 
 def _sharing(join: Join, assignment: Assignment) -> list[int]:
@@ -100,7 +113,7 @@ def propagate(
         keep: nodes whose relevance is returned.
         book: whether to keep a ledger.
     """
-    graph, count = way.graph, len(start)
+    graph, count = way.graph, start.shape[0]
     total = FIRST.total(start, count)
     accounts: dict[int, Account] = {graph.output: Account(start, total if book else None, owned=False)}
     entries: list[Entry] = []
@@ -115,7 +128,7 @@ def propagate(
         seen, blind = account.seen(_there(way, trace, node.index))
         sources, shares = _share(way, trace, state, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
-        shared = not _ours(way, node) or len({share.data_ptr() for share in shares}) < len(shares)
+        shared = not _ours(way, node) or len({_where(share) for share in shares}) < len(shares)
         sent = [
             seen.passed(share, way.places[source], held=held, shared=shared)
             for source, share in zip(sources, shares, strict=True)
@@ -129,6 +142,11 @@ def propagate(
     if 0 in keep:
         kept[0] = image
     return Walk(image, kept, Ledger(tuple(entries), total, FIRST.total(image, count)) if book else None)
+
+
+def _where(share: Tensor) -> tuple[int, object]:
+    """The memory that a tensor lies in, and from where on."""
+    return memory_of(share), share.storage_offset()
 
 
 def _share(
@@ -237,7 +255,9 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
 
 def _of_one_sign(start: Tensor) -> bool:
     """Whether each image's relevance begins nowhere above, or nowhere below, zero; a contrast's does not."""
-    rows = start.reshape(len(start), -1)
+    if is_stand_in(start):
+        return True  # compiled graphs explain classes, whose relevance begins at one place
+    rows = start.reshape(start.shape[0], -1)
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 

@@ -55,6 +55,15 @@ def begin(target: Target, output: Tensor, start: Start) -> Beginning:
     return Beginning(chosen, tuple(start_relevance(output, column, start) for column in columns.unbind(1)))
 
 
+def are_classes(target: Target, start: Start) -> bool:
+    """Whether these are classes and the name of a start, and nothing of the caller's own code."""
+    several = isinstance(target, Sequence) and not any(
+        callable(part) or isinstance(part, OutputTarget) for part in target
+    )
+    named = isinstance(start, str) and start in ("probability", "logit")
+    return named and (target is None or isinstance(target, int | Tensor) or several)
+
+
 def _other(relevance: Tensor, what: str) -> Beginning:
     no_class = torch.full((len(relevance),), -1, device=relevance.device)
     return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what)

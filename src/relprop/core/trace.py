@@ -8,10 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from relprop.core.graph import Node
 from relprop.core.prepared import Prepared
 from relprop.core.support import Support
+
+
+def is_stand_in(value: Tensor) -> bool:
+    """Whether it has a shape and no data, as values have while a graph is made: code may not branch on it then."""
+    return isinstance(value, FakeTensor)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import State
 from relprop.core.rules.rule import Rule, rule
-from relprop.core.trace import Step
+from relprop.core.trace import Step, is_stand_in
 from relprop.errors import InputError
 
 
@@ -114,6 +114,8 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     tiny = torch.finfo(z.dtype).tiny
     divided = relevance / F.threshold(z, tiny, torch.inf)
+    if is_stand_in(z):
+        return divided, torch.where(z > tiny, 0, relevance)
     if z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
         return divided, None
     dead = torch.where(z > tiny, 0, relevance)

@@ -1,0 +1,95 @@
+"""Large batches in parts: as many images at a time as fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.core.ledger import Entry, Ledger
+from relprop.core.relevance import Relevance
+
+#: explains images with what belongs to them (targets, start): one result for each composite
+Explain = Callable[[Tensor, Any, Any], tuple[Relevance, ...]]
+
+
+@dataclass(eq=False)
+class Chunks:
+    """How many images are explained at a time.
+
+    Attributes:
+        size: at most so many; None for all. Halved, and remembered, whenever memory is short.
+    """
+
+    size: int | None = None
+
+    def explain(self, x: Tensor, target: Any, start: Any, explain: Explain) -> tuple[Relevance, ...]:
+        """Explain a batch in as many parts as it takes, and put the results together."""
+        count, at = len(x), 0
+        parts: list[tuple[Relevance, ...]] = []
+        while at < count:
+            size = min(self.size or count, count - at)
+            piece = slice(at, at + size)
+            whole = size == count
+            given = (target, start) if whole else (cut(target, piece, count), cut(start, piece, count))
+            try:
+                parts.append(explain(x if whole else x[piece], *given))
+            except (RuntimeError, ValueError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    error.add_note("relprop: memory is too short to explain even one image of this size")
+                    raise
+                self.size = size // 2
+                continue
+            at += size
+        return tuple(joined(results) for results in zip(*parts, strict=True))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the computer, ran out of memory; on CPUs torch has no error of its own for that."""
+    cause = error.__cause__ is not None and _is_out_of_memory(error.__cause__)
+    return cause or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def cut(given: Any, piece: slice, count: int) -> Any:
+    """The part of targets, or of a start, that belongs to some of `count` images; what is for all goes to each."""
+    if isinstance(given, Tensor):
+        return given[piece] if given.dim() > 0 and len(given) == count else given
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return given[piece] if len(given) == count else given
+    if is_dataclass(given) and not isinstance(given, type):
+        return replace(given, **{f.name: cut(getattr(given, f.name), piece, count) for f in fields(given) if f.init})
+    return given
+
+
+def joined(parts: Sequence[Relevance]) -> Relevance:
+    """One result of those for parts of a batch."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    names = ("relevance", "target", "score", "logits")
+    values: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return replace(
+        first,
+        **values,
+        kept={key: torch.cat([part.kept[key] for part in parts]) for key in first.kept},
+        ledger=_joined_ledgers([part.ledger for part in parts if part.ledger is not None]),
+    )
+
+
+def _joined_ledgers(parts: list[Ledger]) -> Ledger | None:
+    if not parts:
+        return None
+    lines = zip(*(part.entries for part in parts), strict=True)
+    start, end = torch.cat([part.start for part in parts]), torch.cat([part.end for part in parts])
+    return Ledger(tuple(map(_joined_entry, lines)), start, end)
+
+
+def _joined_entry(lines: Sequence[Entry]) -> Entry:
+    columns = ("received", "sent", "magnitude", "blind")
+    values: dict[str, Any] = {c: torch.cat([0 * line.sent + getattr(line, c) for line in lines]) for c in columns}
+    return replace(lines[0], **values)

@@ -1,0 +1,137 @@
+"""Compiled graphs explain as eager runs do; where there is none, one warning says so."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from core_tiny import Tiny, images
+
+import relprop
+from relprop.core import compiled
+from relprop.errors import TargetError
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs are made and run as they are, without a compiler."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+
+
+def assert_same(found, expected, tolerance=1e-6):
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.score, expected.score, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=tolerance, atol=10 * tolerance)
+    assert torch.equal(found.target, expected.target)
+    assert found.target.shape == expected.target.shape
+    for ours, theirs in zip(found.ledger.entries, expected.ledger.entries, strict=True):
+        assert (ours.name, ours.rule, ours.conserves) == (theirs.name, theirs.rule, theirs.conserves)
+        torch.testing.assert_close(ours.received, theirs.received, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.sent, theirs.sent, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.magnitude, theirs.magnitude, rtol=1e-5, atol=1e-6)
+    assert found.ledger.gap < 1e-6
+
+
+def graphs(lrp):
+    return [graph.any_batch for graph in lrp._compiler._made.values()]
+
+
+@pytest.mark.usefixtures("traced")
+def test_one_graph_serves_several_images_and_another_one_image():
+    model = Tiny()
+    eager, lrp = relprop.LRP(model), relprop.LRP(model, compile=True)
+    assert_same(lrp(images(3)), eager(images(3)))
+    assert graphs(lrp) == []  # the first run prepares the weights
+    for count in (3, 2, 7, 1):
+        assert_same(lrp(images(count)), eager(images(count)))
+    assert graphs(lrp) == [True, False]
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    "composite",
+    [relprop.paper("symmetric", identity=False), relprop.paper(first="image", batch_norm="fold"), relprop.gamma()],
+    ids=["symmetric", "image", "gamma"],
+)
+def test_composites_targets_and_kept_layers(composite):
+    model, x = Tiny(), images(4)
+    with torch.no_grad():
+        model.conv2.weight[0] = -model.conv2.weight[0].abs()  # a channel that nothing excites
+    eager = relprop.LRP(model, composite, keep=["conv2"])
+    lrp = relprop.LRP(model, composite, keep=["conv2"], compile=True)
+    lrp(x)
+    for target, start in ((None, "probability"), (3, "logit"), ([[0, 1], [2, 3], [4, 4], [1, 0]], "probability")):
+        found, expected = lrp(x, target, start=start), eager(x, target, start=start)
+        torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.at("conv2"), expected.at("conv2"), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.ledger.end, expected.ledger.end, rtol=1e-4, atol=1e-6)
+        assert found.ledger.gap < 1e-6
+    assert graphs(lrp) == [True] * 3
+
+
+@pytest.mark.usefixtures("traced")
+def test_changed_weights_are_prepared_anew_and_graphs_stay():
+    model, x = Tiny(), images(2)
+    eager, lrp = relprop.LRP(model), relprop.LRP(model, compile=True)
+    lrp(x)
+    before = lrp(x).relevance
+    with torch.no_grad():
+        model.conv1.weight.mul_(-1.5)
+        model.bn2.weight.add_(0.5)
+    for _ in range(2):  # eagerly, and by the graph
+        assert_same(lrp(x), eager(x))
+        assert not torch.allclose(lrp(x).relevance, before)
+    assert graphs(lrp) == [True]
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_no_class_runs_eagerly_and_errors_stay_errors():
+    model, x = Tiny(), images(2)
+    lrp = relprop.LRP(model, compile=True)
+    for _ in range(2):
+        lrp(x, lambda output: output[:, 0])
+    assert graphs(lrp) == []
+    lrp(x)
+    with pytest.raises(TargetError, match="class 5 does not exist"):
+        lrp(x, 5)
+
+
+def test_a_rule_that_branches_on_values_runs_eagerly_after_one_warning(recwarn, traced):
+    @relprop.rule(name="branches")
+    def branches(step, relevance):
+        return relevance * (1 if relevance.sum() > 0 else -1)
+
+    composite = relprop.paper().override(rules={"relu": branches})
+    lrp, eager = relprop.LRP(Tiny(), composite, compile=True), relprop.LRP(Tiny(), composite)
+    lrp(images())
+    with pytest.warns(RuntimeWarning, match=r"cannot compile this explanation, so it runs eagerly.*g\+\+"):
+        assert_same(lrp(images()), eager(images()))
+    assert_same(lrp(images()), eager(images()))  # warnings are errors here: there is no second one
+    assert not recwarn.list
+
+
+def test_a_compiler_that_fails_runs_eagerly_after_one_warning(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(compiled, "BACKEND", fail)
+    lrp = relprop.LRP(Tiny(), compile=True)
+    expected = lrp(images())
+    with pytest.warns(RuntimeWarning, match="No working C"):
+        assert_same(lrp(images()), expected)
+    assert_same(lrp(images()), expected)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs the C++ compiler g++, which is absent")
+@pytest.mark.filterwarnings("default")
+def test_compiled_in_earnest():
+    model, x = Tiny(), images(3)
+    lrp, eager = relprop.LRP(model, compile=True), relprop.LRP(model)
+    lrp(x)
+    found = lrp(x)
+    if lrp._compiler._failed:
+        pytest.skip("torch.compile does not work here; the warning says why")
+    assert_same(found, eager(x))
+    assert_same(lrp(images(5)), eager(images(5)))
+    assert graphs(lrp) == [True]
