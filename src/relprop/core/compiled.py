@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, fx
@@ -65,12 +65,12 @@ class Compiler:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Compiled] = {}
-        self._prepared: dict[int, int] = {}
+        self._prepared: WeakKeyDictionary[Way, int] = WeakKeyDictionary()
         self._failed = False
 
     def ran(self, way: Way) -> None:
         """Take note of an eager run, which prepares the weights."""
-        self._prepared[id(way)] = way.prepared.generation
+        self._prepared[way] = way.prepared.generation
 
     def explain(
         self,
@@ -84,7 +84,7 @@ class Compiler:
     ) -> Explained | None:
         """Explain `classes` (N, K) of a batch, or the predicted ones; None where the caller has to do it eagerly."""
         task = Task(start, keep, book)
-        if self._failed or self._prepared.get(id(way)) != way.prepared.generation:
+        if self._failed or self._prepared.get(way) != way.prepared.generation:
             return None  # the first run, and the first after a change of weights, is eager and prepares them
         count = len(image)
         known = (id(way), classes is not None and classes.shape[1], task)
