@@ -123,7 +123,7 @@ class LRP(nn.Module):
             with torch.no_grad(), _exact_arithmetic(x):
                 return self._explain(x, target, start, composites)
 
-        if not isinstance(x, Tensor) or x.dim() == 0:
+        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
             return explain(x, target, start)  # raises, and says why
         return self._chunks.explain(x, target, start, explain)
 
