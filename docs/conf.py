@@ -53,6 +53,7 @@ html_copy_source = False
 html_math_renderer = "mathml"  # in the page: no script, no font, no network
 html_theme_options = {
     "logo": {"text": "relprop"},
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

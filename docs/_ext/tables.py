@@ -86,18 +86,10 @@ def _metrics_table(registry: Any) -> str:
     rows = []
     for name in registry:
         metric = registry.get(name)
-        facts = ", ".join(f"`{row}` ({better[metric.higher_is_better[row]]})" for row in metric.rows)
-        rows.append(
-            [
-                f"`{name}`",
-                options(metric),
-                cell(_summary(registry, name)),
-                facts,
-                cell(metric.unit),
-                cell(metric.reference),
-            ]
-        )
-    return table(["metric", "options", "what it measures", "rows (better)", "unit", "from"], rows)
+        directions = ", ".join(f"`{row}` ({better[metric.higher_is_better[row]]})" for row in metric.rows)
+        facts = f"{cell(_summary(registry, name))} Rows: {directions}. Unit: {cell(metric.unit)}."
+        rows.append([f"`{name}`", options(metric), f"{facts} From: {cell(metric.reference)}."])
+    return table(["metric", "options", "what it measures; its rows, and which end is better"], rows)
 
 
 def defaults_table() -> str:
@@ -123,8 +115,8 @@ def command_text(name: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join(["relprop", name, "[OPTIONS]", *(_metavar(p) for p in arguments)])
     text = [f"```text\n{usage}\n```", "", cell_text(command.help), ""]
-    rows = [[_spelling(p), _default(p), cell(p.help or "")] for p in command.params if not p.hidden]
-    return "\n".join([*text, table(["", "default", ""], rows)])
+    rows = [[_spelling(p), f"{cell(p.help or '')} {_default(p)}"] for p in command.params if not p.hidden]
+    return "\n".join([*text, table(["option", "what it does"], rows)])
 
 
 def cell_text(text: str) -> str:
@@ -145,13 +137,14 @@ def _spelling(p: Any) -> str:
 
 
 def _default(p: Any) -> str:
+    """Say what is taken where the option is not given; nothing for a switch that is off."""
     if p.required:
-        return "required"
+        return "Required."
     if isinstance(getattr(p, "show_default", None), str):
-        return cell(p.show_default)
+        return f"Default: {cell(p.show_default)}."
     if p.default is None or p.default is False or p.default == []:
         return ""
-    return f"`{p.default}`".replace("`True`", "yes")
+    return "On by default." if p.default is True else f"Default: `{p.default}`."
 
 
 class _Markdown(Directive):
