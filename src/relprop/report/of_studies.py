@@ -22,7 +22,7 @@ LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "n
 
 SCALE_TEXT = (
     "Maps of one picture share one colour scale, in shares of each map's total magnitude per pixel, since methods "
-    "differ in unit. The scale ends at the median of the maps' own 99.5th percentiles; what lies beyond takes the "
+    "differ in unit. The scale ends at the 99.5th percentile of the first map; what lies beyond takes the "
     "colour of the end, and how much that is stands below the map. Black is zero."
 )
 LEDGER_TEXT = (

@@ -37,14 +37,14 @@ def shares(heatmap: Any) -> Floats:
 
 
 def common_scale(maps: Sequence[Floats]) -> Scale:
-    """Choose one scale for maps of shares: two arms if any map is signed; it ends at the median of the maps' own ends.
+    """Choose one scale for maps of shares: it ends where the first map's own would; two arms if any map is signed.
 
-    The end of one map's range is the 99.5th percentile of its magnitude, as elsewhere. With the largest of them, one
-    map of few strong pixels would leave all others dark.
+    A map's own scale ends at the 99.5th percentile of its magnitude, as elsewhere. With the largest end of all, one
+    map of few strong pixels would leave the others dark.
     """
     own = [scale_of(values) for values in maps]
     whole = scale_of(np.concatenate([values.ravel() for values in maps])[None], percentile=None)
-    high = float(np.median([scale.high for scale in own])) or whole.high
+    high = own[0].high or whole.high
     every = np.concatenate([np.abs(values).ravel() for values in maps])
     signed = any(scale.signed for scale in own)
     return Scale(
