@@ -6,6 +6,7 @@ import contextlib
 import socket
 import urllib.parse
 import urllib.request
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torchvision import models as zoo
@@ -20,6 +21,7 @@ from relprop.models.architectures import (
     torchvision_weights,
 )
 from relprop.models.bundled import EFFICIENTNET, RESNET20, imagenet_classes
+from relprop.models.fit import ends
 from relprop.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ def load_named(name: str) -> LoadedModel:
 
 def _built(found: Architecture, name: str, source: str) -> LoadedModel:
     model = found.make()
-    return LoadedModel(model, name, found.preprocess(model), None, source)
+    preprocess = found.preprocess(model)
+    if ends(model)[0] == 1:
+        preprocess = replace(preprocess, channels=1)
+    return LoadedModel(model, name, preprocess, None, source)
 
 
 def _from_torchvision(name: str, wanted: str | None) -> LoadedModel:
