@@ -61,6 +61,7 @@ def tune(
     settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size)
     pictures = open_dataset(data)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("measuring", samples + report) as advance:
         tuned = choose(loaded, pictures, settings, lambda _, images: advance(images))
     tuned.reading.save(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, Explainer
 from relprop.explainers.cuts import Reading
 from relprop.metrics import InsertionDeletion
+from relprop.metrics.forward import callable_model
 from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
 from relprop.tuning.candidates import SHARES, Candidate, grid
 from relprop.tuning.choose import Validation, cross_validate, mean_and_error
@@ -105,13 +106,17 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
     require_disjoint(selection, report)
     if not 2 <= settings.folds <= len(selection):
         raise UsageError(f"{len(selection)} images take 2 to {len(selection)} folds, not {settings.folds}")
+    references = {spec: EXPLAINERS.build(spec) for spec in settings.references}
+    for batch in _batches(loaded, data, chosen_on[:1], 1, "", None):
+        for explain in references.values():
+            explain(loaded.model, batch.x, batch.target)  # a library that is missing shows now, not after an hour
     batches = _batches(loaded, data, chosen_on, settings.batch, "choosing", progress)
     candidates, scores = _try(loaded, metric, batches, settings)
     validation = cross_validate(scores, settings.folds, settings.seed)
     best = candidates[validation.choice]
     reading = Reading(best.reading, best.composite)
     batches = _batches(loaded, data, report_on, settings.batch, "reporting", progress)
-    compared = _report(loaded, metric, batches, reading, settings.references)
+    compared = _report(loaded, metric, batches, reading, references)
     means = scores.double().mean(1)
     order = means.argsort(descending=True, stable=True).tolist()
     tried = tuple((candidates[k], float(means[k])) for k in order)
@@ -151,7 +156,7 @@ def _batches(
     for start in range(0, len(samples), size):
         x = torch.stack([loaded.preprocess(data.load(s)) for s in samples[start : start + size]]).to(device)
         with torch.no_grad():
-            yield _Batch(x, loaded.model(x).argmax(1))
+            yield _Batch(x, callable_model(loaded.model)(x).argmax(1))
         if progress is not None:
             progress(what, len(x))
 
@@ -186,7 +191,7 @@ def _report(
     metric: InsertionDeletion,
     batches: Iterator[_Batch],
     reading: Reading,
-    references: Sequence[str],
+    references: Mapping[str, Explainer],
 ) -> tuple[Compared, ...]:
     """ID of the choice and of the references on images used for no choice."""
     engine = LRP(loaded.model, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
@@ -195,7 +200,7 @@ def _report(
         result: Relevance = engine(x, target=target)
         return result.read(reading.weights)
 
-    explainers: dict[str, Explainer] = {"chosen": chosen, **{spec: EXPLAINERS.build(spec) for spec in references}}
+    explainers: dict[str, Explainer] = {"chosen": chosen, **references}
     scores = []
     for batch in batches:
         maps = torch.stack([explain(loaded.model, batch.x, batch.target) for explain in explainers.values()])
