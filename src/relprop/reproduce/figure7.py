@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -155,6 +156,13 @@ def _deviation(value: float) -> str:
     return r"largest $|\Sigma R - p|\,/\,p$" + "\n" + (rf"${digits}\times10^{{{int(power)}}}$" if value else "0")
 
 
+def _power(tick: float) -> str:
+    """Write 0, 1 or ±10ⁿ."""
+    if abs(tick) <= 1:
+        return f"{tick:g}"
+    return rf"${'-' if tick < 0 else ''}10^{{{round(math.log10(abs(tick)))}}}$"
+
+
 def _panel(ax: Axes, relevance: Tensor, probability: Tensor, colour: str) -> None:
     far = float(relevance.abs().max()) > 2
     ax.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=1)
@@ -164,7 +172,12 @@ def _panel(ax: Axes, relevance: Tensor, probability: Tensor, colour: str) -> Non
     ax.set_ylim(-0.04, 1.04)
     ax.set_yticks([0, 0.5, 1])
     if far:  # relevance that ran away, beside probabilities: linear up to 1, powers of ten beyond
+        power = math.ceil(math.log10(float(relevance.abs().max())))
+        ticks = [-(10.0**power), 0.0, 10.0**power] if float(relevance.min()) < -1 else [0.0, 1.0, 10.0**power]
         ax.set_xscale("symlog", linthresh=1)
+        ax.set_xticks(ticks, [_power(tick) for tick in ticks])
+        ax.set_xticks([], minor=True)
+        ax.set_xlim(min(-0.1, 1.6 * ticks[0]), 1.6 * ticks[-1])
     else:
         ax.set_xlim(-0.04, max(1.04, 1.04 * float(relevance.max())))
         ax.set_xticks([0, 0.5, 1])
