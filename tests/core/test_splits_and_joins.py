@@ -183,7 +183,8 @@ def test_a_dead_unit_sends_nothing_to_constants(layer):
             x = torch.cat([x, torch.zeros_like(x)], 1)
             return self.layer(x.flatten(1) if isinstance(self.layer, nn.Linear) else x).flatten(1)
 
-    result = relprop.explain(Net().eval(), torch.ones(1, 2, 1, 1), 0, composite=relprop.paper(first="image"))
+    explain = relprop.LRP(Net().eval(), relprop.paper(first="image"))
+    result = explain(torch.ones(1, 2, 1, 1), start=torch.ones(1, 1))
     assert result.relevance.flatten().tolist() == [0.5, 0.5]
     assert result.ledger.absorbed == 0
 

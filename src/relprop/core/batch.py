@@ -53,7 +53,7 @@ class Place:
     def every(self, mask: Tensor, count: int) -> Tensor:
         """Lay out a mask for one image so that it broadcasts on a tensor of `count` images."""
         size = mask.shape[self.axis] if mask.dim() else 1
-        if size == 1 or count == 1:
+        if size in (1, self.rows * count):  # broadcasts, or was made for the batch that the graph was captured for
             return mask
         ahead, behind = mask.shape[: self.axis], mask.shape[self.axis + 1 :]
         apart = mask.reshape(*ahead, self.before, 1, size // self.before, *behind)
