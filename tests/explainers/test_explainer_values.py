@@ -147,24 +147,24 @@ def test_lrp_is_the_engine_with_the_composite_asked_for():
 
 
 def test_lrp_captures_once_and_follows_the_weights(monkeypatch):
-    from relprop.core import lrp as engine
+    from relprop.core import captured as engine
 
-    captured = []
+    seen = []
     original = engine.capture
-    monkeypatch.setattr(engine, "capture", lambda *a: captured.append(1) or original(*a))
+    monkeypatch.setattr(engine, "capture", lambda *a: seen.append(1) or original(*a))
     model, x = made(Plain), torch.randn(2, 3, 8, 8)
     explainer = EXPLAINERS.build("lrp")
     first = explainer(model, x, tensor([0, 1]))
     assert torch.equal(explainer(model, x, tensor([0, 1])), first)
-    assert len(captured) == 1
+    assert len(seen) == 1
     with torch.no_grad():
         model.conv.weight.mul_(-1)
     assert torch.equal(explainer(model, x, tensor([0, 1])), EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
-    assert len(captured) == 1
+    assert len(seen) == 1
     model.relu = nn.Identity().eval()
     changed = explainer(model, x, tensor([0, 1]))
     assert torch.equal(changed, EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
-    assert len(captured) == 2
+    assert len(seen) == 2
 
 
 def test_lrp_holds_two_models_and_no_more():
