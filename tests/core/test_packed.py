@@ -11,6 +11,7 @@ import relprop
 from relprop.core.geometry import ConvGeometry
 from relprop.core.packed import available, pack_pull, pack_push, packs
 from relprop.core.prepared import Prepared
+from relprop.core.program import run
 
 needs_packing = pytest.mark.skipif(not available(), reason="this build of PyTorch has no packed convolutions")
 
@@ -100,3 +101,29 @@ def test_weights_that_the_model_computes_are_not_kept():
         lrp(images())
         sizes.append(sum(map(len, lrp._prepared[True]._kept.values())))
     assert sizes == sizes[:1] * 3
+
+
+@needs_packing
+def test_a_packed_weight_is_held_once_for_each_use():
+    lrp = relprop.LRP(Tiny())
+    lrp(images())
+    prepared = lrp._prepared[True]
+    plain = {name for (_, name), made in prepared.tensors().items() if made.dim() == 4}
+    assert plain == {"z of ones (3, 8, 8)"}
+    assert {name.split(",")[0] for names in prepared._kept.values() for name in names if "packed" in name} == {
+        "folded weight", "plus of weight"
+    }  # fmt: skip
+
+
+def test_the_last_walk_gives_up_what_it_has_read(monkeypatch):
+    traces = []
+
+    def noted(*given):
+        traces.append(run(*given))
+        return traces[-1]
+
+    monkeypatch.setattr("relprop.core.lrp.run", noted)
+    lrp = relprop.LRP(Tiny())
+    lrp(images(), target=[[0, 1]] * len(images()))
+    first = lrp.graph(images()).steps[0].index
+    assert {index for index in traces[0].values if lrp.graph(images()).depends[index]} <= {0, first}

@@ -33,16 +33,19 @@ def captured(model: Model, image: Tensor) -> Graph:
     """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows."""
     known = _GRAPHS.setdefault(model, {}) if isinstance(model, nn.Module) else {}
     any_batch, this_batch = keys(model, image)
-    scores = _own_scores(model, image)
     for key in (this_batch, any_batch):
         if key in known:
             with contextlib.suppress(CaptureError, InputError, RuntimeError, KeyError):
-                _require_same_output(model, known[key], image, scores)
+                _require_same_output(model, known[key], image)
                 return known[key]
     with _own_dtype(model, image) as example:
-        graph = capture(model, example)
+        try:
+            graph = capture(model, example)
+        except CaptureError:
+            _own_scores(model, image)  # says why, where the model itself cannot take such images
+            raise
     _require_shape(graph, image)
-    _require_same_output(model, graph, image, scores)
+    _require_same_output(model, graph, image)
     known[any_batch if graph.any_batch else this_batch] = graph
     return graph
 
@@ -98,8 +101,10 @@ def _own_scores(model: Model, image: Tensor) -> Tensor | None:
     return require_finite(scores_in(output))
 
 
-def _require_same_output(model: Model, graph: Graph, image: Tensor, theirs: Tensor | None) -> None:
-    """Refuse a capture that computes something else than the model does."""
+def _require_same_output(model: Model, graph: Graph, image: Tensor) -> None:
+    """Refuse a capture that computes something else than the model does; two images tell, where it takes any batch."""
+    image = image[:2] if graph.any_batch else image
+    theirs = _own_scores(model, image)
     program = make_program(graph, frozenset())
     ours = require_finite(run(program, graph, state_of(model, graph), image, Prepared()).output)
     if theirs is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Graph, Node, State, bind
 from relprop.core.ops import AFFINE
-from relprop.core.prepared import Prepared
+from relprop.core.prepared import Derived, Prepared
 
 
 def find_folds(graph: Graph) -> dict[int, int]:
@@ -42,8 +42,8 @@ def _are_states(arguments: tuple[object, ...]) -> bool:
     return all(argument is None or isinstance(argument, State) for argument in arguments)
 
 
-def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepared) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer with the batch norm behind it folded in, made once per weights."""
+def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepared) -> tuple[Derived, Tensor]:
+    """Weight and bias of a layer with the batch norm behind it folded in."""
     weight, bias = (_value(argument, state) for argument in (*layer.args[1:3], None)[:2])
     scale_, shift_, mean, variance = (_value(argument, state) for argument in norm.args[1:5])
     eps: float = norm.args[6]
@@ -61,7 +61,7 @@ def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepa
         return centred * scale() if shift_ is None else shift_ + centred * scale()
 
     return (
-        prepared.get(layer.index, "folded weight", sources, lambda: _scaled(layer, weight, scale())),
+        Derived("folded weight", sources, lambda: _scaled(layer, weight, scale()), weight),
         prepared.get(layer.index, "folded bias", sources, new_bias),
     )
 

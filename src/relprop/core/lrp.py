@@ -151,8 +151,13 @@ class LRP(nn.Module):
         keep = frozenset(layers.values())
         scores = [score for _, score in beginning.columns]
         results = []
+        columns = [begun for begun, _ in beginning.columns]
         for way in ways:
-            walks = [propagate(way, trace, state, begun, keep=keep, book=self.ledger) for begun, _ in beginning.columns]
+            last = [way is ways[-1] and begun is columns[-1] for begun in columns]
+            walks = [
+                propagate(way, trace, state, begun, keep=keep, book=self.ledger, last=final)
+                for begun, final in zip(columns, last, strict=True)
+            ]
             results.append(self._result(way, walks, scores, beginning.target, trace.output, layers, beginning.what))
             if self._compiler is not None:
                 self._compiler.ran(way)

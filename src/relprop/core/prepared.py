@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,32 @@ from relprop.core.packed import Packed, pack_pull, pack_push, packs
 
 Made = TypeVar("Made")
 Key = tuple[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A weight made from others (W+, W with a batch norm folded in), when somebody needs its numbers.
+
+    Packed, it need not be kept itself: a network's weights are held once for each use, and not once more.
+
+    Attributes:
+        name: what it is to its step.
+        sources: the tensors that it is made from.
+        make: computes it.
+        like: a tensor of its shape, type and device; the values mean nothing.
+    """
+
+    name: str
+    sources: tuple[Tensor, ...]
+    make: Callable[[], Tensor]
+    like: Tensor
+
+    def then(self, name: str, function: Callable[[Tensor], Tensor]) -> Derived:
+        """What a function makes of it, in the same shape."""
+        return Derived(f"{name} of {self.name}", self.sources, lambda: function(self.make()), self.like)
+
+
+Weight = Tensor | Derived
 
 
 @dataclass(eq=False)
@@ -51,44 +77,69 @@ class Prepared:
         made: Made = known[2]
         return made
 
+    def derived(self, node: int, weight: Tensor) -> Derived:
+        """A weight of a step as such, the model's own or one that was made by `numbers`."""
+        for name, (_, sources, made) in self._kept[node].items():
+            if made is weight:
+                return Derived(name, sources, lambda: weight, weight)
+        return Derived("weight", (weight,), lambda: weight, weight)
+
     def push(
         self,
         node: int,
         geometry: ConvGeometry,
         value: Tensor,
-        weight: Tensor,
+        weight: Weight,
         bias: Tensor | None = None,
         *,
         exact: bool = False,
     ) -> Tensor:
-        """W h + b of a convolution whose weight is the model's, or was made from it by `get`."""
+        """W h + b of a convolution; packed, unless it cannot be."""
         if self._narrows(value) and not exact:
             return self.push(node, geometry, value.bfloat16(), self._narrow(node, weight), bias).to(value.dtype)
-        if not (self.channels_last and packs(geometry, value, weight)):
-            pushed = geometry.push(value, weight)
+        if not (self.channels_last and packs(geometry, value, like(weight))):
+            pushed = geometry.push(value, self.numbers(node, weight))
             return pushed if bias is None else pushed + bias.reshape(1, -1, *[1] * (pushed.dim() - 2))
-        name = f"{self._name(node, weight)}, packed"
-        packed = self.get(node, name, (weight,), lambda: pack_push(geometry, weight, value.shape))
+        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+        packed = self.get(
+            node,
+            f"{made.name}, packed",
+            made.sources,
+            lambda: pack_push(geometry, self._laid_out(made.make()), value.shape),
+        )
         return packed.push(value, bias)
 
-    def pull(self, node: int, geometry: ConvGeometry, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
-        """Wᵀ s of such a convolution, in the shape of `like`."""
+    def pull(self, node: int, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
+        """Wᵀ s of such a convolution, in the shape of `goal`, whose values are not read."""
         if self._narrows(value):
             narrow = self._narrow(node, weight)
-            like = narrow.new_empty(1).expand(like.shape)
-            return self.pull(node, geometry, value.bfloat16(), narrow, like).to(value.dtype)
-        if not (self.channels_last and packs(geometry, value, weight)):
-            return geometry.pull(value, weight, like)
-        outward = tuple(like.shape[2:])
-        name = f"{self._name(node, weight)}, packed transpose to {outward}"
-        packed = self.get(node, name, (weight,), lambda: pack_pull(geometry, weight, value.shape, outward))
+            goal = narrow.like.new_empty(1).expand(goal.shape)
+            return self.pull(node, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
+        if not (self.channels_last and packs(geometry, value, like(weight))):
+            return geometry.pull(value, self.numbers(node, weight), goal)
+        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+        outward = tuple(goal.shape[2:])
+        packed = self.get(
+            node,
+            f"{made.name}, packed transpose to {outward}",
+            made.sources,
+            lambda: pack_pull(geometry, self._laid_out(made.make()), value.shape, outward),
+        )
         return packed.pull(value)
+
+    def numbers(self, node: int, weight: Weight) -> Tensor:
+        """The numbers of a weight; of one that is derived, kept."""
+        if isinstance(weight, Tensor):
+            return weight
+        return self.get(node, weight.name, weight.sources, weight.make)
 
     def _narrows(self, value: Tensor) -> bool:
         return self.bf16 and value.dtype == torch.float32
 
-    def _narrow(self, node: int, weight: Tensor) -> Tensor:
-        return self.get(node, f"{self._name(node, weight)}, bf16", (weight,), weight.bfloat16)
+    def _narrow(self, node: int, weight: Weight) -> Derived:
+        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+        narrow = made.then("bf16", Tensor.bfloat16)
+        return replace(narrow, like=made.like.new_empty(1, dtype=torch.bfloat16).expand(made.like.shape))
 
     def tensors(self) -> dict[Key, Tensor]:
         """What was made of weights, by step and name; packed weights apart."""
@@ -99,10 +150,6 @@ class Prepared:
         """The packed weight of that name, if there is one."""
         known = self._kept[node].get(name)
         return known[2] if known is not None and isinstance(known[2], Packed) else None
-
-    def _name(self, node: int, weight: Tensor) -> str:
-        """What a weight is to a step: its own, or one that was made from that."""
-        return next((name for name, (*_, made) in self._kept[node].items() if made is weight), "weight")
 
     def _laid_out(self, made: Made) -> Made:
         if self.channels_last and isinstance(made, Tensor) and made.dim() == 4:
@@ -120,6 +167,11 @@ class Prepared:
             self._kept.clear()
             self.generation += 1
         self._print = found
+
+
+def like(weight: Weight) -> Tensor:
+    """A tensor of a weight's shape, type and device."""
+    return weight.like if isinstance(weight, Derived) else weight
 
 
 def _stamp(tensor: Tensor) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from relprop.core.folding import find_folds, folded
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Graph, Node, Ref, State, bind, refs
-from relprop.core.prepared import Prepared
+from relprop.core.prepared import Prepared, like
 from relprop.core.trace import Trace
 
 #: operations whose value shares no memory with their inputs
@@ -107,8 +107,12 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
             else:
                 result = instruction.call(*args, **bind(dict(node.kwargs), value))
         else:
-            args = (value(layer.args[0]), *folded(layer, node, state, prepared), *layer.args[3:])
-            result = _convolved(layer, args, prepared) if layer.op == "conv" else layer.call(*args, **layer.kwargs)
+            weight, bias = folded(layer, node, state, prepared)
+            if layer.op == "conv":
+                result = _convolved(layer, (value(layer.args[0]), weight, bias, *layer.args[3:]), prepared)
+            else:
+                made = prepared.numbers(layer.index, weight)
+                result = layer.call(value(layer.args[0]), made, bias, *layer.args[3:], **layer.kwargs)
             shapes[layer.index] = result.shape
         values[node.index] = result
         if isinstance(result, Tensor):
@@ -121,4 +125,5 @@ def run(program: Program, graph: Graph, state: Mapping[str, Tensor], image: Tens
 def _convolved(node: Node, args: tuple[Any, ...], prepared: Prepared) -> Tensor:
     """W h + b of a convolution whose weight is the model's, or made from it."""
     value, weight, bias = (*args, None)[:3]
-    return prepared.push(node.index, conv_geometry(node, args), value, weight, bias, exact=True)
+    geometry = conv_geometry(node, (value, like(weight), *args[2:]))
+    return prepared.push(node.index, geometry, value, weight, bias, exact=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from relprop.core.account import Account, memory_of
 from relprop.core.batch import FIRST, Place, places
 from relprop.core.composite import Assignment
 from relprop.core.folding import folded
-from relprop.core.graph import Graph, Node, Ref, State, bind
+from relprop.core.graph import Graph, Node, Ref, State, bind, refs
 from relprop.core.joins import Join
 from relprop.core.ledger import Entry, Ledger
 from relprop.core.nonnegative import nonnegative
@@ -38,6 +39,7 @@ class Way:
         places: where the batch lies in each value.
         nonnegative: for each node, whether its value can be negative nowhere.
         program: the forward run, which keeps the values that the rules read.
+        spent: for each node, the values that the walk has read for the last time when it gets there.
         prepared: what rules derive from weights; graphs of the same model share it.
     """
 
@@ -47,6 +49,7 @@ class Way:
     places: tuple[Place, ...]
     nonnegative: tuple[bool, ...]
     program: Program
+    spent: Mapping[int, tuple[int, ...]]
     prepared: Prepared
 
 
@@ -54,7 +57,23 @@ def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...]
     """Plan the forward run for what the rules read."""
     apart = tuple(place or FIRST for place in places(graph))
     program = make_program(graph, _read(graph, assignment))
-    return Way(graph, assignment, supports, apart, nonnegative(graph), program, prepared)
+    return Way(graph, assignment, supports, apart, nonnegative(graph), program, _spent(graph, assignment), prepared)
+
+
+def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
+    """For each step, the values that no step reads from there to the image."""
+    last: dict[int, int] = {}
+    for node in reversed(graph.steps):
+        join = assignment.joins.get(node.index)
+        for value in (node.index, *refs((node.args, node.kwargs)), *(join.branches if join else ())):
+            last[value] = node.index
+    order = [node.index for node in reversed(graph.steps)]
+    after = dict(itertools.pairwise(order))
+    spent: dict[int, list[int]] = {index: [] for index in order}
+    for value, reader in last.items():
+        if graph.depends[value] and reader in after:
+            spent[after[reader]].append(value)
+    return {index: tuple(values) for index, values in spent.items()}
 
 
 def shared_program(ways: Sequence[Way]) -> Program:
@@ -101,7 +120,14 @@ class Walk:
 
 
 def propagate(
-    way: Way, trace: Trace, state: Mapping[str, Tensor], start: Tensor, *, keep: frozenset[int], book: bool
+    way: Way,
+    trace: Trace,
+    state: Mapping[str, Tensor],
+    start: Tensor,
+    *,
+    keep: frozenset[int],
+    book: bool,
+    last: bool = False,
 ) -> Walk:
     """Pass `start`, the relevance of the output, back to the image.
 
@@ -112,6 +138,7 @@ def propagate(
         start: relevance of the output, in its shape.
         keep: nodes whose relevance is returned.
         book: whether to keep a ledger.
+        last: whether nobody needs the trace afterwards: its values are given up on the way.
     """
     graph, count = way.graph, start.shape[0]
     total = FIRST.total(start, count)
@@ -120,6 +147,8 @@ def propagate(
     kept: dict[int, Tensor] = {}
     positive = way.assignment.positive and _of_one_sign(start)
     for node in reversed(graph.steps):
+        for value in way.spent[node.index] if last else ():
+            trace.values.pop(value, None)
         account = accounts.pop(node.index, None)
         if node.index in keep:
             kept[node.index] = account.relevance if account else start.new_zeros(trace.shapes[node.index])
@@ -239,7 +268,8 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
     args = bind(node.args, value)
     if node.index in way.assignment.folds:
         norm = way.graph.nodes[way.assignment.folds[node.index]]
-        args = (args[0], *folded(node, norm, state, way.prepared), *args[3:])
+        weight, bias = folded(node, norm, state, way.prepared)
+        args = (args[0], way.prepared.numbers(node.index, weight), bias, *args[3:])
     return Step(
         node=node,
         inputs=tuple(trace.values[i] if reads else None for i in node.inputs),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import State
+from relprop.core.prepared import Derived, Weight
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.trace import Step, is_stand_in
 from relprop.errors import InputError
@@ -35,8 +36,8 @@ class Affine:
 
     weight: Tensor
     bias: Tensor | None
-    push: Callable[[Tensor, Tensor], Tensor]
-    pull: Callable[[Tensor, Tensor], Tensor]
+    push: Callable[[Tensor, Weight], Tensor]
+    pull: Callable[[Tensor, Weight], Tensor]
     spread: Callable[[Tensor], Tensor]
     count: Callable[[], Tensor]
 
@@ -53,14 +54,17 @@ def _conv(step: Step) -> Affine:
     shape = step.shapes[0]
     like = step.inputs[0] if step.inputs[0] is not None else weight.new_empty(1).expand(shape)
 
-    # of a weight that the model computes at each call, nothing can be kept
-    kept, index, prepared = isinstance(step.node.args[1], State), step.node.index, step.prepared
+    kept, index, prepared = _is_kept(step), step.node.index, step.prepared
 
-    def push(value: Tensor, w: Tensor) -> Tensor:
-        return prepared.push(index, geometry, value, w) if kept else geometry.push(value, w)
+    def push(value: Tensor, w: Weight) -> Tensor:
+        if isinstance(w, Tensor) and not kept:
+            return geometry.push(value, w)
+        return prepared.push(index, geometry, value, w)
 
-    def pull(value: Tensor, w: Tensor) -> Tensor:
-        return prepared.pull(index, geometry, value, w, like) if kept else geometry.pull(value, w, like)
+    def pull(value: Tensor, w: Weight) -> Tensor:
+        if isinstance(w, Tensor) and not kept:
+            return geometry.pull(value, w, like)
+        return prepared.pull(index, geometry, value, w, like)
 
     def mask() -> Tensor:
         support = step.supports[0]
@@ -99,8 +103,8 @@ def _linear(step: Step) -> Affine:
     return Affine(
         weight,
         bias,
-        lambda value, w: F.linear(value, w),
-        lambda value, w: value @ w,
+        lambda value, w: F.linear(value, step.prepared.numbers(step.node.index, w)),
+        lambda value, w: value @ step.prepared.numbers(step.node.index, w),
         lambda value: value.sum(-1, keepdim=True) * mask(),
         lambda: mask().sum(-1, keepdim=True),
     )
@@ -113,12 +117,12 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     negative zero of rounding are dead. Needs z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
+    if not is_stand_in(z) and z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
+        return relevance / z, None
     divided = relevance / F.threshold(z, tiny, torch.inf)
-    if is_stand_in(z):
-        return divided, torch.where(z > tiny, 0, relevance)
-    if z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
-        return divided, None
     dead = torch.where(z > tiny, 0, relevance)
+    if is_stand_in(z):
+        return divided, dead
     low, high = dead.aminmax()
     return divided, dead if low or high else None
 
@@ -133,10 +137,25 @@ def _evenly(layer: Affine, relevance: Tensor) -> Tensor:
     return layer.spread(relevance / layer.count().clamp(min=1))
 
 
-def _part(step: Step, weight: Tensor, name: str) -> Tensor:
-    """W+ or W-, made once per weight."""
-    clamp = {"plus": lambda: weight.clamp(min=0), "minus": lambda: weight.clamp(max=0)}[name]
-    return step.prepared.get(step.node.index, name, (weight,), clamp)
+def _part(step: Step, weight: Tensor, name: str) -> Weight:
+    """W+ or W-, made once per weight; W² likewise."""
+    function = {"plus": _plus, "minus": _minus, "square": Tensor.square}[name]
+    if _is_kept(step):
+        return step.prepared.derived(step.node.index, weight).then(name, function)
+    return function(weight)
+
+
+def _plus(weight: Tensor) -> Tensor:
+    return weight.clamp(min=0)
+
+
+def _minus(weight: Tensor) -> Tensor:
+    return weight.clamp(max=0)
+
+
+def _is_kept(step: Step) -> bool:
+    """Whether a step's weight is the model's own: of one that it computes at each call, nothing can be kept."""
+    return any(isinstance(argument, State) for argument in step.node.args[1:3])
 
 
 @rule("conv", "conv_transpose", "linear", name="z+")
@@ -171,7 +190,8 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
     plus = _part(step, layer.weight, "plus")
     ones = _ones(step, layer.weight)
     size = tuple(step.shapes[0][1:])
-    z = step.prepared.get(step.node.index, f"z of ones {size}", (plus,), lambda: layer.push(ones, plus))
+    sources = plus.sources if isinstance(plus, Derived) else (plus,)
+    z = step.prepared.get(step.node.index, f"z of ones {size}", sources, lambda: layer.push(ones, plus))
     divided, dead = quotient(relevance, z)
     return _with_dead(layer, ones * layer.pull(divided, plus), dead)
 
@@ -192,7 +212,7 @@ def flat(step: Step, relevance: Tensor) -> Tensor:
 def w_square(step: Step, relevance: Tensor) -> Tensor:
     """Share by squared weight (Montavon et al. 2017, Eq. 9): R_i = Σ_j w²_ji / Σ_k w²_jk · R_j, over in-bounds k."""
     layer = affine(step)
-    square = step.prepared.get(step.node.index, "square", (layer.weight,), lambda: layer.weight.square())
+    square = _part(step, layer.weight, "square")
     ones = _ones(step, layer.weight)
     divided, dead = quotient(relevance, layer.push(ones, square))
     return _with_dead(layer, ones * layer.pull(divided, square), dead)
@@ -289,7 +309,7 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
     return Rule(f"γ={g:g}", share, conserves=False, positive=False)
 
 
-def _pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Tensor, Tensor]) -> Tensor:
+def _pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
     """Σ W h over the parts of the input, each with its part of the weights."""
     pushed = [layer.push(h, w) for h, w in zip(parts, weights, strict=False)]
     return sum(pushed[1:], pushed[0])
