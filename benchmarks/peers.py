@@ -163,8 +163,11 @@ CONTENDERS: dict[str, Callable[[str, Tensor], Run]] = {
     "autoLRP z+": auto_lrp,
     "Guided Backprop (captum)": guided_backprop,
     "Grad-CAM (pytorch-grad-cam)": grad_cam,
-    f"Integrated Gradients (captum, {STEPS} steps)": integrated_gradients,
+    (_integrated := f"Integrated Gradients (captum, {STEPS} steps)"): integrated_gradients,
 }
+
+#: those that take as long as many gradients, in the memory of one
+SLOW = (_integrated,)
 
 #: those of the quick table: no compiler, no peer
 QUICK = ("forward", UNIT, "gradient, channels last", "relprop", "relprop, no ledger", "relprop, bf16")

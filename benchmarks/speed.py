@@ -7,8 +7,9 @@
 
 A gradient is forward and backward to the input, weights frozen. Runs of one cell (model, batch) alternate in one
 process, so that whatever else the machine does hits all alike; figures are medians, and ratios are of medians. Peak
-memory is that of a process of its own, beyond what it held before the first run. Each cell is written to
-`--out` when it is done, and a second start goes on where the first one stopped.
+memory is that of a process of its own, beyond what it held before the first run: what tensors took, and the resident
+size, which counts what the allocator could not use again. Each cell is written to `--out` when it is done, and a second
+start goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import CONTENDERS, QUICK, UNIT, Run
+from peers import CONTENDERS, QUICK, SLOW, STEPS, UNIT, Run
 from torch import Tensor
 
 Row = dict[str, Any]
@@ -59,30 +60,45 @@ def reason(error: BaseException) -> str:
 def prepared(name: str, model: str, x: Tensor) -> Run:
     """A contender after its warm-up: capture and caches at the first call, compilation at the second."""
     run = CONTENDERS[name](model, x)
-    for _ in range(3 if "compiled" in name else 2):
+    for _ in range(warm_ups(name)):
         run()
     return run
 
 
+def warm_ups(name: str) -> int:
+    """How many runs it takes until the next is like all others."""
+    if "compiled" in name:
+        return 3
+    return 2 if name.startswith("relprop") else 0 if name in SLOW else 1
+
+
 def time_cell(names: list[str], model: str, batch: int, options: argparse.Namespace) -> list[Row]:
-    """Time contenders in turns; one that fails is listed with its reason."""
+    """Time contenders in turns, as often as asked or as the time allows; one that fails is listed with its reason."""
     x = images(options, batch)
     runs: dict[str, Run] = {}
-    rows = {name: {"model": model, "batch": batch, "run": name} for name in names}
+    rows: dict[str, Row] = {name: {"model": model, "batch": batch, "run": name} for name in names}
+    once = timed(prepared(UNIT, model, x), options.device)[0]
     for name in names:
+        if name in SLOW and once * STEPS > options.seconds:
+            rows[name]["failed"] = f"not run: about {once * STEPS / 60:.0f} minutes"
+            continue
         try:
             runs[name] = prepared(name, model, x)
         except Exception as error:  # whatever a peer raises
             rows[name]["failed"] = reason(error)
             print(f"  {name}: {rows[name]['failed']}", file=sys.stderr)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(options.repeats):
+    begun, rounds = time.perf_counter(), 0
+    while rounds < options.repeats and (rounds == 0 or time.perf_counter() - begun < options.seconds):
         for name, run in runs.items():
-            taken[name].append(timed(run, options.device))
+            if rounds == 0 or name not in SLOW:
+                taken[name].append(timed(run, options.device))
+        rounds += 1
     unit = [statistics.median(column) for column in zip(*taken[UNIT], strict=True)]
     for name, pairs in taken.items():
         clock, processor = (statistics.median(column) for column in zip(*pairs, strict=True))
         rows[name] |= {
+            "rounds": len(pairs),
             "seconds": clock,
             "least": min(pairs)[0],
             "processor": processor,
@@ -94,7 +110,11 @@ def time_cell(names: list[str], model: str, batch: int, options: argparse.Namesp
 
 
 def probe(name: str, model: str, batch: int, options: argparse.Namespace) -> Row:
-    """Peak memory of one contender, in MiB beyond what this process holds before the first run."""
+    """Peak memory of one contender, in MiB beyond what this process holds before it has one.
+
+    "peak" is what tensors take at most, what is prepared once for later runs included, and the network itself not;
+    "resident" is that of the process, with the network.
+    """
     x = images(options, batch)
     if options.device == "cuda":
         run = prepared(name, model, x)
@@ -104,15 +124,29 @@ def probe(name: str, model: str, batch: int, options: argparse.Namespace) -> Row
         return {"peak": (torch.cuda.max_memory_allocated() - held) / 2**20}
     available = int(_lines("/proc/meminfo")["MemAvailable"].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (int(available * 0.9), resource.RLIM_INFINITY))
-    contender = CONTENDERS[name](model, x)
     held = _resident("VmRSS")
-    contender()
-    first = _resident("VmHWM") - held
-    for _ in range(2 if "compiled" in name else 1):
-        contender()
+    run = prepared(name, model, x)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    contender()
-    return {"peak": _resident("VmHWM") - held, "first_peak": first}
+    run()
+    resident = _resident("VmHWM") - held
+    run = CONTENDERS[name](model, x)
+    kept = sum(allocated(run)[1] for _ in range(warm_ups(name)))
+    return {"peak": kept + allocated(run)[0], "prepared": kept, "resident": resident}
+
+
+def allocated(run: Run) -> tuple[float, float]:
+    """MiB that tensors take during a run on the CPU: at most, and what is left of it at its end."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+        del result
+    taken = peak = 0
+    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            taken += event.nbytes()
+            peak = max(peak, taken)
+    return peak / 2**20, taken / 2**20
 
 
 def _lines(file: str) -> dict[str, str]:
@@ -165,12 +199,13 @@ def markdown(state: Row) -> str:
     facts, lines = state["facts"], []
     lines.append(
         f"torch {facts['torch']}, {facts['device']}, {facts['threads']} thread(s), {facts['size']} px, medians of "
-        f"{facts['repeats']}. One gradient is 1; processor time in brackets. Peak: MiB beyond the idle process."
+        f"at most {facts['repeats']}. One gradient is 1; processor time in brackets. Peak: MiB of tensors beyond the "
+        "network; resident: of the process, beyond what it held without the network."
     )
     if "roofline" in facts:
         lines.append("Measured limits: " + ", ".join(f"{k} {v:.3g}" for k, v in facts["roofline"].items()) + ".")
-    lines += ["", "| model | batch | run | ms | images/s | gradients | peak | x gradient's |"]
-    lines.append("|---|--:|---|--:|--:|--:|--:|--:|")
+    lines += ["", "| model | batch | run | n | ms | images/s | gradients | peak | x gradient's | resident |"]
+    lines.append("|---|--:|---|--:|--:|--:|--:|--:|--:|--:|")
     for cell in state["cells"].values():
         units = {row["run"]: row.get("peak") for row in cell}
         for row in cell:
@@ -180,23 +215,25 @@ def markdown(state: Row) -> str:
 
 def _time(row: Row) -> str:
     if "failed" in row:
-        return f"{row['failed'].replace('|', '/')} | | "
+        return f"| {row['failed'].replace('|', '/')} | | "
     ratio = f"{row['gradients']:.2f} ({row['processor_gradients']:.2f})"
     fraction = f", {row['of_roofline']:.0%} of the limit" if "of_roofline" in row else ""
-    return f"{row['seconds'] * 1e3:.1f} | {row['images_per_second']:.1f} | {ratio}{fraction}"
+    return f"{row['rounds']} | {row['seconds'] * 1e3:.1f} | {row['images_per_second']:.1f} | {ratio}{fraction}"
 
 
 def _memory(row: Row, peaks: dict[str, float | None]) -> str:
     if "peak" not in row:
-        return f"{row.get('memory_failed', '').replace('|', '/')} | "
+        return f"{row.get('memory_failed', '').replace('|', '/')} | | "
     unit = peaks.get(UNIT)
-    return f"{row['peak']:.0f} | {row['peak'] / unit:.2f}" if unit else f"{row['peak']:.0f} | "
+    share = f"{row['peak'] / unit:.2f}" if unit else ""
+    return f"{row['peak']:.0f} | {share} | {row.get('resident', 0):.0f}"
 
 
 def cell(model: str, batch: int, options: argparse.Namespace) -> list[Row]:
     """All figures of one model at one batch: memory first, so that what does not fit is not timed."""
     names = [*CONTENDERS] if options.peers else [*QUICK]
-    memory = {name: probed(name, model, batch, options) for name in names} if options.memory else {}
+    weighed = [name for name in names if options.memory and name not in SLOW]
+    memory = {name: probed(name, model, batch, options) for name in weighed}
     fits = [name for name in names if "memory_failed" not in memory.get(name, {})]
     rows = {row["run"]: row for row in time_cell(fits, model, batch, options)}
     failed = {"model": model, "batch": batch}
@@ -219,6 +256,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=300, help="no further round of a cell after so long")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--peers", action="store_true", help="everything that can explain, compiled runs included")
     parser.add_argument("--memory", action="store_true", help="peak memory of each, in a process of its own")
