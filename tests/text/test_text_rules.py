@@ -162,7 +162,7 @@ def test_the_similarity_of_two_texts_is_the_cosine():
     assert result.ledger.gap <= 1e-5
     states = lrp.model(**TOKENIZER(SHORT, return_tensors="pt")).last_hidden_state[0]
     torch.testing.assert_close(a[0], states.mean(0).detach(), rtol=1e-4, atol=1e-5)
-    assert result.explained() == "similarity"
+    assert result.explained() == "similarity to 'a long film'"
     given = lrp.similarity([SHORT, LONG], b[0])
     assert torch.equal(given.relevance, result.relevance)
 

@@ -81,7 +81,7 @@ def explain_text(
 
 def _print(result: TokenRelevance, loaded: TextModel, out: Path | None) -> None:
     console.heading(f"{loaded.name} · {result.composite}")
-    console.out.print(result, soft_wrap=False)
+    console.out.print(result, soft_wrap=not console.out.is_terminal)
     if not console.out.is_terminal:  # no colours there: numbers
         made = console.table("text", "word", ">relevance")
         for index in range(len(result)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,13 +52,14 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
 
     place = _place(str(name))
     try:
-        config = AutoConfig.from_pretrained(place)
-        classifies = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
-        kind = AutoModelForSequenceClassification if classifies else AutoModel
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model, info = kind.from_pretrained(place, config=config, output_loading_info=True)
+        with _quiet():
+            config = AutoConfig.from_pretrained(place)
+            classifies = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
+            kind = AutoModelForSequenceClassification if classifies else AutoModel
+            tokenizer = AutoTokenizer.from_pretrained(place)
+            model, info = kind.from_pretrained(place, config=config, output_loading_info=True)
     except Exception as error:  # transformers raises errors of many unrelated types
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
         raise ModelError(
             f"{str(name)!r} cannot be loaded: {reason}. Give a folder that save_pretrained wrote, an installed package "
             "that carries a model, or a name on the Hugging Face hub, which needs a network"
@@ -68,6 +71,22 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
             f"{type(model).__name__}; they would be random, and an explanation of them would mean nothing"
         )
     return TextModel(model.eval().to(device), tokenizer, str(name), None if classifies else _pooling(place))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and warnings of transformers: what matters in them we say."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _place(name: str) -> str:

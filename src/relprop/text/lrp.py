@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,7 +115,9 @@ class TokenLRP:
         if self._pooling is None:
             raise UsageError("similarity compares embeddings; say how tokens become one: TokenLRP(..., pooling='mean')")
         embedding = other if isinstance(other, Tensor) else self.embed(other)[0]
-        return self(texts, Similarity(embedding))
+        result = self(texts, Similarity(embedding))
+        named = other if isinstance(other, str) else " / ".join(other) if isinstance(other, tuple) else ""
+        return replace(result, what=f"similarity to {named!r}") if named else result
 
     def embed(self, texts: Texts) -> Tensor:
         """The embeddings of texts, (N, D), not scaled to length one."""

@@ -119,7 +119,7 @@ def legend(scale: Scale) -> str:
         for value in np.linspace(scale.low, scale.high, _STEPS)
     )
     ends = f"{scale.low:.3g} {ramp} {scale.high:.3g}"
-    return f'<p style="font-size: .85em; opacity: .75">{ends}<br>{html.escape(note(scale))}</p>'
+    return f'<p style="font-size: .85em">{ends}<br>{html.escape(note(scale))}</p>'
 
 
 def _shown(result: TokenRelevance, index: int) -> Sequence[tuple[str, float, bool]]:
