@@ -108,11 +108,12 @@ def test_html_escapes_tokens_and_fetches_nothing():
     for page in (result.html(), result._repr_html_()):
         assert "<script" not in page
         assert "&lt;script&gt;" in page
-        assert "http" not in page
+        assert "://" not in page
         assert re.search(r'title="&quot;on: -2"', page)
         assert "one scale for all: -4 to 4" in page
     page = result.html()
     assert page.startswith("<!doctype html>")
+    assert '"Segoe UI"' in page  # the style sheet is not escaped
     assert '<td class="number">-2.000000</td>' in page
 
 

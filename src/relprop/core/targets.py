@@ -195,7 +195,8 @@ class Similarity(OutputTarget):
             raise TargetError("an embedding is zero everywhere, so it is like nothing: its cosine is not defined")
         if output.dim() == 3:
             other, lengths = other[:, None], lengths[:, None]
-        return output * other / lengths[..., None]
+        begin: Tensor = output * other / lengths[..., None]
+        return begin
 
     def __str__(self) -> str:
         return "similarity"

@@ -29,7 +29,7 @@ def page(result: TokenRelevance) -> str:
     return template("tokens.html").render(
         title="Relevance of tokens",
         lede="What each token adds: relevance of a text's tokens sums to what was explained of it.",
-        style=style(),
+        style=Markup(style()),  # ours: quotes in it are no text
         legend=Markup(legend(scale)),
         texts=texts,
         books=books,

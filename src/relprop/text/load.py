@@ -76,8 +76,9 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the bars and warnings of transformers: what matters in them we say."""
-    from transformers.utils import logging
+    from transformers.utils import logging as said
 
+    logging: Any = said
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
