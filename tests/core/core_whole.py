@@ -169,3 +169,89 @@ def explain_se_resnet(net: SEResNet, image: Tensor, target: int) -> Tensor:
     winners = F.max_pool2d(high, 2, return_indices=True)[1]
     unpooled = torch.zeros_like(high).flatten(2).scatter_add_(2, winners.flatten(2), relevance.flatten(2))
     return weighted(net.conv, image, unpooled.view_as(high)[0], ones=True)
+
+
+# ---- ConvNeXt and EfficientNet, as torchvision builds them
+
+
+def run(modules: list[nn.Module], value: Tensor) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
+    """The convolutions among some modules with their inputs, and the output; all else passes relevance."""
+    tape = []
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            tape.append((module, value[0]))
+        value = module(value)
+    return tape, value
+
+
+def back(tape: list[tuple[nn.Module, Tensor]], relevance: Tensor, *, ones: bool = False) -> Tensor:
+    for layer, value in reversed(tape):
+        relevance = weighted(layer, value, relevance, ones=ones)
+    return relevance
+
+
+def flat(modules: nn.Module) -> list[nn.Module]:
+    """Children of containers in order, squeeze-and-excitation in one piece."""
+    if not isinstance(modules, nn.Sequential):
+        return [modules]
+    return [part for child in modules for part in flat(child)]
+
+
+def pooled(value: Tensor, relevance: Tensor) -> Tensor:
+    """Global average of (1, C, H, W): by positive contribution; where there is none, evenly."""
+    average = torch.block_diag(*[torch.ones(1, value[0, 0].numel(), dtype=value.dtype)] * value.shape[1])
+    return slow.by_share(average * value.flatten(), average, relevance).view_as(value[0])
+
+
+def rows(value: Tensor) -> Tensor:
+    """(C, H, W) -> (positions, C)."""
+    return value.flatten(1).T
+
+
+@torch.no_grad()
+def explain_convnext(net: nn.Module, image: Tensor, target: int) -> Tensor:
+    stem, h = run(flat(net.features[0]), image[None])
+    tape = []
+    for part in [part for stage in list(net.features)[1:] for part in stage]:
+        if hasattr(part, "layer_scale"):
+            conv, _, norm, wide, gelu, narrow, _ = part.block
+            inner = norm(conv(h).permute(0, 2, 3, 1))
+            high = gelu(wide(inner))
+            main = part.layer_scale * narrow(high).permute(0, 3, 1, 2)
+            tape.append((part, h, inner, high, main))
+            h = main + h
+        else:
+            tape.append((part, h, None, None, None))
+            h = part(h)
+    norm, _, head = net.classifier
+    features = norm(h.mean((2, 3), keepdim=True))[0, :, 0, 0]
+    relevance = pooled(h, weighted(head, features, start(head(features), target)))
+    for part, entry, inner, high, main in reversed(tape):
+        if isinstance(part, nn.Conv2d):
+            relevance = weighted(part, entry[0], relevance)
+        elif main is not None:
+            conv, _, _, wide, _, narrow, _ = part.block
+            to_main, to_skip = join(main[0], entry[0], relevance)
+            to_high = tokens(narrow, high[0].flatten(0, 1), rows(to_main))
+            to_inner = tokens(wide, inner[0].flatten(0, 1), to_high)
+            relevance = to_skip + weighted(conv, entry[0], to_inner.T.reshape(entry[0].shape))
+    return back(stem, relevance, ones=True)
+
+
+@torch.no_grad()
+def explain_efficientnet(net: nn.Module, image: Tensor, target: int) -> Tensor:
+    first, *stages, last = net.features
+    stem, h = run(flat(first), image[None])
+    tape = []
+    for block in [block for stage in stages for block in stage]:
+        inner, main = run(flat(block.block), h)
+        tape.append((block, inner, main, h))
+        h = main + h if block.use_res_connect else main
+    end, h = run(flat(last), h)
+    features, head = h.mean((2, 3))[0], net.classifier[1]
+    relevance = back(end, pooled(h, weighted(head, features, start(head(features), target))))
+    for block, inner, main, entry in reversed(tape):
+        skip = entry[0] if block.use_res_connect else torch.zeros_like(main[0])
+        to_main, to_skip = join(main[0], skip, relevance) if block.use_res_connect else (relevance, 0)
+        relevance = back(inner, to_main) + to_skip
+    return back(stem, relevance, ones=True)

@@ -29,40 +29,46 @@ def test_bert_equals_its_dense_twin(attention):
         assert expected.std() > 0.01 * expected.mean()  # the tokens differ, or the comparison would say little
 
 
-def test_one_layer_of_attention_by_hand():
-    """Two tokens, one head: A = (1/4, 3/4) at token 0, values 2 and 1 (then 2 and -1), and the skip.
+class OneLayer(torch.nn.Module):
+    """Attention of token 0 to two tokens with weights (1/4, 3/4), and the skip; values x_0 and `second` · x_1."""
 
-    All weights are the identity, so that relevance 12 of token 0's state splits at the join by |attended| : |skip|.
-    Values 2, 1: attended is 2/4 + 3/4 = 5/4, and tokens share 2 : 3. Values 2, -1: the second excites nothing.
-    """
+    def __init__(self, second: float) -> None:
+        super().__init__()
+        self.second, self.head = second, torch.nn.Linear(1, 2)
 
-    class Layer(torch.nn.Module):
-        def __init__(self, second: float) -> None:
-            super().__init__()
-            self.second, self.head = second, torch.nn.Linear(1, 2)
+    def forward(self, x):  # (N, 2, 1)
+        value = x * torch.tensor([[1.0], [self.second]])
+        query, key = torch.ones(2, 1), torch.tensor([[0.0], [1.0986122886681098]])  # softmax(0, ln 3) = (1/4, 3/4)
+        shape = (x.shape[0], 2, 1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query.expand(shape), key.expand(shape), value, scale=1)
+        return self.head((mixed + x)[:, 0])
 
-        def forward(self, x):  # (N, 2, 1): both values are made of the input, the scores are constants
-            value = x * torch.tensor([[1.0], [self.second]])
-            query = torch.zeros(1, 2, 1) + 1.0
-            key = torch.tensor([[[0.0], [1.0986122886681098]]])  # softmax(0, ln 3) = (1/4, 3/4)
-            n = x.shape[0]
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                query.expand(n, 2, 1), key.expand(n, 2, 1), value, scale=1.0
-            )
-            return self.head((attended + x)[:, 0])
 
-    def inject(step, relevance):
-        return torch.full(step.shapes[0], 12.0)
-
-    composite = relprop.paper().override(names={"head": relprop.rule(conserves=False)(inject)})
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        # mixed = 2/4 + 3/4 = 5/4 beside the skip, 2: of 13 it gets 5, and the tokens share that as 2/4 : 3/4
+        (1.0, [8 + 2, 3]),
+        # mixed = 2/4 - 3/4 = -1/4: of 13 it gets 13/9, all of it to token 0, the only one with a positive value
+        (-1.0, [13, 0]),
+    ],
+)
+def test_one_layer_of_attention_by_hand(second, expected):
+    composite = relprop.paper().override(
+        names={"head": relprop.rule(conserves=False)(lambda step, relevance: torch.full(step.shapes[0], 13.0))}
+    )
     x = torch.tensor([[[2.0], [1.0]]])
-    both = relprop.LRP(Layer(1.0).eval(), composite)(x, target=0).relevance.flatten().tolist()
-    to_attended = 12 * (5 / 4) / (5 / 4 + 2)  # beside the skip, which is 2
-    assert both == pytest.approx([12 - to_attended + to_attended * 2 / 5, to_attended * 3 / 5])
-    one = relprop.LRP(Layer(-1.0).eval(), composite)(x, target=0).relevance.flatten().tolist()
-    to_attended = 12 * (1 / 4) / (1 / 4 + 2)  # |2/4 - 3/4|; only the first value is positive
-    assert one == pytest.approx([12, 0])
-    assert to_attended == pytest.approx(4 / 3)
+    found = relprop.LRP(OneLayer(second).eval(), composite)(x, target=0).relevance
+    assert found.flatten().tolist() == pytest.approx(expected)
+
+
+def test_where_no_value_is_positive_tokens_share_by_their_weights():
+    """Values -2 and -1: mixed = -2/4 - 3/4, 5 of 13 as above, shared 1 : 3."""
+    composite = relprop.paper().override(
+        names={"head": relprop.rule(conserves=False)(lambda step, relevance: torch.full(step.shapes[0], 13.0))}
+    )
+    found = relprop.LRP(OneLayer(1.0).eval(), composite)(-torch.tensor([[[2.0], [1.0]]]), target=0).relevance
+    assert found.flatten().tolist() == pytest.approx([8 + 5 / 4, 15 / 4])
 
 
 @pytest.mark.parametrize("kind", KINDS)
