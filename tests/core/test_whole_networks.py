@@ -5,6 +5,7 @@ from __future__ import annotations
 import core_whole as slow
 import pytest
 import torch
+from core_whole_swin import explain_swin
 from torch import nn
 
 import relprop
@@ -43,7 +44,7 @@ def with_statistics(net: nn.Module) -> nn.Module:
     for name, tensor in net.state_dict().items():
         if "running_var" in name:
             nn.init.uniform_(tensor, 0.5, 2)
-        elif tensor.dim() == 1 or "layer_scale" in name:
+        elif tensor.is_floating_point() and (tensor.dim() == 1 or "layer_scale" in name):
             nn.init.normal_(tensor, 0.3, 0.5)
     return net.double().eval()
 
@@ -61,10 +62,21 @@ def small_efficientnet() -> nn.Module:
     return EfficientNet(settings, dropout=0.2, num_classes=3, last_channel=8)
 
 
+def small_swin() -> nn.Module:
+    from torchvision.models import SwinTransformer
+
+    # four by four tokens in windows of two, the second block's shifted; then two by two in one window
+    return SwinTransformer([4, 4], 4, [2, 1], [2, 2], [2, 2], mlp_ratio=2.0, stochastic_depth_prob=0.0, num_classes=3)
+
+
 @pytest.mark.parametrize(
     ("make", "explain"),
-    [(small_convnext, slow.explain_convnext), (small_efficientnet, slow.explain_efficientnet)],
-    ids=["ConvNeXt", "EfficientNet"],
+    [
+        (small_convnext, slow.explain_convnext),
+        (small_efficientnet, slow.explain_efficientnet),
+        (small_swin, explain_swin),
+    ],
+    ids=["ConvNeXt", "EfficientNet", "Swin"],
 )
 def test_other_families_equal_their_dense_twins(make, explain):
     torch.manual_seed(0)
