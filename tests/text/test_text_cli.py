@@ -70,6 +70,11 @@ def test_similarity_to_another_text(encoder):
     assert document["texts"][0]["score"] == pytest.approx(cosine, rel=1e-4)
 
 
+def test_a_classifier_has_an_encoder_to_compare_by(classifier):
+    document = json.loads(run(SHORT, "--similar-to", SHORT, "--model", classifier, "--json").stdout)
+    assert document["texts"][0]["score"] == pytest.approx(1, rel=1e-5)
+
+
 def test_misuse_is_one_sentence(classifier, encoder, tmp_path):
     for arguments, sentence in (
         ((SHORT, "--model", encoder), "is an encoder without classes; give --similar-to TEXT"),

@@ -8,6 +8,7 @@ import torch
 from text_tiny import KINDS, LONG, SHORT, lrp_of, make, tokenizer
 
 import relprop
+from relprop.core.composites import transformer
 from relprop.core.targets import Contrast, Similarity, Value
 from relprop.errors import TargetError
 
@@ -148,6 +149,12 @@ def test_the_embedding_and_what_positions_and_layer_norm_add_give_each_token_the
     expected = relprop.explain(After().eval(), after, 1).relevance.sum(-1)[0]
     found = lrp_of()(SHORT, 1)
     torch.testing.assert_close(torch.tensor(found.values()), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_whether_the_first_layer_sees_ones_changes_no_token():
+    lrp = lrp_of()
+    seen = relprop.text.TokenLRP(lrp.model, TOKENIZER, transformer(first="image"))(LONG, 1)
+    torch.testing.assert_close(seen.relevance, lrp(LONG, 1).relevance, rtol=1e-4, atol=1e-7)
 
 
 def test_a_pair_is_read_as_one_text_of_two_parts():

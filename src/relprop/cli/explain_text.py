@@ -64,7 +64,8 @@ def explain_text(
     if similar_to is None and loaded.pooling is not None:
         raise UsageError(f"{model!r} is an encoder without classes; give --similar-to TEXT to compare it with")
     if similar_to is not None:
-        lrp = text.TokenLRP(loaded.model, loaded.tokenizer, rules, pooling=loaded.pooling or "mean")
+        encoder = loaded.model if loaded.pooling is not None else getattr(loaded.model, "base_model", loaded.model)
+        lrp = text.TokenLRP(encoder, loaded.tokenizer, rules, pooling=loaded.pooling or "mean")
         result = lrp.similarity(texts, similar_to)
     else:
         lrp = text.TokenLRP(loaded.model, loaded.tokenizer, rules)

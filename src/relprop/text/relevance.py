@@ -168,7 +168,8 @@ _TENSORS = ("relevance", "target", "score", "output")
 def gathered(
     texts: Sequence[Text], parts: Sequence[tuple[Relevance, Tokens]], labels: tuple[str, ...], *, pooled: bool
 ) -> TokenRelevance:
-    """One result of those for parts of a batch, each token's numbers summed, without the padding."""
+    """One result of those for parts of a batch, in main memory: each token's numbers summed, without the padding."""
+    parts = [(result.cpu(), tokens) for result, tokens in parts]  # where the words are; some devices know no float64
     pieces = tuple(found for _, tokens in parts for found in tokens.pieces)
     width = max(map(len, pieces))
     columns = []
