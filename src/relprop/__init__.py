@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relprop import adapters as adapters
+    from relprop import text as text
     from relprop import viz as viz
     from relprop.core import targets as targets
     from relprop.core.composite import Composite as Composite
@@ -52,7 +53,7 @@ _HOME = {
     "quantize": "core.heatmap",
     "rule": "core.rules",
 }
-_MODULES = {"adapters": "adapters", "targets": "core.targets", "viz": "viz"}
+_MODULES = {"adapters": "adapters", "targets": "core.targets", "text": "text", "viz": "viz"}
 
 __all__ = sorted(_HOME)
 

@@ -44,7 +44,10 @@ def test_version():
     ("arguments", "sentence"),
     [
         (["--foo"], "error: No such option: --foo (see: relprop --help)\n"),
-        (["explian"], "error: No such command 'explian'. Did you mean 'explain'? (see: relprop --help)\n"),
+        (
+            ["explian"],
+            "error: No such command 'explian'. Did you mean 'explain', 'explain-text'? (see: relprop --help)\n",
+        ),
         (["explain", "--modle", "x"], "error: No such option: --modle"),
         (["explain", "--batch-size", "0"], "error: Invalid value for '--batch-size'"),
         (["explain", "--start", "odds"], "'odds' is not one of 'probability', 'logit'"),

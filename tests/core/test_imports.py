@@ -17,7 +17,7 @@ SOURCE = Path(relprop.__file__).parent
 TIERS = (
     {"errors", "registry", "images", "seeding", "cifar"},
     {"core"},
-    {"explainers", "metrics", "data", "models", "adapters"},
+    {"explainers", "metrics", "data", "models", "adapters", "text"},
     {"evaluation", "training", "tuning", "demo"},
     {"viz"},
     {"report"},

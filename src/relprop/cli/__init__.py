@@ -27,8 +27,11 @@ from relprop.errors import RelpropError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = ("explain", "check", "conservation", "evaluate", "summary", "tune", "train", "reproduce", "report", "serve")
-"""Modules of this package, each with a function of the same name, in the order of `--help`."""
+COMMANDS = (
+    "explain", "explain-text", "check", "conservation", "evaluate", "summary", "tune", "train", "reproduce", "report",
+    "serve",
+)  # fmt: skip
+"""Commands in the order of `--help`; each is a function in a module of the same name, with _ for -."""
 
 DEFECT, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
 
@@ -125,7 +128,8 @@ def build() -> typer.Typer:
     )
     made.callback()(_top)
     for name in COMMANDS:
-        made.command(name)(getattr(import_module(f"relprop.cli.{name}"), name))
+        module = name.replace("-", "_")
+        made.command(name)(getattr(import_module(f"relprop.cli.{module}"), module))
     return made
 
 

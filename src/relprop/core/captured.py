@@ -15,7 +15,7 @@ from relprop.core.graph import Graph
 from relprop.core.outputs import scores_in
 from relprop.core.prepared import Prepared
 from relprop.core.program import make_program, run
-from relprop.errors import CaptureError, InputError
+from relprop.errors import CaptureError, InputError, RelpropError
 
 #: graphs of the models that were captured, for as long as the models live
 _GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
@@ -95,6 +95,8 @@ def _own_scores(model: Model, image: Tensor) -> Tensor | None:
     try:
         with _own_dtype(model, image) as own:
             output = model(own)
+    except RelpropError:  # of a part of relprop that stands around the user's model, and says more
+        raise
     except Exception as error:  # whatever the user's code raises
         reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
         raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error

@@ -77,11 +77,12 @@ def joined(parts: Sequence[Relevance]) -> Relevance:
         first,
         **values,
         kept={key: torch.cat([part.kept[key] for part in parts]) for key in first.kept},
-        ledger=_joined_ledgers([part.ledger for part in parts if part.ledger is not None]),
+        ledger=joined_ledgers([part.ledger for part in parts if part.ledger is not None]),
     )
 
 
-def _joined_ledgers(parts: list[Ledger]) -> Ledger | None:
+def joined_ledgers(parts: Sequence[Ledger]) -> Ledger | None:
+    """One book of those for parts of a batch, over the same steps; None of none."""
     if not parts:
         return None
     lines = zip(*(part.entries for part in parts), strict=True)

@@ -7,6 +7,7 @@ targets below, any function of the output will do (`of_function`), and one funct
     relprop.explain(model, x, target=Value())                       # regression: the number itself
     relprop.explain(model, x, target=Binary())                      # yes or no, from one logit
     relprop.explain(model, x, target=Mask(15, mask))                # a class over some pixels of a segmentation
+    relprop.explain(model, x, target=Similarity(embedding))         # how alike x and something else are
     relprop.explain(model, x, target=lambda y: y[:, 3] - y[:, 5])   # a function of the output
 """
 
@@ -156,6 +157,49 @@ class Mask(OutputTarget):
 
     def __str__(self) -> str:
         return f"class {self.index} over {'its pixels' if self.mask is None else 'a mask'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity(OutputTarget):
+    """How alike the embedding a of an input is to another, b, which is a constant: their cosine, whatever `start` says.
+
+        R_k = a_k b_k / (|a| |b|)
+
+    Relevance begins with what each feature adds to the cosine, of either sign, and so sums to it.
+
+    Attributes:
+        embedding: b, (D,) for all inputs, or (N, D).
+    """
+
+    embedding: Tensor
+
+    def __post_init__(self) -> None:
+        """(D,) is (1, D), so that a batch of D inputs is not taken for it."""
+        if isinstance(self.embedding, Tensor) and self.embedding.dim() == 1:
+            object.__setattr__(self, "embedding", self.embedding[None])
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N, D) -> (N, D); or (N, parts, D), of which the embedding is the sum over its parts."""
+        other = self.embedding
+        shapes = ((1, output.shape[-1]), (len(output), output.shape[-1]))
+        if output.dim() not in (2, 3) or not isinstance(other, Tensor) or tuple(other.shape) not in shapes:
+            found = tuple(other.shape) if isinstance(other, Tensor) else type(other).__name__
+            raise TargetError(
+                f"Similarity compares embeddings (N, D); this model returns {tuple(output.shape)}, and it was given "
+                f"{found}: take the output of the same model for the other input"
+            )
+        other = other.detach().to(output)
+        own = output if output.dim() == 2 else output.sum(1)
+        lengths = own.norm(dim=-1) * other.norm(dim=-1)
+        if not bool((lengths > 0).all()):
+            raise TargetError("an embedding is zero everywhere, so it is like nothing: its cosine is not defined")
+        if output.dim() == 3:
+            other, lengths = other[:, None], lengths[:, None]
+        begin: Tensor = output * other / lengths[..., None]
+        return begin
+
+    def __str__(self) -> str:
+        return "similarity"
 
 
 @dataclass(frozen=True, eq=False)

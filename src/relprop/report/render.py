@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(report: Report) -> str:
     """Write a report as HTML. All text is escaped; pictures and drawings are inside."""
-    return _template().render(report=report, style=style(), version=version("relprop"))
+    return template("report.html").render(report=report, style=style(), version=version("relprop"))
 
 
 def write(report: Report, path: Path) -> Path:
@@ -36,7 +36,8 @@ def style() -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a page's template, which escapes what it is filled with."""
     files = FileSystemLoader(TEMPLATES)
     made = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.get_template("report.html")
+    return made.get_template(name)

@@ -1,0 +1,98 @@
+"""Segmentation, embeddings, regression and detection scores of torchvision's own heads, on small backbones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import relprop
+from relprop.core.targets import Mask, Similarity, Value
+
+torchvision = pytest.importorskip("torchvision")
+
+
+def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Batch norms as after training: means and variances of their own."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def images(size: int = 32) -> torch.Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def segmentation(name: str) -> nn.Module:
+    from torchvision.models import segmentation
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    torch.manual_seed(0)
+    backbone = IntermediateLayerGetter(torchvision.models.resnet18(), {"layer4": "out", "layer3": "aux"})
+    if name == "fcn":
+        heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (512, 256)]
+        return with_statistics(segmentation.FCN(backbone, *heads))
+    return with_statistics(segmentation.DeepLabV3(backbone, segmentation.deeplabv3.DeepLabHead(512, 4)))
+
+
+@pytest.mark.parametrize("name", ["fcn", "deeplab"])
+def test_a_class_over_a_region_of_a_segmentation(name):
+    model, x = segmentation(name), images()
+    region = torch.zeros(32, 32, dtype=torch.bool)
+    region[4:20, 8:] = True
+    lrp = relprop.LRP(model, strict=True)
+    result = lrp(x, target=Mask(2, region))
+    expected = model(x)["out"].softmax(1)[:, 2][:, region].mean(1).detach()
+    torch.testing.assert_close(result.score, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), expected, rtol=1e-5, atol=0)
+    assert result.ledger.absorbed == 0
+    alone = lrp(x[1:], target=Mask(2, region))
+    torch.testing.assert_close(alone.heatmap[0], result.heatmap[1], rtol=1e-4, atol=1e-8)
+
+
+def test_the_similarity_of_two_images_is_their_cosine():
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    model, x = with_statistics(model), images()
+    with torch.no_grad():
+        embeddings = model(x)
+    result = relprop.LRP(model, strict=True)(x[:1], target=Similarity(embeddings[1]))
+    cosine = torch.cosine_similarity(embeddings[:1], embeddings[1:])
+    torch.testing.assert_close(result.score, cosine)
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), cosine, rtol=1e-5, atol=0)
+    assert (result.target.tolist(), result.what) == ([-1], "similarity")
+    both = relprop.LRP(model, chunk=1)(x, target=Similarity(embeddings.flip(0)))  # each with the other, in two parts
+    torch.testing.assert_close(both.score, cosine.expand(2))
+
+
+def test_several_numbers_of_a_regression():
+    model, x = with_statistics(torchvision.models.resnet18(num_classes=3)), images()
+    result = relprop.LRP(model, strict=True)(x, target=Value(2))
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), model(x)[:, 2].detach(), rtol=1e-4, atol=1e-6)
+
+
+class Logits(nn.Module):
+    """What a detector's boxes score, before any of them is chosen: (N, boxes, classes)."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, x):
+        return self.head([*self.backbone(x).values()])["cls_logits"]
+
+
+def test_the_score_of_a_box_of_a_detector():
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[3, 4])
+    model, x = Logits(RetinaNet(backbone, num_classes=3)).eval(), images(64)
+    result = relprop.LRP(model, strict=True)(x, target=lambda y: y[:, 5, 1])
+    torch.testing.assert_close(result.score, model(x)[:, 5, 1].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-5, atol=0)
+    assert result.ledger.absorbed == 0
