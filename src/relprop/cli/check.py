@@ -55,11 +55,13 @@ def check(
     """
     from relprop.core.capture import capture
     from relprop.core.families import family_of
+    from relprop.images import read_image
 
     rules = None if composite is None else options.composite(composite, split, identity)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
+    example = options.example(loaded) if image is None else loaded.preprocess(read_image(image))[None]
     with console.waiting("capturing its computation"):
-        graph = capture(loaded.model, options.example(loaded).to(options.choose_device(device)))
+        graph = capture(loaded.model, example.to(options.choose_device(device)))
     family = family_of(graph)
     rules = rules or options.composite(family.composite().name, split, identity)
     assignment = rules.survey(graph)

@@ -101,7 +101,9 @@ def single(node: Node, place: Place | None) -> tuple[int, ...]:
 
 
 def mixing(graph: Graph) -> tuple[Node, ...]:
-    """Steps in whose value the images of a batch do not stay apart."""
+    """Steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
+    if sizes(graph.nodes[0])[:1] == (1,):
+        return ()
     found = places(graph)
     return tuple(n for n in graph.steps if found[n.index] is None or _reaches_across(graph, n, found[n.inputs[0]]))
 

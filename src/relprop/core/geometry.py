@@ -121,8 +121,8 @@ def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
     dims = weight.dim() - 2
     name = node.call._schema.name.removeprefix("aten::")  # type: ignore[attr-defined]
     given = [*args[3:]]
-    if name == "convolution":
-        stride, padding, dilation, transposed, output_padding, groups = given
+    if name in ("convolution", "_convolution"):  # the latter as traced, with flags for cuDNN behind
+        stride, padding, dilation, transposed, output_padding, groups = given[:6]
     elif name.startswith("conv_transpose"):
         stride, padding, output_padding, groups, dilation = with_defaults(given, 1, 0, 0, 1, 1)
         transposed = True
