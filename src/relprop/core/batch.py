@@ -16,7 +16,9 @@ from torch import Tensor
 from relprop.core.graph import Graph, Node, sizes
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
-_BY_DIM = frozenset({"cat", "slice", "select", "mean", "sum", "flip", "softmax", "amax", "amin", "cumsum", "roll"})
+_BY_DIM = frozenset(
+    {"cat", "slice", "select", "mean", "sum", "flip", "softmax", "amax", "amin", "cumsum", "roll", "max[0]", "min[0]"}
+)
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin"})  # what they do where no dimension is named
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
