@@ -176,7 +176,11 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     if kinds:
         identity = sum("identity skip" in kind for kind in kinds)
         projection = sum("projection skip" in kind for kind in kinds)
-        lines.append(f"{len(kinds)} residual joins: {identity} with an identity skip, {projection} with a projection")
+        none = len(kinds) - identity - projection
+        more = f", {none} of equal branches, none of them a skip" if none else ""
+        lines.append(
+            f"{len(kinds)} residual joins: {identity} with an identity skip, {projection} with a projection{more}"
+        )
     missing = [row for row in rows if row["rule"] is None]
     lines += [
         f"[{console.BAD}]{console.escape(row['op'])}[/] at {console.escape(row['name'])}"
