@@ -37,3 +37,19 @@ def network(num_classes: int = 5) -> nn.Module:
 def odd(num_classes: int = 5) -> nn.Module:
     torch.manual_seed(0)
     return Odd().eval()
+
+
+class Branching(Tiny):
+    """The same, which looks again at dark images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.conv1(x))
+        h = torch.relu(h + self.block(h))
+        if x.mean() < 100:
+            h = torch.relu(h + self.block(h))
+        return self.fc(h.mean((2, 3)))
+
+
+def branching(num_classes: int = 5) -> nn.Module:
+    torch.manual_seed(0)
+    return Branching().eval()

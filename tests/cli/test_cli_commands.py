@@ -257,6 +257,28 @@ def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
     assert all(0 < share < 1 for share in join["shares"])
 
 
+def test_check_says_that_a_run_was_recorded(tmp_path):
+    torch.save(cli_tiny.branching().state_dict(), tmp_path / "branching.pt")
+    model = ["branching.pt", "--arch", "cli_tiny:branching", "--size", "16", "--mean", "0.5", "--std", "0.5"]
+    Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
+    code = "from relprop.cli import main; main()"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", *model, "--image", "noise.png"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "captured by a run recorded for this input" in " ".join(done.stdout.split())
+    assert "2 residual joins" in done.stdout
+    assert done.stderr.startswith(
+        "warning: Branching branches on the values of tensors, so torch.export cannot read it"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_check_names_everything_that_is_missing(tmp_path):
     torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
     model = [str(tmp_path / "odd.pt"), "--arch", "cli_tiny:odd", "--size", "16", "--mean", "0.5", "--std", "0.5"]

@@ -209,3 +209,22 @@ def test_families_and_what_is_named():
     assert family_of(capture(plain.eval(), torch.randn(1, 3))).name == "convolutional network"
     named = relprop.explain(Parallel().eval(), torch.randn(2, 5, 4), composite=relprop.paper())
     assert named.composite == "paper"
+
+
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [
+        (lambda x: x.view(-1, 3, 2).amax(2), [1, 0, 2, 0, 3, 0]),
+        (lambda x: x.view(-1, 3, 2).amax(2, keepdim=True).flatten(1), [1, 0, 2, 0, 3, 0]),
+        (lambda x: x.view(-1, 3, 2).amin(-1), [0, 1, 0, 2, 0, 3]),
+        (lambda x: x.view(-1, 2, 3).max(dim=1).values, [1, 0, 3, 0, 2, 0]),
+        (lambda x: x.view(-1, 2, 3, 1).amax((1, 3)), [1, 0, 3, 0, 2, 0]),
+        (lambda x: x.clamp(max=0.5).view(-1, 2, 3).amax(2), [1, 0, 0, 0, 2, 0]),
+        (lambda x: F.pad(x - 9, (2, 0)).view(-1, 2, 4).amax(2), [1, 0, 0, 0, 2, 0]),
+    ],
+    ids=["amax", "keepdim", "amin", "max", "two dims", "the first of several", "padding is no winner"],
+)
+def test_the_largest_along_dimensions_takes_all(middle, expected):
+    """Output k has relevance k."""
+    relevance = torch.arange(1.0, max(expected) + 1)[None]
+    assert back(middle, X, relevance)[0].tolist() == expected

@@ -177,6 +177,18 @@ def test_interpolation_gives_back_by_its_weights():
         assert found.flatten().tolist() == expected
 
 
+def test_bicubic_interpolation_keeps_the_sum_with_weights_of_either_sign():
+    value = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    relevance = torch.zeros(1, 1, 8, 8)
+    relevance[0, 0, 3, 3] = 1
+    up = nn.Upsample(scale_factor=2, mode="bicubic")
+    found = through(up, value, relevance, rules.spread_back_signed)
+    weights = torch.stack([up(one.view(1, 1, 4, 4))[0, 0, 3, 3] for one in torch.eye(16)]).view(4, 4)
+    torch.testing.assert_close(found[0, 0], weights, rtol=1e-5, atol=1e-7)
+    assert found.min() < 0
+    assert found.sum() == pytest.approx(1, abs=1e-6)
+
+
 # ---- what models return
 
 

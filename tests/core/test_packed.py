@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from core_tiny import Tiny, images
@@ -127,3 +129,21 @@ def test_the_last_walk_gives_up_what_it_has_read(monkeypatch):
     lrp(images(), target=[[0, 1]] * len(images()))
     first = lrp.graph(images()).steps[0].index
     assert {index for index in traces[0].values if lrp.graph(images()).depends[index]} <= {0, first}
+
+
+@needs_packing
+@pytest.mark.parametrize("kind", CONVOLUTIONS[:7], ids=str)
+def test_dead_units_share_evenly_by_packed_transposes_too(kind):
+    """Nothing excites any unit: float32, packed, against float64, which is not; batches and sizes change in between."""
+    inputs, outputs, kernel, stride, padding, dilation, groups, size = kind
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups)
+    nn.init.constant_(conv.weight, -1.0)
+    net = nn.Sequential(conv, nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4 * outputs, 2)).eval()
+    single = relprop.LRP(net, relprop.paper(first="image"))
+    double = relprop.LRP(copy.deepcopy(net).double(), relprop.paper(first="image"))
+    for count, extra in ((1, 0), (3, 0), (2, 3), (1, 0)):
+        x = torch.rand(count, inputs, size[0] + extra, size[1], generator=torch.Generator().manual_seed(count))
+        ours = single(x, target=0)
+        theirs = double(x.double(), target=0)
+        torch.testing.assert_close(ours.relevance.double(), theirs.relevance, rtol=1e-5, atol=1e-8)
+        assert ours.ledger.gap < 1e-5

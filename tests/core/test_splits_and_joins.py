@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from core_tiny import images
 from torch import nn, tensor
 
 import relprop
@@ -296,3 +297,100 @@ def test_resnet50_has_its_sixteen_joins_four_of_them_projections():
     assert all(sum(join.skips) == 1 for join in joins.values())
     projections = [graph.nodes[j.node].name for j in joins.values() if not any(j.identities)]
     assert projections == [f"layer{k}.0.add" for k in (1, 2, 3, 4)]
+
+
+# ---- joins of other architectures
+
+
+def test_norms_before_and_behind_a_join_leave_the_skip_an_identity():
+    _, found = joins_of(lambda m, h: m.n(h + m.a(m.n(h))), a=conv(), n=nn.GroupNorm(1, 4))
+    assert found == [{"relu": IDENTITY, "a": MAIN}]
+    _, found = joins_of(
+        lambda m, h: m.n(m.b(torch.relu(first := m.n(m.a(h) + h))) + first), a=conv(), b=conv(), n=nn.GroupNorm(1, 4)
+    )
+    assert found == [{"a": MAIN, "relu": IDENTITY}, {"b": MAIN, "n": IDENTITY}]
+
+
+def test_a_scale_of_the_main_branch_leaves_the_skip_an_identity():
+    for scaled in (lambda m, h: h + m.scale * m.a(h), lambda m, h: h + 0.1 * m.a(h)):
+        _, (found,) = joins_of(scaled, a=conv(), scale=nn.Parameter(torch.full((4, 1, 1), 0.1)))
+        assert found == {"relu": IDENTITY, "mul": MAIN}
+    _, (found,) = joins_of(lambda m, h: 0.5 * h + m.a(h), a=conv())
+    assert found == {"mul": IDENTITY, "a": MAIN}  # a fixed scale is nothing learned
+
+
+def test_attention_beside_an_mlp_is_one_join_of_three():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = conv(1)
+
+        def forward(self, h):
+            q = self.qkv(h).flatten(2).transpose(1, 2)
+            return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).view_as(h)
+
+    _, (found,) = joins_of(
+        lambda m, h: h + m.attention(n := m.n(h)) + m.mlp(n),
+        attention=Attention(),
+        mlp=nn.Sequential(conv(1), nn.GELU(), conv(1)),
+        n=nn.GroupNorm(1, 4),
+    )
+    assert found == {"relu": IDENTITY, "attention.view@1": MAIN, "mlp.2": MAIN}
+
+
+def test_a_gated_branch_and_a_gate_are_no_skips():
+    _, (found,) = joins_of(
+        lambda m, h: h + m.a(h) * torch.sigmoid(m.gate(h.mean((2, 3), keepdim=True))), a=conv(), gate=conv(1)
+    )
+    assert found == {"relu": IDENTITY, "mul": MAIN}
+    result = relprop.explain(Form(lambda m, h: h * torch.sigmoid(m.gate(h)), gate=conv(1)).eval(), images())
+    assert result.ledger.gap < 1e-6
+
+
+def test_resolutions_that_are_fused_meet_in_joins_of_several():
+    """As in HRNet and feature pyramids: what keeps its resolution has the fewest layers, the others are resampled."""
+
+    def fuse(m, h):
+        wide, low = m.a(h), m.b(m.down(h))
+        up = F.interpolate(m.up(low), scale_factor=2)
+        total = wide + up
+        return total + F.interpolate(m.d(low + m.down2(wide)), scale_factor=2)
+
+    _, found = joins_of(fuse, a=conv(), b=conv(), d=conv(), up=conv(1), down=conv(stride=2), down2=conv(stride=2))
+    assert [[*row.values()] for row in found] == [[MAIN, MAIN], [PROJECTION, MAIN, MAIN]]
+    assert [*found[0]] == ["b", "down2"]
+    assert [*found[1]] == ["a", "upsample_nearest", "upsample_nearest@1"]
+
+
+def test_trees_of_joins_nest():
+    """As DLA aggregates: a join of joins, where the inner ones' values are used again."""
+
+    def tree(m, h):
+        first = m.a(h) + h
+        second = m.b(first) + first
+        root = m.root(torch.cat([second, first], 1))
+        return root + m.d(h)
+
+    _, found = joins_of(tree, a=conv(), b=conv(), d=conv(1), root=nn.Conv2d(8, 4, 1))
+    assert found == [
+        {"a": MAIN, "relu": IDENTITY},
+        {"b": MAIN, "add": IDENTITY},
+        {"root": MAIN, "d": PROJECTION},
+    ]
+
+
+@pytest.mark.parametrize("split", ["ratio", "symmetric"])
+def test_joins_of_every_kind_share_and_conserve(split):
+    def everything(m, h):
+        h = h + m.scale * m.a(m.n(h)) + m.b(h) * torch.sigmoid(m.d(h))
+        low = F.avg_pool2d(h, 2)
+        return m.n(h + F.interpolate(m.d(low) + low, scale_factor=2) - 0.5 * m.a(h))
+
+    scale = nn.Parameter(torch.full((4, 1, 1), 0.1))
+    net = Form(everything, a=conv(), b=conv(), d=conv(1), n=nn.GroupNorm(1, 4), scale=scale).eval().double()
+    lrp = relprop.LRP(net, relprop.paper(split=split))
+    result = lrp(images(2).double())
+    assert result.ledger.gap < 1e-14
+    assert result.ledger.absorbed == 0
+    alone = lrp(images(2)[1:].double(), target=result.target[1:])
+    torch.testing.assert_close(alone.relevance, result.relevance[1:], rtol=1e-12, atol=1e-16)

@@ -100,4 +100,6 @@ def test_torchscript_is_told_apart(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is about to drop it; users still have such files
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
-    assert "is a TorchScript archive, which cannot be captured; save the state_dict()" in message(path, arch="resnet18")
+    assert "is a TorchScript archive, which holds code and is not read here; save the state_dict()" in message(
+        path, arch="resnet18"
+    )

@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.cli import console
-from relprop.errors import RelpropError
+from relprop.errors import RecordedWarning, RelpropError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,4 +141,11 @@ def main() -> None:
     import warnings
 
     warnings.simplefilter("ignore")  # of the libraries below us; ours are sentences, printed
+    warnings.simplefilter("always", RecordedWarning)
+    warnings.showwarning = _say
     app(prog_name="relprop")
+
+
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as a sentence."""
+    console.warn(str(message))

@@ -55,11 +55,13 @@ def check(
     """
     from relprop.core.capture import capture
     from relprop.core.families import family_of
+    from relprop.images import read_image
 
     rules = None if composite is None else options.composite(composite, split, identity)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
+    example = options.example(loaded) if image is None else loaded.preprocess(read_image(image))[None]
     with console.waiting("capturing its computation"):
-        graph = capture(loaded.model, options.example(loaded).to(options.choose_device(device)))
+        graph = capture(loaded.model, example.to(options.choose_device(device)))
     family = family_of(graph)
     rules = rules or options.composite(family.composite().name, split, identity)
     assignment = rules.survey(graph)
@@ -174,7 +176,11 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     if kinds:
         identity = sum("identity skip" in kind for kind in kinds)
         projection = sum("projection skip" in kind for kind in kinds)
-        lines.append(f"{len(kinds)} residual joins: {identity} with an identity skip, {projection} with a projection")
+        none = len(kinds) - identity - projection
+        more = f", {none} of equal branches, none of them a skip" if none else ""
+        lines.append(
+            f"{len(kinds)} residual joins: {identity} with an identity skip, {projection} with a projection{more}"
+        )
     missing = [row for row in rows if row["rule"] is None]
     lines += [
         f"[{console.BAD}]{console.escape(row['op'])}[/] at {console.escape(row['name'])}"

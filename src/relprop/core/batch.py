@@ -16,7 +16,9 @@ from torch import Tensor
 from relprop.core.graph import Graph, Node, sizes
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
-_BY_DIM = frozenset({"cat", "slice", "select", "mean", "sum", "flip", "softmax", "amax", "amin", "cumsum", "roll"})
+_BY_DIM = frozenset(
+    {"cat", "slice", "select", "mean", "sum", "flip", "softmax", "amax", "amin", "cumsum", "roll", "max[0]", "min[0]"}
+)
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin"})  # what they do where no dimension is named
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
@@ -101,7 +103,9 @@ def single(node: Node, place: Place | None) -> tuple[int, ...]:
 
 
 def mixing(graph: Graph) -> tuple[Node, ...]:
-    """Steps in whose value the images of a batch do not stay apart."""
+    """Steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
+    if sizes(graph.nodes[0])[:1] == (1,):
+        return ()
     found = places(graph)
     return tuple(n for n in graph.steps if found[n.index] is None or _reaches_across(graph, n, found[n.inputs[0]]))
 

@@ -1,20 +1,20 @@
-"""Turn a model into a `Graph` without touching it, by way of `torch.export`.
+"""Turn a model into a `Graph` without touching it, by way of `torch.export`, or of a recorded run.
 
 Export traces the model on stand-ins that have a shape and no data, so nothing runs on the user's weights, and
 `run_decompositions({})` rewrites in-place operations (`relu_`, `out += identity`, writes through views) as
 functional ones: recorded values are then never overwritten. Whatever the spelling, a join arrives as an `add`
 of two tensors.
+
+What export cannot read, TorchScript and Python that branches on values, is recorded for the given input (`record.py`),
+and the recording is exported: it has the same calls, and no branch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import operator
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relprop.core.export import NotExportedError, attempts, export, export_by, functional, reason
 from relprop.core.graph import Graph, Node, Ref, State, refs
 from relprop.core.ops import CONSTANT, canonical
-from relprop.core.outputs import Scores
+from relprop.core.record import record, record_for_any_batch
+from relprop.core.replay import Replay
 from relprop.errors import CaptureError
 
 Model = nn.Module | torch.export.ExportedProgram
+
+#: how a graph was captured, for the reader
+EXPORT, PROGRAM, RECORDED = "torch.export", "exported program", "a run recorded for this input"
 
 _HALVES = (torch.float16, torch.bfloat16)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -51,72 +56,62 @@ def unwrap(model: Model) -> Model:
 
 
 def capture(model: Model, example: Tensor) -> Graph:
-    """Capture the computation of `model` on inputs of the shape of `example`, for any batch size.
+    """Capture the computation of `model` on inputs of the shape of `example`, for any batch size where that can be.
 
     Args:
-        model: a module in evaluation mode, or an exported program.
-        example: (N, ...) one input; only its shape, type and device matter.
+        model: a module in evaluation mode, TorchScript included, or an exported program.
+        example: (N, ...) one input. Its shape, type and device matter; its values do where a run must be recorded.
 
     Raises:
-        CaptureError: the model is in training mode, or cannot be exported.
+        CaptureError: the model is in training mode, or can be neither exported nor recorded.
     """
     model = unwrap(model)
     if isinstance(model, torch.export.ExportedProgram):
-        return _from_program(_functional(model), route="exported program")
+        return _from_program(functional(model), route=PROGRAM)
     require_evaluation_mode(model)
-    return _from_program(_export(model, example), route="torch.export", inside="model.")
+    if isinstance(model, torch.jit.ScriptModule):
+        refused = "it is TorchScript, which torch.export does not read"
+    else:
+        try:
+            return _from_program(export(model, example), route=EXPORT, inside="model.")
+        except NotExportedError as error:
+            refused = str(error)
+    return _recorded(model, example, refused)
+
+
+def _recorded(model: nn.Module, example: Tensor, refused: str) -> Graph:
+    """Record a run, for any batch size if it makes the same calls twice, and read the recording like a program."""
+    what = f"{type(model).__name__} for an input of shape {tuple(example.shape)}"
+    try:
+        tape = record(model, example)
+        tape = record_for_any_batch(model, example, tape)
+        if tape.output < 0:
+            raise CaptureError("the model's output does not depend on its input")
+        replay = Replay(model, tape)
+        program = export_by(replay, attempts(example, tape.any_batch), model)
+    except CaptureError:
+        raise
+    except Exception as error:  # whatever the user's code, or export, raises
+        raise CaptureError(
+            f"cannot capture {what}. torch.export: {refused}. A recorded run: {reason(error)}. Move what these name "
+            "out of the model, or explain the part of it that has none"
+        ) from error
+    replay.put_back_places(program)
+    graph = _from_program(program, route=RECORDED, inside="model.")
+    return replace(graph, tape=tape if graph.any_batch else replace(tape, any_batch=False))
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
     """Refuse a model of which any part is in training mode."""
-    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    modes = [
+        (name, getattr(module, "training", False)) for name, module in model.named_modules()
+    ]  # frozen ones have none
+    training = [name or type(model).__name__ for name, trains in modes if trains]
     if training:
         raise CaptureError(
             f"the model is in training mode (at {training[0]}"
             f"{f' and {len(training) - 1} more' if len(training) > 1 else ''}); call model.eval() first"
         )
-
-
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """Export for any batch size: a batch of one would be taken for a constant, so show two."""
-    pair = example[:1].expand(2, *example.shape[1:]).contiguous()
-    attempts = [(pair, ({0: torch.export.Dim("batch")},)), (example.contiguous(), None)]
-    inference = any(parameter.is_inference() for parameter in model.parameters())
-    scores = Scores(model)
-    failure: Exception | None = None
-    for inputs, shapes in attempts:
-        try:
-            with _quiet(), torch.inference_mode(inference), torch.no_grad():
-                return _functional(torch.export.export(scores, (inputs,), dynamic_shapes=shapes, strict=False))
-        except CaptureError:
-            raise
-        except Exception as error:  # export raises errors of many unrelated types
-            failure = failure or error
-    reason = str(failure).strip().split("\n", 1)[0][:300] or type(failure).__name__
-    raise CaptureError(
-        f"torch.export cannot capture {type(model).__name__} for an input of shape {tuple(example.shape)}: {reason}. "
-        "Its forward probably branches on the values of tensors; move such branches out of the model, or explain the "
-        "part of it that has none."
-    ) from failure
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warnings, and the programs that it prints where an export fails: we raise the reason."""
-    level = logging.root.manager.disable
-    logging.disable(max(level, logging.WARNING))
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    with _quiet():
-        functional: torch.export.ExportedProgram = program.run_decompositions({})
-        return functional
 
 
 def _from_program(program: torch.export.ExportedProgram, route: str, inside: str = "") -> Graph:
@@ -161,7 +156,7 @@ def _from_program(program: torch.export.ExportedProgram, route: str, inside: str
     if not isinstance(output, Ref) or not depends[output.index]:
         raise CaptureError("the model's output does not depend on its input")
     constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
-    if route != "torch.export":
+    if route == PROGRAM:
         constants |= dict(program.state_dict)
     halved = any(getattr(fx.meta.get("val"), "dtype", None) in _HALVES for fx in kept)
     return Graph(tuple(_named(nodes)), output.index, tuple(depends), constants, route, halved)

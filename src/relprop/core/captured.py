@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,10 +16,14 @@ from relprop.core.graph import Graph
 from relprop.core.outputs import scores_in
 from relprop.core.prepared import Prepared
 from relprop.core.program import make_program, run
-from relprop.errors import CaptureError, InputError, RelpropError
+from relprop.core.record import record
+from relprop.errors import CaptureError, InputError, RecordedWarning, RelpropError
 
 #: graphs of the models that were captured, for as long as the models live
-_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
+_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[Graph]]] = WeakKeyDictionary()
+
+#: recordings remembered for inputs of one kind, of models that branch on values: each way through them has its own
+RECORDINGS = 32
 
 
 def keys(model: Model, image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -30,14 +35,21 @@ def keys(model: Model, image: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
 def captured(model: Model, image: Tensor) -> Graph:
-    """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows."""
+    """Capture a model, unless that was done for such inputs and it still computes the same: a change in it shows.
+
+    A recording holds for inputs on which the model makes the same calls, so for each input a run is recorded, and
+    compared with those that are known.
+    """
     known = _GRAPHS.setdefault(model, {}) if isinstance(model, nn.Module) else {}
     any_batch, this_batch = keys(model, image)
-    for key in (this_batch, any_batch):
-        if key in known:
+    graphs = [graph for key in (this_batch, any_batch) for graph in known.get(key, ())]
+    if any(graph.tape is not None for graph in graphs) and (found := _recording_for(model, graphs, image)) is not None:
+        return found
+    for graph in graphs:
+        if graph.tape is None:
             with contextlib.suppress(CaptureError, InputError, RuntimeError, KeyError):
-                _require_same_output(model, known[key], image)
-                return known[key]
+                _require_same_output(model, graph, image)
+                return graph
     with _own_dtype(model, image) as example:
         try:
             graph = capture(model, example)
@@ -46,8 +58,36 @@ def captured(model: Model, image: Tensor) -> Graph:
             raise
     _require_shape(graph, image)
     _require_same_output(model, graph, image)
-    known[any_batch if graph.any_batch else this_batch] = graph
+    if graph.tape is None:
+        known[any_batch if graph.any_batch else this_batch] = [graph]
+    else:
+        _say_that_it_is_recorded(model, graphs)
+        recordings = known.setdefault(any_batch if graph.any_batch else this_batch, [])
+        recordings.append(graph)
+        del recordings[:-RECORDINGS]
     return graph
+
+
+def _recording_for(model: Model, graphs: list[Graph], image: Tensor) -> Graph | None:
+    """The recording that holds for this image, if there is one."""
+    assert isinstance(model, nn.Module)
+    with contextlib.suppress(Exception), _own_dtype(model, image) as example:  # what it says is said by its own forward
+        run = record(model, example)
+        return next((graph for graph in reversed(graphs) if graph.tape is not None and graph.tape.fits(run)), None)
+    return None
+
+
+def _say_that_it_is_recorded(model: Model, graphs: list[Graph]) -> None:
+    """Once a model."""
+    if any(graph.tape is not None for graph in graphs):
+        return
+    why = "is TorchScript" if isinstance(model, torch.jit.ScriptModule) else "branches on the values of tensors"
+    warnings.warn(
+        f"{type(model).__name__} {why}, so torch.export cannot read it; a run is recorded for each input instead, "
+        "which costs one more forward pass. The explanation is of the branches that this input takes",
+        RecordedWarning,
+        stacklevel=2,
+    )
 
 
 def state_of(model: Model, graph: Graph) -> dict[str, Tensor]:
@@ -104,8 +144,11 @@ def _own_scores(model: Model, image: Tensor) -> Tensor | None:
 
 
 def _require_same_output(model: Model, graph: Graph, image: Tensor) -> None:
-    """Refuse a capture that computes something else than the model does; two images tell, where it takes any batch."""
-    image = image[:2] if graph.any_batch else image
+    """Refuse a capture that computes something else than the model does; two images tell, where it takes any batch.
+
+    A recording is compared on all of them: it holds for what the model makes of these.
+    """
+    image = image[:2] if graph.any_batch and graph.tape is None else image
     theirs = _own_scores(model, image)
     program = make_program(graph, frozenset())
     ours = require_finite(run(program, graph, state_of(model, graph), image, Prepared()).output)

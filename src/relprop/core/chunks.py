@@ -76,21 +76,31 @@ def joined(parts: Sequence[Relevance]) -> Relevance:
     return replace(
         first,
         **values,
-        kept={key: torch.cat([part.kept[key] for part in parts]) for key in first.kept},
+        kept={
+            key: torch.cat([part.kept[key] for part in parts])
+            for key in first.kept
+            if all(key in part.kept for part in parts)
+        },
         ledger=joined_ledgers([part.ledger for part in parts if part.ledger is not None]),
     )
 
 
 def joined_ledgers(parts: Sequence[Ledger]) -> Ledger | None:
-    """One book of those for parts of a batch, over the same steps; None of none."""
+    """One book: a step that some images do not take, where the model branches, has zeros for them; None of none."""
     if not parts:
         return None
-    lines = zip(*(part.entries for part in parts), strict=True)
-    start, end = torch.cat([part.start for part in parts]), torch.cat([part.end for part in parts])
-    return Ledger(tuple(map(_joined_entry, lines)), start, end)
+    books = [{(line.name, line.rule): line for line in part.entries} for part in parts]
+    lines = {key: line for book in books for key, line in book.items()}
+    blank = [torch.zeros_like(part.start) for part in parts]
+    entries = tuple(_joined_entry(line, [book.get(key) for book in books], blank) for key, line in lines.items())
+    return Ledger(entries, torch.cat([part.start for part in parts]), torch.cat([part.end for part in parts]))
 
 
-def _joined_entry(lines: Sequence[Entry]) -> Entry:
+def _joined_entry(named: Entry, lines: Sequence[Entry | None], blank: Sequence[Tensor]) -> Entry:
     columns = ("received", "sent", "magnitude", "blind")
-    values: dict[str, Any] = {c: torch.cat([0 * line.sent + getattr(line, c) for line in lines]) for c in columns}
-    return replace(lines[0], **values)
+    pairs = [*zip(lines, blank, strict=True)]
+    values: dict[str, Any] = {
+        column: torch.cat([zero if line is None else zero + getattr(line, column) for line, zero in pairs])
+        for column in columns
+    }
+    return replace(named, **values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,38 +80,37 @@ class ConvGeometry:
         reach = zip(self.padding, extents, self.dilation, strict=False)
         return bool(self.before) or any(pad > extent or (pad and dilation > 1) for pad, extent, dilation in reach)
 
-    def _per_group(self, reference: Tensor) -> tuple[ConvGeometry, Tensor]:
-        """The same geometry with one channel a group, and its kernel of ones."""
-        shape = (self.groups, 1, *self.weight_shape[2:])
-        single = ConvGeometry(
-            shape,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-            self.before,
-        )
-        return single, torch.ones(shape, dtype=reference.dtype, device=reference.device)
+    @property
+    def one_channel_a_group(self) -> ConvGeometry:
+        """The same geometry where each group has one channel, in and out."""
+        return replace(self, weight_shape=(self.groups, 1, *self.weight_shape[2:]))
+
+    def kernel_of_ones(self, like: Tensor) -> Tensor:
+        """The weight of `one_channel_a_group` that adds up a receptive field."""
+        return like.new_ones((self.groups, 1, *self.weight_shape[2:]))
 
     def count(self, mask: Tensor) -> Tensor:
         """Number of inputs in the receptive field of each output: mask (1, in, *size) -> (1, groups, *size')."""
-        single, ones = self._per_group(mask)
-        return single.push(_sum_groups(mask, self.groups), ones)
+        return self.one_channel_a_group.push(_sum_groups(mask, self.groups), self.kernel_of_ones(mask))
 
-    def spread(self, value: Tensor, mask: Tensor) -> Tensor:
+    def spread(self, value: Tensor, mask: Tensor, pull: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Send each output's value to every input of its receptive field: the transpose with all weights one.
 
-        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is.
+        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is; `pull` is the transpose of
+        `one_channel_a_group` with ones, where it is at hand.
         """
-        single, ones = self._per_group(value)
-        like = value.new_empty((value.shape[0], self.groups, *mask.shape[2:]))
-        spread = single.pull(_sum_groups(value, self.groups), ones, like)
+        sums = _sum_groups(value, self.groups)
+        if pull is None:
+            like = value.new_empty((value.shape[0], self.groups, *mask.shape[2:]))
+            spread = self.one_channel_a_group.pull(sums, self.kernel_of_ones(value), like)
+        else:
+            spread = pull(sums)
         return spread.unsqueeze(2).expand(-1, -1, self.inputs_per_group, *spread.shape[2:]).flatten(1, 2) * mask
 
 
 def _sum_groups(value: Tensor, groups: int) -> Tensor:
+    if value.shape[1] == groups:
+        return value
     return value.reshape(value.shape[0], groups, -1, *value.shape[2:]).sum(2)
 
 
@@ -121,8 +120,8 @@ def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
     dims = weight.dim() - 2
     name = node.call._schema.name.removeprefix("aten::")  # type: ignore[attr-defined]
     given = [*args[3:]]
-    if name == "convolution":
-        stride, padding, dilation, transposed, output_padding, groups = given
+    if name in ("convolution", "_convolution"):  # the latter as traced, with flags for cuDNN behind
+        stride, padding, dilation, transposed, output_padding, groups = given[:6]
     elif name.startswith("conv_transpose"):
         stride, padding, output_padding, groups, dilation = with_defaults(given, 1, 0, 0, 1, 1)
         transposed = True

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from relprop.errors import UsageError
+
+if TYPE_CHECKING:
+    from relprop.core.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,10 @@ class Graph:
         output: index of the node whose value the model returns.
         depends: for each node, whether its value depends on the image.
         constants: tensors that the capture lifted out of the code, by name.
-        route: how it was captured, for the reader: "torch.export" or "exported program".
+        route: how it was captured, for the reader: "torch.export", "exported program" or "a run recorded for this
+            input".
         halved: whether the model computes in half precision somewhere; the graph computes in float32.
+        tape: the run that it was recorded from, if it was; it holds for inputs on which the model makes the same calls.
     """
 
     nodes: tuple[Node, ...]
@@ -85,6 +90,7 @@ class Graph:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     route: str = "torch.export"
     halved: bool = False
+    tape: Tape | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)

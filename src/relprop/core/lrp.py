@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from relprop.core.batch import mixing
 from relprop.core.capture import Model, require_evaluation_mode, unwrap
-from relprop.core.captured import captured, first_weight, keys, require_finite, state_of
+from relprop.core.captured import RECORDINGS, captured, first_weight, keys, require_finite, state_of
 from relprop.core.chunks import Chunks
 from relprop.core.composite import Composite
 from relprop.core.cuts import find_cuts
@@ -23,7 +24,7 @@ from relprop.core.propagate import Walk, Way, make_way, propagate, shared_progra
 from relprop.core.relevance import Relevance
 from relprop.core.support import supports
 from relprop.core.target import Start, Target, are_classes, begin, read_target
-from relprop.errors import InputError, UsageError
+from relprop.errors import CaptureError, InputError, UsageError
 
 if TYPE_CHECKING:
     from relprop.core.compiled import Compiler
@@ -38,12 +39,15 @@ class LRP(nn.Module):
         result = lrp(x)                      # of the predicted class
         result = lrp(x, target=labels)       # of a class, or of several: (N, K)
 
-    The model is captured at the first call for each size of input, and its weights are read anew at each call.
+    The model is captured at the first call for each size of input, and its weights are read anew at each call. Where
+    `torch.export` cannot read it (TorchScript, Python that branches on values), a run is recorded at each call, which a
+    warning says once.
     Nothing is attached to it: weights, buffers, hooks, modes, `requires_grad` and `.grad` stay as they are, also when
     something raises. It is not registered as a submodule, so `lrp.to()` and `lrp.train()` do not reach it.
 
     Args:
-        model: a module in evaluation mode that maps (N, C, H, W) to (N, classes), or an exported program.
+        model: a module in evaluation mode, TorchScript included, that maps (N, C, H, W) to (N, classes), or an exported
+            program.
         composite: which rules to use; by default what suits the network (`relprop.core.families`), for convolutional
             networks `relprop.paper()`.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
@@ -130,14 +134,19 @@ class LRP(nn.Module):
     def graph(self, x: Tensor) -> Graph:
         """The captured computation for inputs of the shape of `x`."""
         with torch.no_grad(), _exact_arithmetic(x):
-            return self._way(self._as_input(x), self.composite).graph
+            image = self._as_input(x)
+            graph = self._graph(image)
+            return graph if graph.tape is not None else self._way(graph, image, self.composite).graph
 
     def _explain(
         self, x: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
     ) -> tuple[Relevance, ...]:
         image = self._as_input(x)
-        ways = [self._way(image, composite) for composite in composites]
-        graph, prepared = ways[0].graph, ways[0].prepared
+        graph = self._graph(image)
+        if graph.tape is not None and len(image) > 1 and (not graph.any_batch or mixing(graph)):
+            return self._one_by_one(graph, image, target, start, composites)
+        ways = [self._way(graph, image, composite) for composite in composites]
+        prepared = ways[0].prepared
         state = state_of(self.model, graph)
         layers = self._layers(graph)
         prepared.refresh(state.values())
@@ -238,20 +247,53 @@ class LRP(nn.Module):
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
         return x.detach().to(_compute_dtype(weight.dtype))
 
-    def _way(self, image: Tensor, composite: Composite | None) -> Way:
-        """Capture for this size of input, unless that was done before."""
+    def _graph(self, image: Tensor) -> Graph:
+        """Capture for this size of input, unless that was done before. A recording holds for certain values only."""
         _require_evaluation(self.model)
-        any_batch, this_batch = keys(self.model, image)
-        known = [self._ways[key, c] for key, c in self._ways if key in (any_batch, this_batch)]
-        graph = known[0].graph if known else captured(self.model, image)
+        known = next((way.graph for way in self._known(image) if way.graph.tape is None), None)
+        return known or captured(self.model, image)
+
+    def _known(self, image: Tensor) -> list[Way]:
+        """What was made for inputs of this kind."""
+        held = keys(self.model, image)
+        return [way for (key, *_), way in self._ways.items() if key in held]
+
+    def _way(self, graph: Graph, image: Tensor, composite: Composite | None) -> Way:
+        """Plan a graph's run and walk by a composite, unless that was done before."""
+        known = [way for way in self._known(image) if way.graph is graph]
         chosen = composite or family_of(graph).composite()
         way = next((way for way in known if way.assignment.composite == chosen), None)
         if way is None:
             places = known[0].supports if known else supports(graph, state_of(self.model, graph))
             prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
             way = make_way(graph, chosen.assign(graph), places, prepared)
-            self._ways[any_batch if graph.any_batch else this_batch, id(composite)] = way
+            any_batch, this_batch = keys(self.model, image)
+            self._ways[any_batch if graph.any_batch else this_batch, id(graph), id(composite)] = way
+            recordings = [key for key, made in self._ways.items() if made.graph.tape is not None]
+            for key in recordings[:-RECORDINGS]:
+                del self._ways[key]
         return way
+
+    def _one_by_one(
+        self, graph: Graph, image: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
+    ) -> tuple[Relevance, ...]:
+        """Explain images apart where a recording takes them apart, or holds for batches of this size alone.
+
+        Where the images lie in its values is not known then, so their books could not be kept apart.
+        """
+        assert graph.tape is not None
+        results = Chunks(1).explain(
+            image, target, start, lambda x, target, start: self._explain(x, target, start, composites)
+        )
+        theirs, ours = graph.tape.scores.to(image), results[0].logits
+        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        if not difference <= 1e-3:
+            raise CaptureError(
+                f"the model's scores for an image depend on the others in its batch (by {difference:.1e} of the "
+                "largest score), and its calls on the size of the batch, so relevance of the images cannot be told "
+                "apart; give it one image at a time"
+            )
+        return results
 
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""

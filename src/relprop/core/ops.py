@@ -51,6 +51,7 @@ _ALIASES = {
     "clip": "clamp",
     "swapaxes": "transpose",
     "convolution": "conv",
+    "_convolution": "conv",
     "conv_transpose": "conv_transpose",
     "addmm": "linear",
     "_adaptive_avg_pool": "adaptive_avg_pool",

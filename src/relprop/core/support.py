@@ -77,7 +77,7 @@ def _support(node: Node, masks: _Masks) -> Support:
         return None if below[-1] is None else below[-1].any(-2, keepdim=True).expand(shape)
     if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shapes[node.inputs[0]]):
         return below[0]
-    if "pool" in node.op or node.op in ("mean", "sum"):
+    if "pool" in node.op or node.op in ("mean", "sum", "amax", "amin", "max[0]", "min[0]"):
         assert below[0] is not None
         return _pooled(node, below[0])
     if len(node.inputs) > 1 and any(support is None for support in below):

@@ -93,8 +93,9 @@ def _read_pickle(path: Path) -> Any:
     except Exception as error:  # on damaged bytes the readers raise nearly anything
         if "TorchScript" in str(error):
             raise ModelError(
-                f"{path} is a TorchScript archive, which cannot be captured; save the state_dict() of the original "
-                "model, or torch.export.save it as .pt2"
+                f"{path} is a TorchScript archive, which holds code and is not read here; save the state_dict() of the "
+                "original model, or torch.export.save it as .pt2, or in Python give torch.jit.load(path) to "
+                "relprop.explain"
             ) from None
         reason = str(error).split("\n")[0] or type(error).__name__
         # torch advises to read without the safeguard; we do not

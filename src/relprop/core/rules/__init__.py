@@ -21,10 +21,11 @@ from relprop.core.rules.pooling import (
     max_as_average,
     mean_z_plus,
     signed_average,
+    winner_of_dimensions,
     winner_takes_all,
 )
 from relprop.core.rules.products import product
-from relprop.core.rules.resample import spread_back
+from relprop.core.rules.resample import spread_back, spread_back_signed
 from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
 
@@ -62,8 +63,10 @@ __all__ = [
     "signed_average",
     "softmax_rule",
     "spread_back",
+    "spread_back_signed",
     "unstack",
     "w_square",
+    "winner_of_dimensions",
     "winner_takes_all",
     "z_box",
     "z_plus",

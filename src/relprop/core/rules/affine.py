@@ -77,13 +77,25 @@ def _conv(step: Step) -> Affine:
         counts = geometry.count(mask())
         return counts.repeat_interleave(geometry.outputs_per_group, 1)
 
+    def counted() -> Tensor:  # once, where all of the input depends on the image
+        known = step.supports[0] is None
+        return prepared.get(index, f"count{tuple(shape[1:])}", (weight,), count) if known and kept else count()
+
+    def spread(value: Tensor) -> Tensor:
+        if not kept or prepared.bf16 or is_stand_in(value):
+            return geometry.spread(value, mask())
+        ones: Tensor = prepared.get(index, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
+        single = geometry.one_channel_a_group
+        narrow = value.new_empty(1).expand(value.shape[0], geometry.groups, *shape[2:])
+        return geometry.spread(value, mask(), lambda sums: prepared.pull(index, single, sums, ones, narrow))
+
     return Affine(
         weight,
         None if bias is None else bias.reshape(1, -1, *[1] * dims),
         push,
         pull,
-        lambda value: geometry.spread(value, mask()),
-        count,
+        spread,
+        counted,
     )
 
 
@@ -175,8 +187,8 @@ def z_plus(step: Step, relevance: Tensor) -> Tensor:
         return _with_dead(layer, layer.pull(divided, plus).mul_(step.input), dead)
     minus = _part(step, layer.weight, "minus")
     above, below = step.input.clamp(min=0), step.input.clamp(max=0)
-    divided, dead = quotient(relevance, layer.push(above, plus) + layer.push(below, minus))
-    shared = above * layer.pull(divided, plus) + below * layer.pull(divided, minus)
+    divided, dead = quotient(relevance, layer.push(above, plus).add_(layer.push(below, minus)))
+    shared = layer.pull(divided, plus).mul_(above).addcmul_(below, layer.pull(divided, minus))
     return _with_dead(layer, shared, dead)
 
 

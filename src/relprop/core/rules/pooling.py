@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,28 @@ def winner_takes_all(step: Step, relevance: Tensor) -> Tensor:
     flat_value, flat_relevance = value.flatten(-dims), relevance.flatten(-dims)
     indices = _winners(step, value, dims).flatten(-dims)
     return torch.zeros_like(flat_value).scatter_add_(-1, indices, flat_relevance).view_as(value)
+
+
+@rule("amax", "amin", "max[0]", "min[0]", name="winner of dimensions")
+def winner_of_dimensions(step: Step, relevance: Tensor) -> Tensor:
+    """As `winner_takes_all`, where the largest (or smallest) number along whole dimensions is taken."""
+    value, support = step.input, step.supports[0]
+    least = step.node.op in ("amin", "min[0]")
+    value = -value if least else value
+    if support is not None:
+        value = torch.where(support.to(value.device), value, -torch.inf)
+    dims = _reduced(step)
+    keeps = len(step.args) > 2 and bool(step.args[2])
+    kept = [dim for dim in range(value.dim()) if dim not in dims]
+    rows = value.permute(*kept, *dims).flatten(len(kept))
+    winners = rows.argmax(-1, keepdim=True)
+    given = relevance.squeeze(dims) if keeps else relevance
+    shared = torch.zeros_like(rows).scatter_(-1, winners, given.unsqueeze(-1))
+    return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(_inverse((*kept, *dims)))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=lambda place: order[place])
 
 
 def _winners(step: Step, value: Tensor, dims: int) -> Tensor:

@@ -12,8 +12,17 @@ from relprop.core.trace import Step
 
 OPS = ("upsample_nearest", "_upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_trilinear")
 
+#: the same, with weights of either sign
+SIGNED = ("upsample_bicubic", "_upsample_bicubic_aa", "_upsample_lanczos_aa")
 
-@rule(*OPS, name="interpolation", reads=())
+
+@rule(*SIGNED, name="signed interpolation", reads=(), positive=False)
+def spread_back_signed(step: Step, relevance: Tensor) -> Tensor:
+    """As `spread_back`: bicubic weights too add up to one, but some are negative, and so are some shares."""
+    return _spread(step, relevance)
+
+
+@rule(*OPS, "_upsample_bilinear_aa", name="interpolation", reads=())
 def spread_back(step: Step, relevance: Tensor) -> Tensor:
     """Give each value to those it was interpolated from, by the weights of the interpolation.
 
@@ -21,6 +30,10 @@ def spread_back(step: Step, relevance: Tensor) -> Tensor:
 
     Every output is a weighted average, so nothing is divided and each sample's sum is kept, whatever the signs.
     """
+    return _spread(step, relevance)
+
+
+def _spread(step: Step, relevance: Tensor) -> Tensor:
     call: Any = step.node.call
 
     def interpolate(value: Tensor) -> Tensor:

@@ -1,0 +1,359 @@
+"""TorchScript, and Python that branches on values: a run recorded for each input, and what it must notice."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torchvision
+from core_tiny import Tiny, images
+from test_model_untouched import everything
+from torch import nn
+
+import relprop
+from relprop.core.capture import EXPORT, RECORDED
+from relprop.core.captured import _GRAPHS
+from relprop.errors import CaptureError, RecordedWarning
+
+X = images(3)
+
+
+class Branches(Tiny):
+    """One of two heads, by a value; `bright` says which inputs take the second."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.other = nn.Conv2d(4, 4, 1)
+        self.eval()
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x)))
+        if x.mean() > 1:
+            h = self.relu(self.other(h)) + h
+        return (self.bn2(self.conv2(h)) + h).relu_().mean((2, 3))
+
+
+class Straight(Branches):
+    """What `Branches` computes, by one of its ways."""
+
+    def __init__(self, bright: bool) -> None:
+        super().__init__()
+        self.bright = bright
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x)))
+        if self.bright:
+            h = self.relu(self.other(h)) + h
+        return (self.bn2(self.conv2(h)) + h).relu_().mean((2, 3))
+
+
+class Loops(Tiny):
+    """As many times as a value says."""
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x)))
+        for _ in range(int(x.abs().amax()) + 1):
+            h = self.relu(self.conv2(h)) + h
+        return h.mean((2, 3))
+
+
+class EachForItself(Branches):
+    """Every image takes its own way."""
+
+    def features(self, x):
+        return torch.cat([super(EachForItself, self).features(one[None]) for one in x])
+
+
+class Masks(Tiny):
+    """Indices, and sizes, that depend on values: the brighter half of the places, then those that are positive."""
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x))).flatten(2)
+        if x.sum() > 1e9:
+            return h[..., 0]
+        h = h + self.drop(h)
+        bright = h.sum((0, 1))
+        return h[..., bright > bright.median()].mean(-1)
+
+
+class WritesInPlace(Branches):
+    """In-place operations, and writes through views, before and behind the branch."""
+
+    def features(self, x):
+        h = self.conv1(x).relu_()
+        before = h[:, :2]
+        h[:, 1:3] += h[:, :2] * 0.5
+        wide = torch.zeros_like(h)
+        wide[:, 1:] = h[:, :3]
+        if x.mean() <= 1:
+            wide.add_(h)
+        return self.conv2(wide).add_(wide).relu_()[:, :, ::2].mean((2, 3)) + torch.cat([before, before], 1).mean((2, 3))
+
+
+class WritesPlainly(WritesInPlace):
+    """The dark way of the same, as export reads it."""
+
+    def features(self, x):
+        h = self.conv1(x).relu_()
+        before = h[:, :2]
+        h[:, 1:3] += h[:, :2] * 0.5
+        wide = torch.zeros_like(h)
+        wide[:, 1:] = h[:, :3]
+        wide.add_(h)
+        return self.conv2(wide).add_(wide).relu_()[:, :, ::2].mean((2, 3)) + torch.cat([before, before], 1).mean((2, 3))
+
+
+@torch.library.custom_op("relprop_tests::twice", mutates_args=())
+def twice(value: torch.Tensor) -> torch.Tensor:
+    """An operation that nobody can run without data."""
+    return value * 2
+
+
+def told(call):
+    """The result of a call that warns once."""
+    with pytest.warns(RecordedWarning, match="a run is recorded for each input"):
+        return call()
+
+
+def same(ours, theirs, rtol=1e-12):
+    assert ours.ledger.gap < rtol
+    torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=rtol, atol=rtol * 1e-2)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("bright", [False, True])
+def test_a_branch_gives_what_its_way_alone_gives(bright, dtype, rtol):
+    x = (X + 2 * bright).to(dtype)
+    lrp = relprop.LRP(Branches().to(dtype))
+    result = told(lambda: lrp(x))
+    same(result, relprop.explain(Straight(bright).to(dtype), x), rtol)
+    graph, plain = lrp.graph(x), relprop.LRP(Straight(bright).to(dtype)).graph(x)
+    assert (graph.route, plain.route) == (RECORDED, EXPORT)
+    assert [node.name for node in graph] == [node.name for node in plain]
+    assert [node.inputs for node in graph] == [node.inputs for node in plain]
+    assert graph.by_name["conv2"].source.startswith("test_recorded.py:")
+    assert graph.by_name["conv2"].source.endswith(" return (self.bn2(self.conv2(h)) + h).relu_().mean((2, 3))")
+
+
+def test_another_branch_is_noticed_at_every_call():
+    lrp, dark, bright = relprop.LRP(Branches().double()), X.double(), X.double() + 2
+    told(lambda: lrp(dark))
+    for x, way in ((bright, True), (dark, False), (bright * 1.5, True), (dark * 0.9, False)):
+        same(lrp(x), relprop.explain(Straight(way).double(), x))
+    assert lrp.graph(dark) is lrp.graph(dark * 0.9)
+    assert lrp.graph(dark) is not lrp.graph(bright)
+
+
+def test_a_branch_that_hardly_changes_the_scores_is_noticed():
+    model, straight = Branches().double(), Straight(True).double()
+    for net in (model, straight):
+        nn.init.constant_(net.other.weight, 1e-9)
+        nn.init.zeros_(net.other.bias)
+    lrp = relprop.LRP(model)
+    told(lambda: lrp(X.double()))
+    assert "other" not in lrp.graph(X.double()).modules
+    same(lrp(X.double() + 2), relprop.explain(straight, X.double() + 2))
+    assert "other" in lrp.graph(X.double() + 2).modules
+
+
+def test_a_loop_takes_as_many_turns_as_the_input_asks_for():
+    lrp = relprop.LRP(Loops().double())
+    x = X.double() / X.abs().max()
+    turns = {}
+    for factor in (0.5, 1.5, 2.5):
+        result = told(lambda f=factor: lrp(x * f)) if factor == 0.5 else lrp(x * factor)
+        assert result.ledger.gap < 1e-12
+        turns[factor] = sum(node.op == "conv" for node in lrp.graph(x * factor).steps)
+    assert turns == {0.5: 2, 1.5: 3, 2.5: 4}
+
+
+def test_batches_equal_single_images_and_batches_of_other_sizes_need_no_recording():
+    model = Branches().double()
+    lrp = relprop.LRP(model)
+    whole = told(lambda: lrp(X.double()))
+    graph = lrp.graph(X.double())
+    assert graph.any_batch
+    for k in range(3):
+        one = X[k : k + 1].double()
+        torch.testing.assert_close(lrp(one).relevance, whole.relevance[k : k + 1], rtol=1e-12, atol=1e-15)
+        assert lrp.graph(one) is graph
+
+
+def test_images_that_take_different_ways_are_explained_one_by_one():
+    x = torch.stack([X[0], X[1] + 2, X[2]]).double()
+    lrp = relprop.LRP(EachForItself().double(), keep=["conv1"])
+    result = told(lambda: lrp(x, target=[0, 1, 2]))
+    for k, way in enumerate((False, True, False)):
+        alone = relprop.explain(Straight(way).double(), x[k : k + 1], target=[k])
+        torch.testing.assert_close(result.relevance[k : k + 1], alone.relevance, rtol=1e-12, atol=1e-15)
+    assert result.ledger.gap < 1e-12
+    assert result.at("conv1").shape[0] == 3
+    torch.testing.assert_close(result.ledger.end, result.ledger.start, rtol=1e-12, atol=0)
+    other = next(entry for entry in result.ledger.entries if entry.name == "other")
+    assert [bool(part) for part in other.received] == [False, True, False]
+
+
+def test_images_that_cannot_be_told_apart_are_refused():
+    class Together(Tiny):
+        def forward(self, x):
+            scores = torch.stack([self.fc(self.features(one[None]))[0] for one in x])
+            return scores * (1 + float(x[0].mean()))
+
+    with pytest.raises(CaptureError, match="scores for an image depend on the others in its batch"):
+        told(lambda: relprop.explain(Together(), X))
+
+
+def test_places_that_depend_on_values_hold_for_them_alone():
+    model = Masks().double()
+    lrp = relprop.LRP(model)
+    x = X[:1].double()
+    result = told(lambda: lrp(x))
+    h = model.relu(model.bn1(model.conv1(x))).flatten(2)
+    bright = h.sum((0, 1)) * 2 > (h.sum((0, 1)) * 2).median()
+    kept = relprop.LRP(model, keep=["bn1"])(x).at("bn1")[0].flatten(1).sum(0)
+    assert result.ledger.gap < 1e-12
+    assert not kept[~bright].any()
+    torch.testing.assert_close(kept.sum(), result.score[0], rtol=1e-12, atol=0)
+    other = X[1:2].double()
+    assert lrp(other).ledger.gap < 1e-12
+    assert lrp.graph(other) is not lrp.graph(x)
+
+
+def test_in_place_operations_and_writes_through_views():
+    x = X.double()
+    same(told(lambda: relprop.explain(WritesInPlace().double(), x)), relprop.explain(WritesPlainly().double(), x))
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype", "rtol"),
+    [("trace", torch.float64, 1e-12), ("script", torch.float32, 1e-5), ("frozen", torch.float64, 1e-12)],
+)
+def test_torchscript_gives_what_the_python_model_gives(way, dtype, rtol):
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18(num_classes=5).eval().to(dtype)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scripted = scripts(net, x, way)
+    lrp, plain = relprop.LRP(scripted), relprop.LRP(net)
+    result, expected = told(lambda: lrp(x)), plain(x)
+    same(result, expected, rtol)
+    graph = lrp.graph(x)
+    assert graph.route == RECORDED
+    assert graph.any_batch
+    one = lrp(x[1:], target=result.target[1:])
+    torch.testing.assert_close(one.relevance, result.relevance[1:], rtol=rtol, atol=rtol * 1e-2)
+    if way != "frozen":  # which folds batch norms
+        assert [node.op for node in graph] == [node.op for node in plain.graph(x)]
+        assert {"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "fc"} <= {node.name for node in graph}
+    if way == "trace":
+        assert [node.name for node in graph] == [node.name for node in plain.graph(x)]
+        torch.testing.assert_close(
+            relprop.LRP(scripted, keep=["layer1.0"])(x).at("layer1.0"),
+            relprop.LRP(net, keep=["layer1.0"])(x).at("layer1.0"),
+            rtol=rtol,
+            atol=rtol * 1e-2,
+        )
+
+
+def scripts(net, x, way):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
+        made = torch.jit.trace(net, x, check_trace=False) if way == "trace" else torch.jit.script(net)
+        return torch.jit.freeze(made) if way == "frozen" else made
+
+
+@pytest.mark.parametrize("way", ["trace", "script"])
+def test_scripted_attention(way):
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5).eval().double()
+    nn.init.normal_(net.heads.head.weight, std=0.1)
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    same(told(lambda: relprop.explain(scripts(net, x, way), x)), relprop.explain(net, x))
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_part_that_is_torchscript(branches):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.fc = Tiny(), nn.Linear(5, 3)
+
+        def forward(self, x):
+            h = self.inner(x).relu()
+            return self.fc(-h if branches and x.mean() > 1e9 else h)
+
+    torch.manual_seed(0)
+    outer, x = Outer().eval().double(), X.double()
+    plain = Outer().eval().double()
+    plain.load_state_dict(outer.state_dict())
+    outer.inner = scripts(outer.inner, x, "trace")
+    lrp = relprop.LRP(outer)
+    expected = (told if branches else lambda call: call())(lambda: relprop.explain(plain, x))
+    same((told if branches else lambda call: call())(lambda: lrp(x)), expected)
+    if branches:
+        assert {"inner.conv1", "inner.bn2", "inner.add", "fc"} <= {node.name for node in lrp.graph(x)}
+
+
+def test_the_model_comes_back_untouched():
+    model = Branches()
+    before = everything(model)
+    told(lambda: relprop.explain(model, X))
+    assert everything(model) == before
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
+def test_weights_are_read_anew():
+    model = Branches().double()
+    lrp = relprop.LRP(model)
+    told(lambda: lrp(X.double()))
+    graph = lrp.graph(X.double())
+    with torch.no_grad():
+        model.conv1.weight.mul_(1.7)
+    fresh = Straight(False).double()
+    fresh.load_state_dict(model.state_dict())
+    same(lrp(X.double()), relprop.explain(fresh, X.double()))
+    assert lrp.graph(X.double()) is graph
+
+
+def test_recordings_do_not_pile_up(monkeypatch):
+    class Reads(Tiny):
+        def features(self, x):
+            return super().features(x) * float(x.mean())
+
+    lrp = relprop.LRP(Reads())
+    told(lambda: lrp(X[:1]))
+    monkeypatch.setattr("relprop.core.captured.RECORDINGS", 2)
+    monkeypatch.setattr("relprop.core.lrp.RECORDINGS", 2)
+    for k in range(3):
+        lrp(X[:1] + k)
+    assert len(lrp._ways) == 2
+    assert max(map(len, _GRAPHS[lrp.model].values())) <= 2
+
+
+def test_the_warning_comes_once():
+    model = Branches()
+    told(lambda: relprop.explain(model, X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relprop.explain(model, X + 2)
+        relprop.LRP(model)(X[:1])
+
+
+def test_where_neither_way_leads_both_reasons_are_given():
+    class Neither(Tiny):
+        def forward(self, x):
+            return twice(super().forward(x))
+
+    with pytest.raises(CaptureError, match=r"cannot capture Neither for .*torch.export: .* A recorded run: "):
+        relprop.explain(Neither(), X)
+
+
+def test_an_output_that_leaves_torch_is_refused():
+    class Leaves(Tiny):
+        def forward(self, x):
+            return torch.from_numpy(super().forward(x).detach().numpy() * 2)
+
+    with pytest.raises(CaptureError, match="output does not depend on its input"):
+        relprop.explain(Leaves(), X)
