@@ -81,7 +81,8 @@ def _say_that_it_is_recorded(model: Model, graphs: list[Graph]) -> None:
     """Once a model."""
     if any(graph.tape is not None for graph in graphs):
         return
-    why = "is TorchScript" if isinstance(model, torch.jit.ScriptModule) else "branches on the values of tensors"
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    why = "is TorchScript" if scripted else "probably branches on the values of tensors"
     warnings.warn(
         f"{type(model).__name__} {why}, so torch.export cannot read it; a run is recorded for each input instead, "
         "which costs one more forward pass. The explanation is of the branches that this input takes",
