@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from core_nets import Basic, Network, images
@@ -10,7 +12,8 @@ from torch import nn
 from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.cuts import enlarge, find_cuts, format_reading, parse_reading, separators
+from relprop.core.composites import COMPOSITES
+from relprop.core.cuts import enlarge, find_cuts, format_reading, parse_cut, parse_reading, separators
 from relprop.core.rules import rule
 from relprop.core.rules.centred import centred
 from relprop.errors import UsageError
@@ -120,14 +123,68 @@ def test_enlarging_keeps_the_total_of_signed_maps(small, large):
     assert (grown.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
 
 
-READINGS = [{"last-block@input": 0.9, "input": 0.1}, {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25}]
+@pytest.mark.parametrize(("small", "large"), [((7, 7), (224, 224)), ((5, 3), (13, 11)), ((9, 8), (9, 8))])
+def test_smoothing_keeps_the_total_of_signed_maps(small, large):
+    maps = torch.randn(4, *small, dtype=torch.float64)
+    maps -= maps.mean((1, 2), keepdim=True)
+    smooth = enlarge(maps, large, 0.1)
+    assert smooth.shape == (4, *large)
+    assert (smooth.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
+    assert smooth.std() < 0.9 * enlarge(maps, large).std()
+
+
+def test_a_smoothed_pixel_shares_among_the_neighbours_that_exist():
+    """By a loop over pixels: the middle one gives symmetrically, one at the border gives all of it inwards."""
+    size, sigma = 9, 0.2
+    for at in (0, 4, 8):
+        spike = torch.zeros(1, size, 1, dtype=torch.float64)
+        spike[0, at] = 6.0
+        bell = torch.tensor([math.exp(-((k - at) ** 2) / (2 * (sigma * size) ** 2)) for k in range(size)]).double()
+        found = enlarge(spike, (size, 1), sigma)[0, :, 0]
+        assert torch.allclose(found, 6 * bell / bell.sum(), rtol=1e-6, atol=0)
+
+
+def test_smoothing_is_of_the_enlarged_map_and_the_sides_apart():
+    """A width is a fraction of each side, as the Gaussian of a picture that is not square is stretched with it."""
+    maps = torch.randn(2, 4, 6, dtype=torch.float64)
+    whole = enlarge(maps, (8, 12), 0.1)
+    steps = enlarge(enlarge(maps, (8, 12)), (8, 12), 0.1)
+    assert torch.allclose(whole, steps, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(whole.mT, enlarge(maps.mT, (12, 8), 0.1), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("text", ["input~", "input~x", "input~0", "input~-0.1", "input~1", "input~nan"])
+def test_a_width_that_is_none_is_an_error(text):
+    with pytest.raises(UsageError, match=r"is no width to smooth with; give a fraction .* input~0.08"):
+        parse_cut(text)
+    with pytest.raises(UsageError, match="is no width to smooth with"):
+        LRP(small(), keep=[text])(pictures(count=1))
+
+
+def test_a_smoothed_cut_is_read_by_its_name():
+    result = LRP(small(), keep=["last-block~0.1"])(pictures())
+    assert parse_cut("last-block@input~0.1") == ("last-block@input", 0.1)
+    assert parse_cut("input") == ("input", 0.0)
+    by_hand = 0.25 * enlarge(result.heatmap, (32, 32), 0.05) + 0.75 * enlarge(
+        result.at("layer3.0").sum(1), (32, 32), 0.1
+    )
+    found = result.read({"input~0.05": 0.25, "last-block~0.1": 0.75})
+    assert torch.allclose(found, by_hand, rtol=1e-5, atol=1e-9)
+    assert not torch.allclose(found, result.read({"input": 0.25, "last-block": 0.75}), rtol=1e-2)
+
+
+READINGS = [
+    {"last-block@input": 0.9, "input": 0.1},
+    {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25},
+    {"blocks~0.1": 0.5, "input~0.05": 0.5},
+]
 
 
 @pytest.mark.parametrize("weights", READINGS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("classifier", ["z+", "centred"])
-def test_a_reading_holds_the_score(weights, dtype, rtol, classifier):
-    lrp = LRP(small(dtype), paper(classifier=classifier), keep=[*weights])
+@pytest.mark.parametrize("rules", ["paper", "paper:classifier=centred", "two-sided", "two-sided:late=gamma:depth=1"])
+def test_a_reading_holds_the_score(weights, dtype, rtol, rules):
+    lrp = LRP(small(dtype), COMPOSITES.build(rules), keep=[*weights])
     result = lrp(pictures(dtype), start="logit")
     total = result.read(weights).sum((1, 2), dtype=torch.float64)
     size = result.read(weights).abs().sum((1, 2)).double()

@@ -174,27 +174,42 @@ def _pattern(path: str) -> str:
     return re.sub(r"\d+", "#", path)
 
 
-def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
     """Bring maps (..., h, w) to a larger size, each cell handing out exactly what it holds.
 
     Bilinear, but for a factor: U = B diag(1 / Σ_rows B) along each side, with B the matrix of bilinear interpolation.
     Where H / h is a whole number this is bilinear interpolation divided by it; elsewhere its columns, which bilinear
     interpolation leaves uneven, add up to one. Being linear it keeps the total of any map, signed ones included,
     where dividing by what came out would break down as that approaches zero.
+
+    With `smooth`, G U instead: G is a Gaussian whose columns too are made to add up to one, so that a pixel near the
+    border shares among the neighbours that exist.
+
+    Args:
+        maps: (..., h, w).
+        size: (H, W), at least (h, w).
+        smooth: standard deviation of the Gaussian, as a fraction of each side; 0 for none.
     """
     height, width = size
-    if tuple(maps.shape[-2:]) == (height, width):
+    if tuple(maps.shape[-2:]) == (height, width) and not smooth:
         return maps
-    rows, columns = (_hand_out(maps.shape[-2], height).to(maps), _hand_out(maps.shape[-1], width).to(maps))
+    rows, columns = (
+        _hand_out(small, large, smooth).to(maps) for small, large in zip(maps.shape[-2:], size, strict=True)
+    )
     return rows @ maps @ columns.T
 
 
 @cache
-def _hand_out(small: int, large: int) -> Tensor:
+def _hand_out(small: int, large: int, smooth: float) -> Tensor:
     """(large, small), each column adding up to one."""
     each = torch.eye(small, dtype=torch.float64)[:, None]
     weights = F.interpolate(each, large, mode="linear", align_corners=False)[:, 0].T
-    return weights / weights.sum(0)
+    weights = weights / weights.sum(0)
+    if not smooth:
+        return weights
+    at = torch.arange(large, dtype=torch.float64)
+    bell = torch.exp(-((at[:, None] - at) ** 2) / (2 * (smooth * large) ** 2))
+    return bell / bell.sum(0) @ weights
 
 
 def require_weights(weights: Mapping[str, float]) -> None:
@@ -214,7 +229,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
 
 
 def parse_reading(text: str) -> dict[str, float]:
-    """Read "0.9*late+0.1*input"; a name without a number has weight 1.
+    """Read "0.9*late+0.1*input~0.08" (`~`: smoothed, see `parse_cut`); a name without a number has weight 1.
 
     Raises:
         UsageError: not of this form, or weights that do not add up to one.
@@ -234,6 +249,27 @@ def parse_reading(text: str) -> dict[str, float]:
         weights[name.strip()] = weight
     require_weights(weights)
     return weights
+
+
+def parse_cut(text: str) -> tuple[str, float]:
+    """Read "input~0.08": a cut, and the Gaussian that its map is smoothed with, as a fraction of the image's side.
+
+    Without `~` it is not smoothed (0).
+
+    Raises:
+        UsageError: what follows `~` is no width.
+    """
+    name, tilde, width = text.partition("~")
+    try:
+        smooth = float(width) if tilde else 0.0
+    except ValueError:
+        smooth = math.nan
+    if not (0 < smooth < 1 or (smooth == 0 and not tilde)):
+        raise UsageError(
+            f"{width!r} in {text!r} is no width to smooth with; give a fraction of the image's side, above 0 and below "
+            "1, as in input~0.08"
+        )
+    return name.strip(), smooth
 
 
 def format_reading(weights: Mapping[str, float]) -> str:
