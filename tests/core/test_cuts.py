@@ -13,7 +13,7 @@ from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
 from relprop.core.composites import COMPOSITES
-from relprop.core.cuts import enlarge, find_cuts, format_reading, parse_cut, parse_reading, separators
+from relprop.core.cuts import Cuts, enlarge, find_cuts, format_reading, parse_cut, parse_reading, separators
 from relprop.core.rules import rule
 from relprop.core.rules.centred import centred
 from relprop.errors import UsageError
@@ -62,6 +62,7 @@ def test_cuts_of_a_resnet_are_named_after_its_modules():
     assert cuts.expand("blocks") == ("layer1.0@input", "layer2.0@input", "layer3.0@input")
     assert cuts.expand("last-block@input") == ("layer3.0@input",)
     assert cuts.expand("last-map") == ("layer3",)
+    assert cuts.expand("late-blocks") == ("layer3.0@input", "layer3")
     assert cuts.expand("layer1.0.conv1") == ("layer1.0.conv1",)
     assert cuts.place("layer2.0") == cuts.place("layer3.0@input") > cuts.place("layer2.0@input") > cuts.place("input")
     assert "layer1.0.conv1" not in cuts.places
@@ -84,6 +85,12 @@ class Stages(nn.Module):
 def test_blocks_without_a_skip_are_known_by_their_kin():
     cuts = find_cuts(capture(Stages().eval(), pictures()))
     assert cuts.blocks == ("blocks.0.0", "blocks.0.1", "blocks.1.0")
+
+
+def test_late_blocks_are_the_last_third_and_what_leaves_them():
+    many = Cuts({f"b.{k}": k + 1 for k in range(7)} | {"input": 0}, tuple(f"b.{k}" for k in range(7)))
+    assert many.expand("late-blocks") == ("b.5@input", "b.6@input", "b.6")
+    assert Cuts({"input": 0, "conv": 1}).expand("late-blocks") == ("conv",)
 
 
 def test_values_in_another_layout_are_no_maps():
@@ -133,15 +140,26 @@ def test_smoothing_keeps_the_total_of_signed_maps(small, large):
     assert smooth.std() < 0.9 * enlarge(maps, large).std()
 
 
-def test_a_smoothed_pixel_shares_among_the_neighbours_that_exist():
-    """By a loop over pixels: the middle one gives symmetrically, one at the border gives all of it inwards."""
-    size, sigma = 9, 0.2
-    for at in (0, 4, 8):
-        spike = torch.zeros(1, size, 1, dtype=torch.float64)
-        spike[0, at] = 6.0
-        bell = torch.tensor([math.exp(-((k - at) ** 2) / (2 * (sigma * size) ** 2)) for k in range(size)]).double()
-        found = enlarge(spike, (size, 1), sigma)[0, :, 0]
-        assert torch.allclose(found, 6 * bell / bell.sum(), rtol=1e-6, atol=0)
+@pytest.mark.parametrize("at", [0, 4, 8])
+@pytest.mark.parametrize("width", [0.2, 0.9])
+def test_a_smoothed_pixel_is_seen_in_mirrors_at_the_border(at, width):
+    """By reflecting a long line of pixels, far enough that the Gaussian does not reach its ends."""
+    size = 9
+    line = list(range(size)) + list(range(size - 1, -1, -1))  # half of them in the mirror
+    spike = torch.zeros(1, size, 1, dtype=torch.float64)
+    spike[0, at] = 6.0
+    expected = torch.zeros(size, dtype=torch.float64)
+    for place in range(-20 * size, 20 * size):
+        seen = line[place % (2 * size)]
+        expected[seen] += math.exp(-((place - at) ** 2) / (2 * (width * size) ** 2))
+    found = enlarge(spike, (size, 1), width)[0, :, 0]
+    assert torch.allclose(found, 6 * expected / expected.sum(), rtol=1e-9, atol=0)
+
+
+def test_smoothing_prefers_no_place():
+    assert torch.allclose(
+        enlarge(torch.ones(1, 8, 8).double(), (32, 32), 0.2), torch.full((1, 32, 32), 1 / 16).double()
+    )
 
 
 def test_smoothing_is_of_the_enlarged_map_and_the_sides_apart():

@@ -43,7 +43,8 @@ Reading = Annotated[
     str | None,
     typer.Option(
         rich_help_panel="Rules",
-        help="Read the map from several cuts, as lrp-cuts does: default, a FILE of relprop tune, or 0.9*late+0.1*input.",
+        help="Read the map from several cuts, as lrp-cuts does: default, a FILE of relprop tune, or weights "
+        "as 0.9*late+0.1*input.",
         show_default="the pixels alone",
     ),
 ]

@@ -49,8 +49,9 @@ class Cuts:
         """The names that a short name stands for; any other stands for itself.
 
         `last-block` is the output of the last block and `last-block@input` its input, `blocks` the inputs of all,
-        `last-map` the last cut before positions are lost, and `late` the input of the last block, or the last map of a
-        network without blocks.
+        `last-map` the last cut before positions are lost, `late` the input of the last block, and `late-blocks` the
+        inputs of the last third of the blocks and the last map. The last map stands for the latter two in a network
+        without blocks.
 
         Raises:
             UsageError: the network has no such thing.
@@ -60,6 +61,9 @@ class Cuts:
         if name == "last-map":
             last = max(self.places.values())
             return (min((n for n, place in self.places.items() if place == last), key=_plainness),)
+        if name == "late-blocks":
+            late = self.blocks[len(self.blocks) - max(1, len(self.blocks) // 3) :] if self.blocks else ()
+            return (*(f"{block}{_INPUT}" for block in late), *self.expand("last-map"))
         if name not in ("blocks", "last-block", f"last-block{_INPUT}"):
             return (name,)
         if not self.blocks:
@@ -182,8 +186,9 @@ def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
     interpolation leaves uneven, add up to one. Being linear it keeps the total of any map, signed ones included,
     where dividing by what came out would break down as that approaches zero.
 
-    With `smooth`, G U instead: G is a Gaussian whose columns too are made to add up to one, so that a pixel near the
-    border shares among the neighbours that exist.
+    With `smooth`, G U instead: G is a Gaussian mirrored at the border, so a pixel near it shares with itself what would
+    fall outside. Rows and columns of G add up to one: totals are kept, and a constant map stays constant, where cutting
+    the Gaussian off at the border and scaling would push relevance towards the middle.
 
     Args:
         maps: (..., h, w).
@@ -207,9 +212,18 @@ def _hand_out(small: int, large: int, smooth: float) -> Tensor:
     weights = weights / weights.sum(0)
     if not smooth:
         return weights
-    at = torch.arange(large, dtype=torch.float64)
-    bell = torch.exp(-((at[:, None] - at) ** 2) / (2 * (smooth * large) ** 2))
-    return bell / bell.sum(0) @ weights
+    return _mirrored_gaussian(large, smooth * large) @ weights
+
+
+def _mirrored_gaussian(length: int, sigma: float) -> Tensor:
+    """(L, L), symmetric: Σ_m g(i - j + 2mL) + g(i + j + 1 + 2mL), the images of pixel j in mirrors at both ends."""
+    at = torch.arange(length, dtype=torch.float64)
+    reach = math.ceil(8 * sigma / (2 * length)) + 1
+    bell = torch.zeros(length, length, dtype=torch.float64)
+    for shift in range(-reach, reach + 1):
+        for distance in (at[:, None] - at, at[:, None] + at + 1):
+            bell += torch.exp(-((distance + 2 * shift * length) ** 2) / (2 * sigma**2))
+    return bell / bell.sum(0)
 
 
 def require_weights(weights: Mapping[str, float]) -> None:

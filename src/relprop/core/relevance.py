@@ -101,7 +101,7 @@ class Relevance:
         Args:
             weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
                 the image, or one of the names that `Cuts.expand` explains: "late", "last-block", "last-map", and
-                "blocks", whose members share its weight evenly. All but "input" have to be kept. "input~0.08" is
+                "blocks" and "late-blocks", whose members share their weight evenly. All but "input" have to be kept. "input~0.08" is
                 smoothed by a Gaussian of that fraction of the image's side, which keeps its total too.
 
         Raises:
