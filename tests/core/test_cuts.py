@@ -134,14 +134,14 @@ def test_enlarging_keeps_the_total_of_signed_maps(small, large):
 def test_smoothing_keeps_the_total_of_signed_maps(small, large):
     maps = torch.randn(4, *small, dtype=torch.float64)
     maps -= maps.mean((1, 2), keepdim=True)
-    smooth = enlarge(maps, large, 0.1)
+    smooth = enlarge(maps, large, 1.5)
     assert smooth.shape == (4, *large)
     assert (smooth.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
     assert smooth.std() < 0.9 * enlarge(maps, large).std()
 
 
 @pytest.mark.parametrize("at", [0, 4, 8])
-@pytest.mark.parametrize("width", [0.2, 0.9])
+@pytest.mark.parametrize("width", [1.5, 8.0])
 def test_a_smoothed_pixel_is_seen_in_mirrors_at_the_border(at, width):
     """By reflecting a long line of pixels, far enough that the Gaussian does not reach its ends."""
     size = 9
@@ -151,42 +151,42 @@ def test_a_smoothed_pixel_is_seen_in_mirrors_at_the_border(at, width):
     expected = torch.zeros(size, dtype=torch.float64)
     for place in range(-20 * size, 20 * size):
         seen = line[place % (2 * size)]
-        expected[seen] += math.exp(-((place - at) ** 2) / (2 * (width * size) ** 2))
+        expected[seen] += math.exp(-((place - at) ** 2) / (2 * width**2))
     found = enlarge(spike, (size, 1), width)[0, :, 0]
     assert torch.allclose(found, 6 * expected / expected.sum(), rtol=1e-9, atol=0)
 
 
 def test_smoothing_prefers_no_place():
     assert torch.allclose(
-        enlarge(torch.ones(1, 8, 8).double(), (32, 32), 0.2), torch.full((1, 32, 32), 1 / 16).double()
+        enlarge(torch.ones(1, 8, 8).double(), (32, 32), 5.0), torch.full((1, 32, 32), 1 / 16).double()
     )
 
 
-def test_smoothing_is_of_the_enlarged_map_and_the_sides_apart():
-    """A width is a fraction of each side, as the Gaussian of a picture that is not square is stretched with it."""
+def test_smoothing_is_of_the_enlarged_map_and_alike_along_both_sides():
     maps = torch.randn(2, 4, 6, dtype=torch.float64)
-    whole = enlarge(maps, (8, 12), 0.1)
-    steps = enlarge(enlarge(maps, (8, 12)), (8, 12), 0.1)
+    whole = enlarge(maps, (8, 12), 1.2)
+    steps = enlarge(enlarge(maps, (8, 12)), (8, 12), 1.2)
     assert torch.allclose(whole, steps, rtol=1e-12, atol=1e-14)
-    assert torch.allclose(whole.mT, enlarge(maps.mT, (12, 8), 0.1), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(whole.mT, enlarge(maps.mT, (12, 8), 1.2), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("text", ["input~", "input~x", "input~0", "input~-0.1", "input~1", "input~nan"])
+@pytest.mark.parametrize("text", ["input~", "input~x", "input~0", "input~-0.1", "input~inf", "input~nan"])
 def test_a_width_that_is_none_is_an_error(text):
-    with pytest.raises(UsageError, match=r"is no width to smooth with; give a fraction .* input~0.08"):
+    with pytest.raises(
+        UsageError, match=r"is no width to smooth with; give the standard deviation in pixels, .* input~1.5"
+    ):
         parse_cut(text)
     with pytest.raises(UsageError, match="is no width to smooth with"):
         LRP(small(), keep=[text])(pictures(count=1))
 
 
 def test_a_smoothed_cut_is_read_by_its_name():
-    result = LRP(small(), keep=["last-block~0.1"])(pictures())
-    assert parse_cut("last-block@input~0.1") == ("last-block@input", 0.1)
+    result = LRP(small(), keep=["last-block~3"])(pictures())
+    assert parse_cut("last-block@input~3") == ("last-block@input", 3.0)
     assert parse_cut("input") == ("input", 0.0)
-    by_hand = 0.25 * enlarge(result.heatmap, (32, 32), 0.05) + 0.75 * enlarge(
-        result.at("layer3.0").sum(1), (32, 32), 0.1
-    )
-    found = result.read({"input~0.05": 0.25, "last-block~0.1": 0.75})
+    fine, coarse = enlarge(result.heatmap, (32, 32), 1.5), enlarge(result.at("layer3.0").sum(1), (32, 32), 3)
+    by_hand = 0.25 * fine + 0.75 * coarse
+    found = result.read({"input~1.5": 0.25, "last-block~3": 0.75})
     assert torch.allclose(found, by_hand, rtol=1e-5, atol=1e-9)
     assert not torch.allclose(found, result.read({"input": 0.25, "last-block": 0.75}), rtol=1e-2)
 
@@ -194,7 +194,7 @@ def test_a_smoothed_cut_is_read_by_its_name():
 READINGS = [
     {"last-block@input": 0.9, "input": 0.1},
     {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25},
-    {"blocks~0.1": 0.5, "input~0.05": 0.5},
+    {"late-blocks~3": 0.5, "input~1.5": 0.5},
 ]
 
 

@@ -1,4 +1,4 @@
-"""Rules by depth, and the composite that weighs what speaks against a class: who gets which rule, and that it conserves."""
+"""Rules by depth, and the composite that weighs what speaks against a class: who gets which, and that it conserves."""
 
 from __future__ import annotations
 

@@ -31,15 +31,7 @@ Post = Annotated[
         help="What the picture shows of the heatmap: none (all of it), smooth:1.5, positive, ...; files keep it raw."
     ),
 ]
-Reading = Annotated[
-    str | None,
-    typer.Option(
-        help="Read the map from several cuts, as lrp-cuts does: default, a file of relprop tune, or "
-        "0.9*late+0.1*input. Its rules are the reading's own, unless --composite names others.",
-        show_default="the pixels alone",
-    ),
-]
-Reading = Annotated[
+ReadingSpec = Annotated[
     str | None,
     typer.Option(
         rich_help_panel="Rules",
@@ -67,7 +59,7 @@ def explain(
     recursive: options.Recursive = False,
     target: options.Target = None,
     composite: Composite = None,
-    reading: Reading = None,
+    reading: ReadingSpec = None,
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",

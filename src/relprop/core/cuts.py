@@ -193,7 +193,7 @@ def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
     Args:
         maps: (..., h, w).
         size: (H, W), at least (h, w).
-        smooth: standard deviation of the Gaussian, as a fraction of each side; 0 for none.
+        smooth: standard deviation of the Gaussian, in pixels of (H, W); 0 for none.
     """
     height, width = size
     if tuple(maps.shape[-2:]) == (height, width) and not smooth:
@@ -212,7 +212,7 @@ def _hand_out(small: int, large: int, smooth: float) -> Tensor:
     weights = weights / weights.sum(0)
     if not smooth:
         return weights
-    return _mirrored_gaussian(large, smooth * large) @ weights
+    return _mirrored_gaussian(large, smooth) @ weights
 
 
 def _mirrored_gaussian(length: int, sigma: float) -> Tensor:
@@ -243,7 +243,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
 
 
 def parse_reading(text: str) -> dict[str, float]:
-    """Read "0.9*late+0.1*input~0.08" (`~`: smoothed, see `parse_cut`); a name without a number has weight 1.
+    """Read "0.9*late+0.1*input~1.5" (`~`: smoothed, see `parse_cut`); a name without a number has weight 1.
 
     Raises:
         UsageError: not of this form, or weights that do not add up to one.
@@ -266,9 +266,7 @@ def parse_reading(text: str) -> dict[str, float]:
 
 
 def parse_cut(text: str) -> tuple[str, float]:
-    """Read "input~0.08": a cut, and the Gaussian that its map is smoothed with, as a fraction of the image's side.
-
-    Without `~` it is not smoothed (0).
+    """Read "input~1.5": a cut, and the Gaussian that its map is smoothed with, in pixels. Without `~` it is not (0).
 
     Raises:
         UsageError: what follows `~` is no width.
@@ -278,10 +276,10 @@ def parse_cut(text: str) -> tuple[str, float]:
         smooth = float(width) if tilde else 0.0
     except ValueError:
         smooth = math.nan
-    if not (0 < smooth < 1 or (smooth == 0 and not tilde)):
+    if not (0 < smooth < math.inf or (smooth == 0 and not tilde)):
         raise UsageError(
-            f"{width!r} in {text!r} is no width to smooth with; give a fraction of the image's side, above 0 and below "
-            "1, as in input~0.08"
+            f"{width!r} in {text!r} is no width to smooth with; give the standard deviation in pixels, above 0, as in "
+            "input~1.5"
         )
     return name.strip(), smooth
 

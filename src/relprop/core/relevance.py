@@ -101,8 +101,8 @@ class Relevance:
         Args:
             weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
                 the image, or one of the names that `Cuts.expand` explains: "late", "last-block", "last-map", and
-                "blocks" and "late-blocks", whose members share their weight evenly. All but "input" have to be kept. "input~0.08" is
-                smoothed by a Gaussian of that fraction of the image's side, which keeps its total too.
+                "blocks" and "late-blocks", whose members share their weight evenly. All but "input" have to be kept.
+                "input~1.5" is smoothed by a Gaussian of so many pixels, which keeps its total too.
 
         Raises:
             UsageError: weights that do not add up to 1; a name that is no cut, or was not kept; no width after `~`.

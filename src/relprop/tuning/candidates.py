@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
 SHARES = (0.0, 0.1, 0.25)
-WIDTHS = (0.0, 0.05)
+WIDTHS = (0.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def grid(
     """Every composite with each late part of the network, smoothed or not, of which the pixels get a share.
 
     Late are the last map, the input of the last block, and the mean of the late blocks, as far as the network has
-    them; two names of one tensor are tried once. The pixels' own map, which is grainy, is always smoothed: by the widest
-    of `widths`.
+    them; two names of one tensor are tried once. The pixels' own map, which is grainy, is always smoothed: by the
+    widest of `widths`.
 
     Args:
         cuts: of the network.
         composites: specs of the rules.
         shares: of the pixels.
-        widths: of the Gaussian, as fractions of the image's side (`parse_cut`); 0 is none.
+        widths: of the Gaussian, in pixels (`parse_cut`); 0 is none.
     """
     late = {tuple(map(cuts.place, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
     pixels = _smoothed("input", max(widths, default=0.0))
