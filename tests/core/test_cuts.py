@@ -134,7 +134,7 @@ def test_enlarging_keeps_the_total_of_signed_maps(small, large):
 def test_smoothing_keeps_the_total_of_signed_maps(small, large):
     maps = torch.randn(4, *small, dtype=torch.float64)
     maps -= maps.mean((1, 2), keepdim=True)
-    smooth = enlarge(maps, large, 1.5)
+    smooth = enlarge(maps, large, large[0] / 8)
     assert smooth.shape == (4, *large)
     assert (smooth.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
     assert smooth.std() < 0.9 * enlarge(maps, large).std()

@@ -105,7 +105,7 @@ def find_reading(spec: str) -> Reading:
 @EXPLAINERS.register("lrp-cuts")
 @dataclass(frozen=True)
 class LrpCuts:
-    """Relevance at the last blocks and at the pixels, three to one, under rules of both signs (after Otsuki et al. 2024).
+    """Relevance at the late blocks and the pixels, three to one, under rules of both signs; after Otsuki et al. 2024.
 
     Every cut of the network holds the same total, so a weighted mean of several holds it too: `Relevance.read`. One
     walk serves all of them.
