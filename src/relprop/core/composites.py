@@ -3,8 +3,8 @@
 | name | weighted layers | first layer | classifier | averages | max pooling | joins |
 |---|---|---|---|---|---|---|
 | paper | z+ | z+ on ones | z+ | z+ | winner | ratio |
-| two-sided | z+ early, α2β1 (no bias) late | z+ on ones | centred | z+ | winner | ratio |
 | released | z+, ε 1e-5 | on ones | as all | with ε | 2x2 average | ratio |
+| two-sided | z+ early, α2β1 (no bias) late | z+ on ones | centred | z+ | winner | ratio |
 | original | LRP-0 | LRP-0 | LRP-0 | signed | winner | signed |
 | epsilon | ε | ε | ε | signed | winner | signed |
 | gamma | γ | γ | γ | signed | winner | signed |
@@ -108,6 +108,28 @@ def paper(
     )
 
 
+@COMPOSITES.register("released")
+def released(split: SplitName | Split = "ratio", identity: bool = True, eps: float = 1e-5) -> Composite:
+    """The authors' released code, quirk by quirk.
+
+    An unsigned ε of 1e-5 in every denominator (it absorbs relevance), a first layer that takes its input as ones,
+    and max pooling taken for a 2x2 average of stride 2. Its Heat Quantization is `quantized(edges="release")`.
+    """
+    weighted, average = z_plus_epsilon(eps), average_epsilon(eps)
+    pooled = average_epsilon(eps, window=2)
+    return Composite(
+        name="released",
+        rules={
+            **dict.fromkeys(("conv", "conv_transpose", "linear"), weighted),
+            **dict.fromkeys(("adaptive_avg_pool", "avg_pool"), average),
+            "max_pool": pooled,
+        },
+        first=z_plus_epsilon(eps, ones=True),
+        split=_split(split),
+        identity=identity,
+    )
+
+
 LateRule = Literal["alpha2-beta1", "gamma"]
 
 _LATE: dict[str, Rule] = {"alpha2-beta1": conserving_alpha_beta(2, 1), "gamma": conserving_gamma(0.25)}
@@ -142,28 +164,6 @@ def two_sided(
     base = paper(split=split, identity=identity, first=first, classifier=classifier, batch_norm=batch_norm)
     rule = by_depth(_LATE[late], depth)
     return replace(base, name="two-sided", rules=dict.fromkeys(("conv", "conv_transpose"), rule))
-
-
-@COMPOSITES.register("released")
-def released(split: SplitName | Split = "ratio", identity: bool = True, eps: float = 1e-5) -> Composite:
-    """The authors' released code, quirk by quirk.
-
-    An unsigned ε of 1e-5 in every denominator (it absorbs relevance), a first layer that takes its input as ones,
-    and max pooling taken for a 2x2 average of stride 2. Its Heat Quantization is `quantized(edges="release")`.
-    """
-    weighted, average = z_plus_epsilon(eps), average_epsilon(eps)
-    pooled = average_epsilon(eps, window=2)
-    return Composite(
-        name="released",
-        rules={
-            **dict.fromkeys(("conv", "conv_transpose", "linear"), weighted),
-            **dict.fromkeys(("adaptive_avg_pool", "avg_pool"), average),
-            "max_pool": pooled,
-        },
-        first=z_plus_epsilon(eps, ones=True),
-        split=_split(split),
-        identity=identity,
-    )
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
