@@ -71,6 +71,30 @@ def test_explain_says_what_the_library_says(folder, model, tmp_path):
         assert raw == pytest.approx(result.heatmap[0].numpy(), rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("reading", ["default", "0.5*last-map~2+0.5*input"])
+def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, reading):
+    from relprop.explainers.cuts import LrpCuts
+    from relprop.report.saved import read_study
+
+    report = document("explain", folder, *model, "--reading", reading, "--out", tmp_path / "out")
+    explainer = LrpCuts(reading)
+    assert report["reading"] == explainer.chosen.text
+    assert report["composite"] == explainer.chosen.composite
+    prepare = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))
+    for row in report["images"]:
+        x = prepare(read_image(row["image"]))[None]
+        heatmap = explainer(cli_tiny.network(), x, torch.tensor([row["target"]]))[0].numpy()
+        assert np.load(row["files"][1]) == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
+        assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
+        study, about = read_study(Path(row["files"][2]))
+        assert study.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
+        assert about["reading"] == report["reading"]
+    own = document("explain", folder / "a.png", *model, "--reading", reading, "-c", "paper", "--out", tmp_path / "own")
+    assert own["composite"] == "paper"
+    wrong = run("explain", folder / "a.png", *model, "--reading", "0.5*input", code=2)
+    assert "the weights of a reading must add up to 1" in wrong.output
+
+
 def test_a_saved_result_is_that_image_alone(folder, model, tmp_path):
     report = document("explain", folder, *model, "--out", tmp_path / "out")
     for row in report["images"]:

@@ -117,3 +117,34 @@ def alpha_beta(alpha, beta, eps):
         return out
 
     return formula
+
+
+def conserving_alpha_beta(alpha, beta):
+    def formula(w, b, m, h, r):
+        out = torch.zeros_like(h)
+        for j in range(len(r)):
+            above, below = (w[j] * h).clamp(min=0), (w[j] * h).clamp(max=0)
+            if above.any() and below.any():
+                out += (alpha * above / above.sum() - beta * below / below.sum()) * r[j]
+            elif above.any() or below.any():
+                out += (above + below) / (above + below).sum() * r[j]
+            elif m[j].any():
+                out += m[j] / m[j].sum() * r[j]
+        return out
+
+    return formula
+
+
+def conserving_gamma(g):
+    def formula(w, b, m, h, r):
+        out = torch.zeros_like(h)
+        for j in range(len(r)):
+            z = w[j] * h
+            favoured = z + g * (z.clamp(min=0) if z.sum() > 0 else z.clamp(max=0))
+            if favoured.sum() != 0:
+                out += favoured / favoured.sum() * r[j]
+            elif m[j].any():
+                out += m[j] / m[j].sum() * r[j]
+        return out
+
+    return formula

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from core_nets import Basic, Network, images
@@ -10,7 +12,8 @@ from torch import nn
 from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.cuts import enlarge, find_cuts, format_reading, parse_reading, separators
+from relprop.core.composites import COMPOSITES
+from relprop.core.cuts import Cuts, enlarge, find_cuts, format_reading, parse_cut, parse_reading, separators
 from relprop.core.rules import rule
 from relprop.core.rules.centred import centred
 from relprop.errors import UsageError
@@ -59,6 +62,7 @@ def test_cuts_of_a_resnet_are_named_after_its_modules():
     assert cuts.expand("blocks") == ("layer1.0@input", "layer2.0@input", "layer3.0@input")
     assert cuts.expand("last-block@input") == ("layer3.0@input",)
     assert cuts.expand("last-map") == ("layer3",)
+    assert cuts.expand("late-blocks") == ("layer3.0@input", "layer3")
     assert cuts.expand("layer1.0.conv1") == ("layer1.0.conv1",)
     assert cuts.place("layer2.0") == cuts.place("layer3.0@input") > cuts.place("layer2.0@input") > cuts.place("input")
     assert "layer1.0.conv1" not in cuts.places
@@ -81,6 +85,12 @@ class Stages(nn.Module):
 def test_blocks_without_a_skip_are_known_by_their_kin():
     cuts = find_cuts(capture(Stages().eval(), pictures()))
     assert cuts.blocks == ("blocks.0.0", "blocks.0.1", "blocks.1.0")
+
+
+def test_late_blocks_are_the_last_third_and_what_leaves_them():
+    many = Cuts({f"b.{k}": k + 1 for k in range(7)} | {"input": 0}, tuple(f"b.{k}" for k in range(7)))
+    assert many.expand("late-blocks") == ("b.5@input", "b.6@input", "b.6")
+    assert Cuts({"input": 0, "conv": 1}).expand("late-blocks") == ("conv",)
 
 
 def test_values_in_another_layout_are_no_maps():
@@ -120,14 +130,79 @@ def test_enlarging_keeps_the_total_of_signed_maps(small, large):
     assert (grown.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
 
 
-READINGS = [{"last-block@input": 0.9, "input": 0.1}, {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25}]
+@pytest.mark.parametrize(("small", "large"), [((7, 7), (224, 224)), ((5, 3), (13, 11)), ((9, 8), (9, 8))])
+def test_smoothing_keeps_the_total_of_signed_maps(small, large):
+    maps = torch.randn(4, *small, dtype=torch.float64)
+    maps -= maps.mean((1, 2), keepdim=True)
+    smooth = enlarge(maps, large, large[0] / 8)
+    assert smooth.shape == (4, *large)
+    assert (smooth.sum((1, 2)) - maps.sum((1, 2))).abs().max() < 1e-12 * maps.abs().sum((1, 2)).max()
+    assert smooth.std() < 0.9 * enlarge(maps, large).std()
+
+
+@pytest.mark.parametrize("at", [0, 4, 8])
+@pytest.mark.parametrize("width", [1.5, 8.0])
+def test_a_smoothed_pixel_is_seen_in_mirrors_at_the_border(at, width):
+    """By reflecting a long line of pixels, far enough that the Gaussian does not reach its ends."""
+    size = 9
+    line = list(range(size)) + list(range(size - 1, -1, -1))  # half of them in the mirror
+    spike = torch.zeros(1, size, 1, dtype=torch.float64)
+    spike[0, at] = 6.0
+    expected = torch.zeros(size, dtype=torch.float64)
+    for place in range(-20 * size, 20 * size):
+        seen = line[place % (2 * size)]
+        expected[seen] += math.exp(-((place - at) ** 2) / (2 * width**2))
+    found = enlarge(spike, (size, 1), width)[0, :, 0]
+    assert torch.allclose(found, 6 * expected / expected.sum(), rtol=1e-9, atol=0)
+
+
+def test_smoothing_prefers_no_place():
+    assert torch.allclose(
+        enlarge(torch.ones(1, 8, 8).double(), (32, 32), 5.0), torch.full((1, 32, 32), 1 / 16).double()
+    )
+
+
+def test_smoothing_is_of_the_enlarged_map_and_alike_along_both_sides():
+    maps = torch.randn(2, 4, 6, dtype=torch.float64)
+    whole = enlarge(maps, (8, 12), 1.2)
+    steps = enlarge(enlarge(maps, (8, 12)), (8, 12), 1.2)
+    assert torch.allclose(whole, steps, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(whole.mT, enlarge(maps.mT, (12, 8), 1.2), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("text", ["input~", "input~x", "input~0", "input~-0.1", "input~inf", "input~nan"])
+def test_a_width_that_is_none_is_an_error(text):
+    with pytest.raises(
+        UsageError, match=r"is no width to smooth with; give the standard deviation in pixels, .* input~1.5"
+    ):
+        parse_cut(text)
+    with pytest.raises(UsageError, match="is no width to smooth with"):
+        LRP(small(), keep=[text])(pictures(count=1))
+
+
+def test_a_smoothed_cut_is_read_by_its_name():
+    result = LRP(small(), keep=["last-block~3"])(pictures())
+    assert parse_cut("last-block@input~3") == ("last-block@input", 3.0)
+    assert parse_cut("input") == ("input", 0.0)
+    fine, coarse = enlarge(result.heatmap, (32, 32), 1.5), enlarge(result.at("layer3.0").sum(1), (32, 32), 3)
+    by_hand = 0.25 * fine + 0.75 * coarse
+    found = result.read({"input~1.5": 0.25, "last-block~3": 0.75})
+    assert torch.allclose(found, by_hand, rtol=1e-5, atol=1e-9)
+    assert not torch.allclose(found, result.read({"input": 0.25, "last-block": 0.75}), rtol=1e-2)
+
+
+READINGS = [
+    {"last-block@input": 0.9, "input": 0.1},
+    {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25},
+    {"late-blocks~3": 0.5, "input~1.5": 0.5},
+]
 
 
 @pytest.mark.parametrize("weights", READINGS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("classifier", ["z+", "centred"])
-def test_a_reading_holds_the_score(weights, dtype, rtol, classifier):
-    lrp = LRP(small(dtype), paper(classifier=classifier), keep=[*weights])
+@pytest.mark.parametrize("rules", ["paper", "paper:classifier=centred", "two-sided", "two-sided:late=gamma:depth=1"])
+def test_a_reading_holds_the_score(weights, dtype, rtol, rules):
+    lrp = LRP(small(dtype), COMPOSITES.build(rules), keep=[*weights])
     result = lrp(pictures(dtype), start="logit")
     total = result.read(weights).sum((1, 2), dtype=torch.float64)
     size = result.read(weights).abs().sum((1, 2)).double()

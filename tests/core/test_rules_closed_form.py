@@ -39,6 +39,10 @@ WEIGHT, BIAS, INPUT = [[2.0, -1.0, 3.0]], [1.0], [[1.0, 2.0, 3.0]]
         # positive: 2 + 9 + bias 1 = 12; negative: -2
         (rules.alpha_beta(2, 1, eps=0.0), [2 * 9 * 2 / 12, -9, 2 * 9 * 9 / 12]),
         (rules.alpha_beta(1, 0, eps=0.0), [9 * 2 / 12, 0, 9 * 9 / 12]),
+        # without the bias: positive 11, negative -2
+        (rules.conserving_alpha_beta(2, 1), [2 * 9 * 2 / 11, -9, 2 * 9 * 9 / 11]),
+        # favoured: 3, -2, 13.5, which add up to 14.5
+        (rules.conserving_gamma(0.5), [9 * 3 / 14.5, -9 * 2 / 14.5, 9 * 13.5 / 14.5]),
         (rules.z_plus_epsilon(4.0), [9 * 2 / 15, 0, 9 * 9 / 15]),
         (rules.z_plus_epsilon(4.0, ones=True), [9 * 2 / 9, 0, 9 * 3 / 9]),
         (rules.z_plus_bias(eps=1.0), [9 * 2 / 13, 0, 9 * 9 / 13]),
@@ -100,6 +104,28 @@ def test_z_box_refuses_an_input_outside_the_box():
     x = tensor(INPUT, dtype=torch.float64)
     with pytest.raises(InputError, match=r"spans 1 to 3, outside the box"):
         through(linear(WEIGHT, BIAS), x, tensor([[9.0]], dtype=torch.float64), rules.z_box(0.0, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ([[2.0, 3.0]], [2.0, 6.0]),  # nothing speaks against it
+        ([[-2.0, -3.0]], [2.0, 6.0]),  # nothing speaks for it
+        ([[0.0, 0.0]], [4.0, 4.0]),  # nothing does either
+    ],
+)
+@pytest.mark.parametrize("rule", [rules.conserving_alpha_beta(2, 1), rules.conserving_gamma(0.25)])
+def test_conserving_rules_hand_on_everything_where_contributions_have_one_sign(rule, weight, expected):
+    x = tensor([[1.0, 2.0]], dtype=torch.float64)
+    found = through(linear(weight, [5.0]), x, tensor([[8.0]], dtype=torch.float64), rule)
+    assert found[0].tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_conserving_rules_refuse_what_would_not_conserve():
+    with pytest.raises(ValueError, match=r"alpha - beta must be 1 with beta at least 0, not 3 - 1"):
+        rules.conserving_alpha_beta(3, 1)
+    with pytest.raises(ValueError, match="gamma must be above 0, not 0"):
+        rules.conserving_gamma(0)
 
 
 def test_alpha_minus_beta_must_be_one():

@@ -8,8 +8,10 @@ import pytest
 import torch
 from explainer_networks import Plain, Residual, made
 
-from relprop import LRP, paper
+from relprop import LRP
 from relprop.cifar import cifar_resnet
+from relprop.core.composites import two_sided
+from relprop.core.cuts import enlarge
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
 from relprop.explainers.cuts import LrpCuts, Reading
@@ -24,10 +26,12 @@ def pictures(count=3, side=32):
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def test_the_default_reads_the_input_of_the_last_block_and_the_pixels():
+def test_the_default_reads_the_late_blocks_and_the_pixels_smoothed():
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
-    result = LRP(model, paper(classifier="centred"), keep=["layer3.0"])(x, target=target)
-    expected = 0.9 * result.read({"layer3.0@input": 1.0}) + 0.1 * result.heatmap
+    result = LRP(model, two_sided(), keep=["layer2", "layer3"])(x, target=target)
+    cuts = [result.at("layer2").sum(1), result.at("layer3").sum(1)]
+    late = sum(enlarge(cut, (32, 32), 1.6) for cut in cuts) / 2
+    expected = 0.75 * late + 0.25 * enlarge(result.heatmap, (32, 32), 1.6)
     found = EXPLAINERS.build("lrp-cuts")(model, x, target)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)
     assert torch.allclose(found.sum((1, 2)), result.score, rtol=1e-5)
@@ -36,17 +40,18 @@ def test_the_default_reads_the_input_of_the_last_block_and_the_pixels():
 @pytest.mark.parametrize("network", [Plain, Residual])
 def test_networks_without_blocks_are_read_at_their_last_map(network):
     model, x, target = made(network), pictures(side=12), torch.tensor([0, 1, 3])
-    result = LRP(model, paper(classifier="centred"), keep=["last-map"])(x, target=target)
-    expected = result.read({"last-map": 0.9, "input": 0.1})
+    result = LRP(model, two_sided(), keep=["last-map"])(x, target=target)
+    expected = result.read({"last-map~1.6": 0.75, "input~1.6": 0.25})
     assert torch.allclose(EXPLAINERS.build("lrp-cuts")(model, x, target), expected, rtol=1e-5, atol=1e-8)
 
 
 def test_options_replace_the_rules_of_the_reading():
-    assert LrpCuts().chosen.composite == "paper:classifier=centred"
-    assert LrpCuts(classifier="epsilon").chosen.composite == "paper:classifier=epsilon"
-    assert LrpCuts(split="symmetric").chosen.composite == "paper:classifier=centred:split=symmetric"
+    assert LrpCuts().chosen.composite == "two-sided"
+    assert LrpCuts(classifier="epsilon").chosen.composite == "two-sided:classifier=epsilon"
+    assert LrpCuts("efficientnet", classifier="z+").chosen.composite == "two-sided:late=gamma:classifier=z+"
+    assert LrpCuts("efficientnet", composite="paper", split="symmetric").chosen.composite == "paper:split=symmetric"
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
-    plain = EXPLAINERS.build("lrp-cuts:reading=1*input:classifier=z+")(model, x, target)
+    plain = EXPLAINERS.build("lrp-cuts:reading=1*input:composite=paper")(model, x, target)
     assert torch.allclose(plain, EXPLAINERS.build("lrp")(model, x, target), rtol=1e-5, atol=1e-9)
 
 
@@ -57,7 +62,7 @@ def test_a_reading_goes_through_a_file(tmp_path):
     assert Reading.load(path).provenance == {"selection": ["a", "b"]}
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
     explainer = EXPLAINERS.build(f"lrp-cuts:reading={path}")
-    spelled = EXPLAINERS.build("lrp-cuts:reading=0.5*layer2.0+0.5*input:classifier=epsilon")
+    spelled = EXPLAINERS.build("lrp-cuts:reading=0.5*layer2.0+0.5*input:composite=paper:classifier=epsilon")
     found = explainer(model, x, target)
     assert torch.equal(found, spelled(model, x, target))
     path.unlink()  # what was read travels with the explainer

@@ -88,6 +88,7 @@ def test_table1_reads_gradients_as_the_release_does_and_fairly(reproduce, data, 
         ("fair", "Integrated Gradients"): ("integrated-gradients", "none"),
         ("fair", "Grad-CAM"): ("grad-cam:layer=skip", "none"),
         ("fair", "proposed (HQ)"): ("lrp:composite=released", "quantize:8:release"),
+        ("fair", "lrp-cuts"): ("lrp-cuts", "none"),
     }
     for (protocol, name), (explainer, post) in specs.items():
         expected = evaluated(data, explainer, post, protocol, samples=4, step=16)

@@ -74,6 +74,7 @@ def test_rules_levels_and_baselines_are_what_was_wished_for(explain):
     pytest.importorskip("captum")
     panels = explain(baselines=["input-x-gradient", "grad-cam"])["result"]["methods"]["panels"]
     assert [panel["name"] for panel in panels] == ["lrp", "input-x-gradient", "grad-cam"]
+    assert [p["name"] for p in explain(baselines=["lrp-cuts"])["result"]["methods"]["panels"]] == ["lrp", "lrp-cuts"]
     assert panels[1]["picture"].startswith("data:image/png;base64,")
 
 

@@ -143,7 +143,8 @@ def _sample(result: Relevance, at: slice) -> Relevance:
         )
         book = replace(book, entries=lines, start=book.start[at], end=book.end[at])
     parts = {name: getattr(result, name)[at] for name in ("relevance", "target", "score", "logits")}
-    return replace(result, **parts, ledger=book, kept={})
+    kept = {key: relevance[at] for key, relevance in result.kept.items()}
+    return replace(result, **parts, ledger=book, kept=kept)
 
 
 def find_items(

@@ -31,6 +31,25 @@ Post = Annotated[
         help="What the picture shows of the heatmap: none (all of it), smooth:1.5, positive, ...; files keep it raw."
     ),
 ]
+ReadingSpec = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel="Rules",
+        help="Read the map from several cuts, as lrp-cuts does: default, a FILE of relprop tune, or weights "
+        "as 0.9*late+0.1*input.",
+        show_default="the pixels alone",
+    ),
+]
+Composite = Annotated[
+    str | None,
+    typer.Option(
+        "--composite",
+        "-c",
+        rich_help_panel="Rules",
+        help="Choice of rules: paper, two-sided, released, original, epsilon, gamma, ...; options as epsilon:1e-6.",
+        show_default="paper, or the reading's own",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 
 
@@ -39,7 +58,8 @@ def explain(
     model: options.Model = None,
     recursive: options.Recursive = False,
     target: options.Target = None,
-    composite: options.Composite = "paper",
+    composite: Composite = None,
+    reading: ReadingSpec = None,
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
@@ -58,34 +78,47 @@ def explain(
     """Explain images: which pixels the probability of a class comes from.
 
     For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
-    and NAME/ (relevance per channel and a manifest). Without images it explains the bundled photograph.
+    and NAME/ (relevance per channel and a manifest). Without images it explains the bundled photograph. With --reading
+    the heatmap is read from several cuts of the network (explainer lrp-cuts), and NAME/ holds their relevance too.
 
     Exit code 1 if some images could not be read; the others are done, and those are listed.
     """
     from relprop import LRP
     from relprop.cli import batches
     from relprop.explainers import POST
+    from relprop.explainers.cuts import find_reading
 
-    view = View(out, POST.build(post), post, quantize, options.full_spec(composite, split, identity))
-    rules = options.composite(composite, split, identity)
+    read = None if reading is None else find_reading(reading)
+    spec = composite or ("paper" if read is None else read.composite)
+    view = View(
+        out,
+        POST.build(post),
+        post,
+        quantize,
+        options.full_spec(spec, split, identity),
+        None if read is None else read.text,
+    )
+    rules = options.composite(spec, split, identity)
     place = options.choose_device(device)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
     items = batches.find_items(images, target, loaded.classes, recursive=recursive)
     out.mkdir(parents=True, exist_ok=True)
-    job = batches.Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
+    lrp = LRP(loaded.model, composite=rules, keep=() if read is None else [*read.weights])
+    job = batches.Job(loaded, lrp, items, batch_size, place, start)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
             if single.relevance.isfinite().all():
-                rows.append(_row(item, single, job) | {"files": view.write(item, single, loaded)})
+                rows.append(_row(item, single, view.heatmap(single), job) | {"files": view.write(item, single, loaded)})
             else:
-                job.fail(item, f"the relevance is not finite: {composite!r} diverges on this network; paper does not")
+                job.fail(item, f"the relevance is not finite: {spec!r} diverges on this network; paper does not")
     job.require(len(rows))
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
+        document |= {} if view.reading is None else {"reading": view.reading}
         console.print_json({**document, "images": rows, "failures": job.failed()})
     else:
-        console.heading(f"{loaded.name} · {view.composite}")
+        console.heading(f"{loaded.name} · {view.rules}")
         _print(rows, start, out)
         job.report()
     return 1 if job.failures else 0
@@ -100,6 +133,7 @@ class View:
         post: what the picture shows of a heatmap, and `spec`, how that was written.
         quantize: levels of the drawn heatmap, None for a continuous one.
         composite: spec of the rules, for the caption.
+        reading: weights of the cuts that the heatmap is read from; None for the pixels alone.
     """
 
     out: Path
@@ -107,6 +141,18 @@ class View:
     spec: str
     quantize: int | None
     composite: str
+    reading: str | None = None
+
+    @property
+    def rules(self) -> str:
+        """The rules, and the cuts if several were read, for captions."""
+        return self.composite if self.reading is None else f"{self.composite} · {self.reading}"
+
+    def heatmap(self, result: Relevance) -> Tensor:
+        """The map (N, H, W) of a result: at the pixels, or read from several cuts."""
+        from relprop.core.cuts import parse_reading
+
+        return result.heatmap if self.reading is None else result.read(parse_reading(self.reading))
 
     def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
@@ -116,10 +162,11 @@ class View:
         from relprop.report.saved import annotate
 
         picture, raw, whole = (self.out / f"{item.name}{suffix}" for suffix in (".png", ".npy", ""))
-        drawn = self.post(result.heatmap)
+        heatmap = self.heatmap(result)
+        drawn = self.post(heatmap)
         drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
-        score, total = float(result.score[0]), float(result.relevance.double().sum())
-        caption = f"{loaded.name} · {self.composite} · relevance sums to {total:.6f} of {score:.6f}"
+        score, total = float(result.score[0]), float(heatmap.double().sum())
+        caption = f"{loaded.name} · {self.rules} · relevance sums to {total:.6f} of {score:.6f}"
         figure = viz.side_by_side(
             item.picture,
             drawn[0],
@@ -129,7 +176,7 @@ class View:
             levels=self.quantize is not None or self.spec.startswith("quantize"),
         )
         viz.save(figure, picture)
-        np.save(raw, result.heatmap[0].float().numpy())
+        np.save(raw, heatmap[0].float().numpy())
         result.save(whole)
         annotate(whole, item.picture, self._about(result, loaded))
         return [str(picture), str(raw), str(whole)]
@@ -143,12 +190,13 @@ class View:
             "model": loaded.name,
             "weights": loaded.source,
             "composite": self.composite,
+            **({} if self.reading is None else {"reading": self.reading}),
             "top": top_classes(loaded, result.logits[0]),
             "command": shlex.join(["relprop", *sys.argv[1:]]),
         }
 
 
-def _row(item: Item, result: Relevance, job: Job) -> dict[str, Any]:
+def _row(item: Item, result: Relevance, heatmap: Tensor, job: Job) -> dict[str, Any]:
     """Say in numbers what was explained, and where its relevance went."""
     assert result.ledger is not None  # LRP keeps the books unless told not to
     target, predicted = int(result.target[0]), int(result.logits[0].argmax())
@@ -160,10 +208,10 @@ def _row(item: Item, result: Relevance, job: Job) -> dict[str, Any]:
         "predicted": predicted,
         "predicted_class": job.loaded.class_name(predicted),
         "score": float(result.score[0]),
-        "sum": float(result.relevance.double().sum()),
+        "sum": float(heatmap.double().sum()),
         "gap": result.ledger.gap,
         "absorbed": result.ledger.absorbed,
-        "half_on": concentration(result.heatmap[0]),
+        "half_on": concentration(heatmap[0]),
     }
 
 

@@ -4,6 +4,7 @@
 |---|---|---|---|---|---|---|
 | paper | z+ | z+ on ones | z+ | z+ | winner | ratio |
 | released | z+, ε 1e-5 | on ones | as all | with ε | 2x2 average | ratio |
+| two-sided | z+ early, α2β1 (no bias) late | z+ on ones | centred | z+ | winner | ratio |
 | original | LRP-0 | LRP-0 | LRP-0 | signed | winner | signed |
 | epsilon | ε | ε | ε | signed | winner | signed |
 | gamma | γ | γ | γ | signed | winner | signed |
@@ -30,6 +31,8 @@ from relprop.core.rules import (
     alpha_beta,
     attention_attnlrp,
     average_epsilon,
+    conserving_alpha_beta,
+    conserving_gamma,
     flat,
     matmul_rule,
     max_as_average,
@@ -46,6 +49,9 @@ from relprop.core.rules import (
 )
 from relprop.core.rules import (
     gamma as gamma_rule,
+)
+from relprop.core.rules import (
+    late as by_depth,
 )
 from relprop.core.rules.centred import centred
 from relprop.core.splits import SPLITS, Split, signed
@@ -122,6 +128,42 @@ def released(split: SplitName | Split = "ratio", identity: bool = True, eps: flo
         split=_split(split),
         identity=identity,
     )
+
+
+LateRule = Literal["alpha2-beta1", "gamma"]
+
+_LATE: dict[str, Rule] = {"alpha2-beta1": conserving_alpha_beta(2, 1), "gamma": conserving_gamma(0.25)}
+
+
+@COMPOSITES.register("two-sided")
+def two_sided(
+    late: LateRule = "alpha2-beta1",
+    depth: float = 1 / 3,
+    split: SplitName | Split = "ratio",
+    identity: bool = True,
+    first: Literal["ones", "image"] = "ones",
+    classifier: Classifier = "centred",
+    batch_norm: BatchNorm = "fold",
+) -> Composite:
+    """The paper's rules at early layers; at late ones and the classifier what speaks against a class counts too.
+
+    Rules that differ along the depth are those of Montavon et al. 2019 (section 10.3) and Kohlbrenner et al. 2020, the
+    αβ- and γ-rules those of Bach et al. 2015 and Montavon et al. 2019; here they leave the bias out, so that
+    nothing is absorbed (`relprop.core.rules.conserving`). Maps have both signs.
+
+    Args:
+        late: rule of the last convolutions: "alpha2-beta1" or "gamma" (0.25).
+        depth: which are the last: this fraction of all convolutions.
+        split, identity, first, classifier: as of `paper`.
+        batch_norm: "fold" it into the convolution before it, whose weights then have the sign that they act with; or
+            "pass" relevance through.
+    """
+    _require_choice("late", late, tuple(_LATE))
+    if not 0 < depth <= 1:
+        raise UsageError(f"depth must be a fraction of the convolutions, above 0 and up to 1, not {depth}")
+    base = paper(split=split, identity=identity, first=first, classifier=classifier, batch_norm=batch_norm)
+    rule = by_depth(_LATE[late], depth)
+    return replace(base, name="two-sided", rules=dict.fromkeys(("conv", "conv_transpose"), rule))
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -49,8 +49,9 @@ class Cuts:
         """The names that a short name stands for; any other stands for itself.
 
         `last-block` is the output of the last block and `last-block@input` its input, `blocks` the inputs of all,
-        `last-map` the last cut before positions are lost, and `late` the input of the last block, or the last map of a
-        network without blocks.
+        `last-map` the last cut before positions are lost, `late` the input of the last block, and `late-blocks` the
+        inputs of the last third of the blocks and the last map. The last map stands for the latter two in a network
+        without blocks.
 
         Raises:
             UsageError: the network has no such thing.
@@ -60,6 +61,9 @@ class Cuts:
         if name == "last-map":
             last = max(self.places.values())
             return (min((n for n, place in self.places.items() if place == last), key=_plainness),)
+        if name == "late-blocks":
+            late = self.blocks[len(self.blocks) - max(1, len(self.blocks) // 3) :] if self.blocks else ()
+            return (*(f"{block}{_INPUT}" for block in late), *self.expand("last-map"))
         if name not in ("blocks", "last-block", f"last-block{_INPUT}"):
             return (name,)
         if not self.blocks:
@@ -174,27 +178,52 @@ def _pattern(path: str) -> str:
     return re.sub(r"\d+", "#", path)
 
 
-def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
     """Bring maps (..., h, w) to a larger size, each cell handing out exactly what it holds.
 
     Bilinear, but for a factor: U = B diag(1 / Σ_rows B) along each side, with B the matrix of bilinear interpolation.
     Where H / h is a whole number this is bilinear interpolation divided by it; elsewhere its columns, which bilinear
     interpolation leaves uneven, add up to one. Being linear it keeps the total of any map, signed ones included,
     where dividing by what came out would break down as that approaches zero.
+
+    With `smooth`, G U instead: G is a Gaussian mirrored at the border, so a pixel near it shares with itself what would
+    fall outside. Rows and columns of G add up to one: totals are kept, and a constant map stays constant, where cutting
+    the Gaussian off at the border and scaling would push relevance towards the middle.
+
+    Args:
+        maps: (..., h, w).
+        size: (H, W), at least (h, w).
+        smooth: standard deviation of the Gaussian, in pixels of (H, W); 0 for none.
     """
     height, width = size
-    if tuple(maps.shape[-2:]) == (height, width):
+    if tuple(maps.shape[-2:]) == (height, width) and not smooth:
         return maps
-    rows, columns = (_hand_out(maps.shape[-2], height).to(maps), _hand_out(maps.shape[-1], width).to(maps))
+    rows, columns = (
+        _hand_out(small, large, smooth).to(maps) for small, large in zip(maps.shape[-2:], size, strict=True)
+    )
     return rows @ maps @ columns.T
 
 
 @cache
-def _hand_out(small: int, large: int) -> Tensor:
+def _hand_out(small: int, large: int, smooth: float) -> Tensor:
     """(large, small), each column adding up to one."""
     each = torch.eye(small, dtype=torch.float64)[:, None]
     weights = F.interpolate(each, large, mode="linear", align_corners=False)[:, 0].T
-    return weights / weights.sum(0)
+    weights = weights / weights.sum(0)
+    if not smooth:
+        return weights
+    return _mirrored_gaussian(large, smooth) @ weights
+
+
+def _mirrored_gaussian(length: int, sigma: float) -> Tensor:
+    """(L, L), symmetric: Σ_m g(i - j + 2mL) + g(i + j + 1 + 2mL), the images of pixel j in mirrors at both ends."""
+    at = torch.arange(length, dtype=torch.float64)
+    reach = math.ceil(8 * sigma / (2 * length)) + 1
+    bell = torch.zeros(length, length, dtype=torch.float64)
+    for shift in range(-reach, reach + 1):
+        for distance in (at[:, None] - at, at[:, None] + at + 1):
+            bell += torch.exp(-((distance + 2 * shift * length) ** 2) / (2 * sigma**2))
+    return bell / bell.sum(0)
 
 
 def require_weights(weights: Mapping[str, float]) -> None:
@@ -214,7 +243,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
 
 
 def parse_reading(text: str) -> dict[str, float]:
-    """Read "0.9*late+0.1*input"; a name without a number has weight 1.
+    """Read "0.9*late+0.1*input~1.5" (`~`: smoothed, see `parse_cut`); a name without a number has weight 1.
 
     Raises:
         UsageError: not of this form, or weights that do not add up to one.
@@ -234,6 +263,25 @@ def parse_reading(text: str) -> dict[str, float]:
         weights[name.strip()] = weight
     require_weights(weights)
     return weights
+
+
+def parse_cut(text: str) -> tuple[str, float]:
+    """Read "input~1.5": a cut, and the Gaussian that its map is smoothed with, in pixels. Without `~` it is not (0).
+
+    Raises:
+        UsageError: what follows `~` is no width.
+    """
+    name, tilde, width = text.partition("~")
+    try:
+        smooth = float(width) if tilde else 0.0
+    except ValueError:
+        smooth = math.nan
+    if not (0 < smooth < math.inf or (smooth == 0 and not tilde)):
+        raise UsageError(
+            f"{width!r} in {text!r} is no width to smooth with; give the standard deviation in pixels, above 0, as in "
+            "input~1.5"
+        )
+    return name.strip(), smooth
 
 
 def format_reading(weights: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ from relprop.core.capture import Model, require_evaluation_mode, unwrap
 from relprop.core.captured import RECORDINGS, captured, first_weight, keys, require_finite, state_of
 from relprop.core.chunks import Chunks
 from relprop.core.composite import Composite
-from relprop.core.cuts import find_cuts
+from relprop.core.cuts import find_cuts, parse_cut
 from relprop.core.families import family_of
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
@@ -315,7 +315,8 @@ class LRP(nn.Module):
     def _names(self, graph: Graph) -> list[str]:
         """The layers that `keep` stands for, other than "all"."""
         given = [self.keep] if isinstance(self.keep, str) else self.keep
-        return [part.removesuffix("@input") for name in given for part in find_cuts(graph).expand(name)]
+        cuts = [parse_cut(name)[0] for name in given]
+        return [part.removesuffix("@input") for name in cuts for part in find_cuts(graph).expand(name)]
 
 
 def explain(

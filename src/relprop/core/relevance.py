@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.cuts import Cuts, enlarge, require_weights
+from relprop.core.cuts import Cuts, enlarge, parse_cut, require_weights
 from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
 from relprop.errors import InputError, UsageError, require
@@ -101,10 +101,11 @@ class Relevance:
         Args:
             weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
                 the image, or one of the names that `Cuts.expand` explains: "late", "last-block", "last-map", and
-                "blocks", whose members share its weight evenly. All but "input" have to be kept.
+                "blocks" and "late-blocks", whose members share their weight evenly. All but "input" have to be kept.
+                "input~1.5" is smoothed by a Gaussian of so many pixels, which keeps its total too.
 
         Raises:
-            UsageError: weights that do not add up to 1; a name that is no cut, or was not kept.
+            UsageError: weights that do not add up to 1; a name that is no cut, or was not kept; no width after `~`.
         """
         require_weights(weights)
         if self.relevance.dim() - self.target.dim() != 3:
@@ -113,10 +114,11 @@ class Relevance:
             raise UsageError(f"no cut was kept. Ask for those to read with LRP(model, keep={list(weights)})")
         size = self.relevance.shape[-2:]
         total = torch.zeros_like(self.heatmap)
-        for name, weight in weights.items():
+        for text, weight in weights.items():
+            name, smooth = parse_cut(text)
             parts = self.cuts.expand(name)
             for part in parts:
-                total += (weight / len(parts)) * enlarge(self._cut(self.cuts, part), size)
+                total += (weight / len(parts)) * enlarge(self._cut(self.cuts, part), size, smooth)
         return total
 
     def _cut(self, cuts: Cuts, name: str) -> Tensor:

@@ -37,7 +37,7 @@ class Reading:
     """
 
     text: str
-    composite: str = "paper:classifier=centred"
+    composite: str = "two-sided"
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,12 @@ class Reading:
 
 
 READINGS: Registry[Reading] = Registry("reading")
-READINGS.add("default", Reading("0.9*late+0.1*input"))
+_CIFAR = {"data": "cifar10 test", "selection": "balanced(test, 200, seed=2026), or 100 of these", "docs": "cuts.md"}
+_IMAGENET = {"data": "imagenet-sample", "selection": "24 of balanced(all, 40, seed=2026)", "docs": "cuts.md"}
+_WEIGHTS = "0.75*late-blocks~1.6+0.25*input~1.6"
+
+READINGS.add("default", Reading(_WEIGHTS, provenance={"chosen on": [_CIFAR, _IMAGENET]}))
+READINGS.add("efficientnet", Reading(_WEIGHTS, "two-sided:late=gamma", {"chosen on": [_IMAGENET]}))
 
 
 def find_reading(spec: str) -> Reading:
@@ -100,19 +105,22 @@ def find_reading(spec: str) -> Reading:
 @EXPLAINERS.register("lrp-cuts")
 @dataclass(frozen=True)
 class LrpCuts:
-    """Relevance at the input of the last block and at the pixels, nine to one (Otsuki et al. 2024, read at two cuts).
+    """Relevance at the late blocks and the pixels, three to one, under rules of both signs; after Otsuki et al. 2024.
 
     Every cut of the network holds the same total, so a weighted mean of several holds it too: `Relevance.read`. One
     walk serves all of them.
 
     Attributes:
-        reading: "default", the file that `relprop tune` wrote, or weights as "0.9*late+0.1*input".
-        classifier: rule of the last weighted layer, if not the reading's own.
+        reading: "default", one for a family ("efficientnet"), the file that `relprop tune` wrote, or
+            weights as "0.9*late+0.1*input".
+        composite: name of the rules, if not the reading's own.
+        classifier: rule of the last weighted layer, likewise.
         split: likewise "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
         start: relevance starts as the class's "probability" or its "logit".
     """
 
     reading: str = "default"
+    composite: str | None = None
     classifier: Literal["z+", "epsilon", "centred"] | None = None
     split: Literal["ratio", "symmetric", "signed"] | None = None
     start: Literal["probability", "logit"] = "probability"
@@ -127,9 +135,9 @@ class LrpCuts:
         reading = find_reading(self.reading)
         given = {"classifier": self.classifier, "split": self.split}
         options = "".join(f":{name}={value}" for name, value in given.items() if value is not None)
-        if not options:
+        if not options and self.composite is None:
             return reading
-        name, *own = reading.composite.split(":")
+        name, *own = (self.composite or reading.composite).split(":")
         kept = [option for option in own if given.get(option.partition("=")[0]) is None]
         return Reading(reading.text, ":".join([name, *kept]) + options, reading.provenance)
 

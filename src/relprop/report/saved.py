@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relprop.core.cuts import parse_reading
 from relprop.core.relevance import Relevance
 from relprop.errors import InputError
 from relprop.images import read_image
@@ -53,13 +54,16 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
             f"{folder} holds a result without {ABOUT}, so its picture is not known; run `relprop explain` again"
         ) from None
     label = str(about.get("composite", result.composite or folder.parent.name))
+    heatmap = result.heatmap[0]
+    if "reading" in about:
+        label, heatmap = f"{label} · {about['reading']}", result.read(parse_reading(str(about["reading"])))[0]
     study = Study(
         folder.name,
         read_image(folder / PICTURE),
         int(result.target[0]),
         str(about.get("class", f"class {int(result.target[0])}")),
         float(result.probability[0]),
-        (Map(label, result.heatmap[0]),),
+        (Map(label, heatmap),),
         books=((label, result),),
         top=tuple((int(at), str(name), float(p)) for at, name, p in about.get("top", ())),
         facts=tuple((key, str(about[key])) for key in ("model", "weights", "start") if key in about),

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from relprop.core.cuts import Cuts
 
-COMPOSITES = ("paper:classifier=centred", "paper:classifier=centred:split=symmetric", "paper")
-SHARES = (0.0, 0.1, 0.2, 0.3)
+COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
+SHARES = (0.0, 0.1, 0.25)
+WIDTHS = (0.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,35 @@ class Candidate:
         return parse(self.reading)
 
 
-def grid(cuts: Cuts, composites: Sequence[str] = COMPOSITES, shares: Sequence[float] = SHARES) -> tuple[Candidate, ...]:
-    """Every composite with each late cut, of which the pixels get a share.
+def grid(
+    cuts: Cuts,
+    composites: Sequence[str] = COMPOSITES,
+    shares: Sequence[float] = SHARES,
+    widths: Sequence[float] = WIDTHS,
+) -> tuple[Candidate, ...]:
+    """Every composite with each late part of the network, smoothed or not, of which the pixels get a share.
 
-    Late cuts are the last map, the input of the last block and that of the block before it, as far as the network has
-    them; two names of one tensor are tried once.
+    Late are the last map, the input of the last block, and the mean of the late blocks, as far as the network has
+    them; two names of one tensor are tried once. The pixels' own map, which is grainy, is always smoothed: by the
+    widest of `widths`.
+
+    Args:
+        cuts: of the network.
+        composites: specs of the rules.
+        shares: of the pixels.
+        widths: of the Gaussian, in pixels (`parse_cut`); 0 is none.
     """
-    late = {cuts.place(part): name for name in _late(cuts) for part in cuts.expand(name)}
+    late = {tuple(map(cuts.place, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
+    pixels = _smoothed("input", max(widths, default=0.0))
     readings = [
-        format_reading({name: 1 - share, "input": share} if share else {name: 1.0})
-        for place, name in late.items()
+        format_reading({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})
+        for places, name in late.items()
+        for width in widths
         for share in shares
-        if place > 0
+        if places != (0,)
     ]
-    return tuple(Candidate(composite, reading) for composite in composites for reading in [*readings, "1*input"])
+    return tuple(Candidate(composite, reading) for composite in composites for reading in [*readings, f"1*{pixels}"])
 
 
-def _late(cuts: Cuts) -> list[str]:
-    """Names of late cuts; of two for one tensor the last is kept, so the most general comes last."""
-    before = [f"{cuts.blocks[-2]}@input"] if len(cuts.blocks) > 1 else []
-    return [*before, "last-map", "late"]
+def _smoothed(name: str, width: float) -> str:
+    return f"{name}~{width:g}" if width else name

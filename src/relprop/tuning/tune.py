@@ -19,7 +19,7 @@ from relprop.explainers.cuts import Reading
 from relprop.metrics import InsertionDeletion
 from relprop.metrics.forward import callable_model
 from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
-from relprop.tuning.candidates import SHARES, Candidate, grid
+from relprop.tuning.candidates import SHARES, WIDTHS, Candidate, grid
 from relprop.tuning.choose import Validation, cross_validate, mean_and_error
 from relprop.tuning.split import require_disjoint, split_samples
 
@@ -43,7 +43,7 @@ class Settings:
         folds: of the cross-validation.
         step: pixels a step of the fair protocol, below 1 a fraction; None for its own.
         seed: of the choice of images and of the folds.
-        composites, shares: what is tried (`candidates.grid`).
+        composites, shares, widths: what is tried (`candidates.grid`).
         references: explainers that the choice is compared with on the images reported.
         batch: images at once.
     """
@@ -55,6 +55,7 @@ class Settings:
     seed: int = 0
     composites: tuple[str, ...] = DEFAULT_COMPOSITES
     shares: tuple[float, ...] = SHARES
+    widths: tuple[float, ...] = WIDTHS
     references: tuple[str, ...] = ("lrp-cuts", "grad-cam", "lrp")
     batch: int = 16
 
@@ -175,7 +176,7 @@ def _try(
     for batch in batches:
         if not candidates:
             graph = LRP(loaded.model).graph(batch.x)
-            candidates = grid(find_cuts(graph), settings.composites, settings.shares)
+            candidates = grid(find_cuts(graph), settings.composites, settings.shares, settings.widths)
             keep = [*dict.fromkeys(name for c in candidates for name in c.weights)]
             engines = {
                 spec: LRP(loaded.model, COMPOSITES.build(spec), keep=keep, ledger=False) for spec in settings.composites

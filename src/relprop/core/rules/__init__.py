@@ -13,6 +13,8 @@ from relprop.core.rules.affine import (
     z_plus_ones,
 )
 from relprop.core.rules.attention import attention_attnlrp, attention_values, matmul_rule, softmax_rule
+from relprop.core.rules.conserving import conserving_alpha_beta, conserving_gamma
+from relprop.core.rules.depth import late
 from relprop.core.rules.elementwise import pass_constant, pass_through
 from relprop.core.rules.linear import by_transpose
 from relprop.core.rules.pooling import (
@@ -35,6 +37,8 @@ RULES.register("epsilon")(epsilon)
 RULES.register("gamma")(gamma)
 RULES.register("alpha-beta")(alpha_beta)
 RULES.register("z-box")(z_box)
+RULES.register("conserving-alpha-beta")(conserving_alpha_beta)
+RULES.register("conserving-gamma")(conserving_gamma)
 
 __all__ = [
     "DEFAULTS",
@@ -46,11 +50,14 @@ __all__ = [
     "average_epsilon",
     "average_z_plus",
     "by_transpose",
+    "conserving_alpha_beta",
+    "conserving_gamma",
     "copy_back",
     "cut_up",
     "epsilon",
     "flat",
     "gamma",
+    "late",
     "matmul_rule",
     "max_as_average",
     "mean_z_plus",

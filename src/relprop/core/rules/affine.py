@@ -141,15 +141,15 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _with_dead(layer: Affine, shared: Tensor, dead: Tensor | None) -> Tensor:
     """Add what dead outputs share evenly over their in-bounds receptive fields."""
-    return shared if dead is None else shared.add_(_evenly(layer, dead))
+    return shared if dead is None else shared.add_(evenly(layer, dead))
 
 
-def _evenly(layer: Affine, relevance: Tensor) -> Tensor:
+def evenly(layer: Affine, relevance: Tensor) -> Tensor:
     """Each output shares evenly over its in-bounds receptive field; one that sees padding alone sends nothing."""
     return layer.spread(relevance / layer.count().clamp(min=1))
 
 
-def _part(step: Step, weight: Tensor, name: str) -> Weight:
+def part(step: Step, weight: Tensor, name: str) -> Weight:
     """W+ or W-, made once per weight; W² likewise."""
     function = {"plus": _plus, "minus": _minus, "square": Tensor.square}[name]
     if _is_kept(step):
@@ -181,11 +181,11 @@ def z_plus(step: Step, relevance: Tensor) -> Tensor:
     the batch-norm shift alone) shares evenly over its in-bounds receptive field.
     """
     layer = affine(step)
-    plus = _part(step, layer.weight, "plus")
+    plus = part(step, layer.weight, "plus")
     if step.nonnegative[0]:
         divided, dead = quotient(relevance, layer.push(step.input, plus))
         return _with_dead(layer, layer.pull(divided, plus).mul_(step.input), dead)
-    minus = _part(step, layer.weight, "minus")
+    minus = part(step, layer.weight, "minus")
     above, below = step.input.clamp(min=0), step.input.clamp(max=0)
     divided, dead = quotient(relevance, layer.push(above, plus).add_(layer.push(below, minus)))
     shared = layer.pull(divided, plus).mul_(above).addcmul_(below, layer.pull(divided, minus))
@@ -199,7 +199,7 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
     R_i = Σ_j w⁺_ji / Σ_k w⁺_jk · R_j, over in-bounds k.
     """
     layer = affine(step)
-    plus = _part(step, layer.weight, "plus")
+    plus = part(step, layer.weight, "plus")
     ones = _ones(step, layer.weight)
     size = tuple(step.shapes[0][1:])
     sources = plus.sources if isinstance(plus, Derived) else (plus,)
@@ -217,14 +217,14 @@ def _ones(step: Step, weight: Tensor) -> Tensor:
 @rule(name="flat", reads=())
 def flat(step: Step, relevance: Tensor) -> Tensor:
     """Share evenly over the in-bounds receptive field (Lapuschkin et al. 2017): R_i = Σ_j R_j / #inputs of j."""
-    return _evenly(affine(step), relevance)
+    return evenly(affine(step), relevance)
 
 
 @rule(name="w²", reads=())
 def w_square(step: Step, relevance: Tensor) -> Tensor:
     """Share by squared weight (Montavon et al. 2017, Eq. 9): R_i = Σ_j w²_ji / Σ_k w²_jk · R_j, over in-bounds k."""
     layer = affine(step)
-    square = _part(step, layer.weight, "square")
+    square = part(step, layer.weight, "square")
     ones = _ones(step, layer.weight)
     divided, dead = quotient(relevance, layer.push(ones, square))
     return _with_dead(layer, ones * layer.pull(divided, square), dead)
@@ -263,7 +263,7 @@ def z_plus_epsilon(eps: float = 1e-5, *, ones: bool = False) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus = _part(step, layer.weight, "plus")
+        plus = part(step, layer.weight, "plus")
         value = _ones(step, layer.weight) if ones else step.input
         return value * layer.pull(relevance / (layer.push(value, plus) + eps), plus)
 
@@ -280,9 +280,9 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
-        parts = _signed_parts(step)
-        z = _pushed(layer, parts, (plus, minus)) + eps
+        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
+        parts = signed_parts(step)
+        z = pushed(layer, parts, (plus, minus)) + eps
         if layer.bias is not None:
             z = z + layer.bias.clamp(min=0)
         divided = (relevance / z).masked_fill(z == 0, 0)
@@ -303,10 +303,10 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
-        parts = _signed_parts(step)
+        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
+        parts = signed_parts(step)
         z = layer.push(step.input, layer.weight)
-        above = _pushed(layer, parts, (plus, minus))
+        above = pushed(layer, parts, (plus, minus))
         below = z - above
         if bias and layer.bias is not None:
             z, above, below = z + layer.bias, above + layer.bias.clamp(min=0), below + layer.bias.clamp(max=0)
@@ -321,13 +321,13 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
     return Rule(f"γ={g:g}", share, conserves=False, positive=False)
 
 
-def _pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
+def pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
     """Σ W h over the parts of the input, each with its part of the weights."""
     pushed = [layer.push(h, w) for h, w in zip(parts, weights, strict=False)]
     return sum(pushed[1:], pushed[0])
 
 
-def _signed_parts(step: Step) -> tuple[Tensor, ...]:
+def signed_parts(step: Step) -> tuple[Tensor, ...]:
     """The input's positive part, and its negative part if it can have one."""
     return (step.input,) if step.nonnegative[0] else (step.input.clamp(min=0), step.input.clamp(max=0))
 
@@ -344,13 +344,13 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
-        parts = _signed_parts(step)
+        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
+        parts = signed_parts(step)
         shared: Tensor | float = 0.0
         for factor, pair, sign in ((alpha, (plus, minus), 1.0), (-beta, (minus, plus), -1.0)):
             if not factor:
                 continue
-            z = _pushed(layer, parts, pair) + sign * eps
+            z = pushed(layer, parts, pair) + sign * eps
             if bias and layer.bias is not None:
                 z = z + (layer.bias * sign).clamp(min=0) * sign
             divided = (factor * relevance / z).masked_fill(z == 0, 0)
@@ -382,7 +382,7 @@ def z_box(low: float | Tensor, high: float | Tensor) -> Rule:
                 f"z_box at {step.node.name}: the input spans {float(x.min()):.4g} to {float(x.max()):.4g}, outside the "
                 "box; give the low and high that pixels can have after normalisation"
             )
-        plus, minus = _part(step, layer.weight, "plus"), _part(step, layer.weight, "minus")
+        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
         z = layer.push(x - l, plus) + layer.push(x - u, minus)
         divided, dead = quotient(relevance, z)
         shared = (x - l) * layer.pull(divided, plus) + (x - u) * layer.pull(divided, minus)
