@@ -231,7 +231,7 @@ def _memory(row: Row, peaks: dict[str, float | None]) -> str:
 
 def cell(model: str, batch: int, options: argparse.Namespace) -> list[Row]:
     """All figures of one model at one batch: memory first, so that what does not fit is not timed."""
-    names = [*CONTENDERS] if options.peers else [*QUICK]
+    names = options.runs or ([*CONTENDERS] if options.peers else [*QUICK])
     weighed = [name for name in names if options.memory and name not in SLOW]
     memory = {name: probed(name, model, batch, options) for name in weighed}
     fits = [name for name in names if "memory_failed" not in memory.get(name, {})]
@@ -259,6 +259,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="no further round of a cell after so long")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--peers", action="store_true", help="everything that can explain, compiled runs included")
+    parser.add_argument("--runs", nargs="+", choices=CONTENDERS, metavar="RUN", help="these alone, by their names")
     parser.add_argument("--memory", action="store_true", help="peak memory of each, in a process of its own")
     parser.add_argument("--full", action="store_true", help="three networks, three batches, peers and memory")
     parser.add_argument("--out", type=Path, help="JSON file to write, and to go on from; a .md goes beside it")
@@ -267,6 +268,8 @@ def parsed() -> argparse.Namespace:
     on_gpu = options.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU that torch can use")
+    if options.runs and UNIT not in options.runs:
+        parser.error(f"--runs: times are given in gradients, so {UNIT!r} must be among them")
     options.peers, options.memory = options.peers or options.full, options.memory or options.full
     options.models = options.models or (["resnet18", "resnet50", "resnet152"] if options.full else ["resnet50"])
     options.batch = options.batch or (([1, 32, 256] if on_gpu else [1, 8, 32]) if options.full else [1])
@@ -285,7 +288,7 @@ def main() -> None:
             found = {"memory_failed": reason(error)}
         print(json.dumps(found))
         return
-    names = ("device", "threads", "size", "repeats", "peers", "memory")
+    names = ("device", "threads", "size", "repeats", "peers", "memory", "runs")
     facts = {"torch": torch.__version__} | {name: getattr(options, name) for name in names}
     if options.device == "cuda":
         facts["device"] = torch.cuda.get_device_name()
