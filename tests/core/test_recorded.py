@@ -14,6 +14,7 @@ from torch import nn
 import relprop
 from relprop.core.capture import EXPORT, RECORDED
 from relprop.core.captured import _GRAPHS
+from relprop.core.joins import find_joins
 from relprop.errors import CaptureError, RecordedWarning
 
 X = images(3)
@@ -242,6 +243,9 @@ def test_torchscript_gives_what_the_python_model_gives(way, dtype, rtol):
     assert graph.any_batch
     one = lrp(x[1:], target=result.target[1:])
     torch.testing.assert_close(one.relevance, result.relevance[1:], rtol=rtol, atol=rtol * 1e-2)
+    kinds = [(j.skips, j.identities) for j in find_joins(graph).values()]
+    assert kinds == [(j.skips, j.identities) for j in find_joins(plain.graph(x)).values()]
+    assert len(kinds) == 8
     if way != "frozen":  # which folds batch norms
         assert [node.op for node in graph] == [node.op for node in plain.graph(x)]
         assert {"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "fc"} <= {node.name for node in graph}

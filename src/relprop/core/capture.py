@@ -97,7 +97,8 @@ def _recorded(model: nn.Module, example: Tensor, refused: str) -> Graph:
             "out of the model, or explain the part of it that has none"
         ) from error
     replay.put_back_places(program)
-    graph = _from_program(program, route=RECORDED, inside="model.")
+    frozen = not any(True for _ in model.parameters())  # its weights are constants then
+    graph = _from_program(program, route=RECORDED, inside="model.", frozen=frozen)
     return replace(graph, tape=tape if graph.any_batch else replace(tape, any_batch=False))
 
 
@@ -114,8 +115,17 @@ def require_evaluation_mode(model: nn.Module) -> None:
         )
 
 
-def _from_program(program: torch.export.ExportedProgram, route: str, inside: str = "") -> Graph:
-    """Read an exported program's nodes into ours; paths of the user's model all begin with `inside`."""
+def _from_program(
+    program: torch.export.ExportedProgram, route: str, inside: str = "", *, frozen: bool = False
+) -> Graph:
+    """Read an exported program's nodes into ours.
+
+    Args:
+        program: what to read.
+        route: how it was made.
+        inside: what paths of the user's model all begin with.
+        frozen: whether constants count as learned.
+    """
     signature = program.graph_signature
     if len(signature.user_inputs) != 1:
         raise CaptureError(f"the model takes {len(signature.user_inputs)} inputs; relprop explains one image tensor")
@@ -128,7 +138,7 @@ def _from_program(program: torch.export.ExportedProgram, route: str, inside: str
         )
     learned = (torch.export.graph_signature.InputKind.PARAMETER, torch.export.graph_signature.InputKind.BUFFER)
     states = {
-        s.arg.name: State(s.target.removeprefix(inside) if s.kind in learned else s.target, s.kind in learned)
+        s.arg.name: State(s.target.removeprefix(inside) if s.kind in learned else s.target, frozen or s.kind in learned)
         for s in signature.input_specs
         if s.target is not None
     }
