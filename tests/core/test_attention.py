@@ -200,3 +200,25 @@ def test_multi_head_attention_that_returns_its_weights():
     first, second = (relprop.explain(net, x, 1) for net in nets)
     torch.testing.assert_close(first.relevance, second.relevance, rtol=1e-4, atol=1e-7)
     assert max(first.ledger.gap, second.ledger.gap) < 1e-6
+
+
+class Outlook(nn.Module):
+    """Attention within windows that `unfold` cuts, padding included, over values that are all negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.weigh, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 9, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(-F.relu(self.stem(x)) - 1, 3, padding=1).view(len(x), 4, 9, -1).permute(0, 3, 2, 1)
+        weights = self.weigh(x).flatten(2).transpose(1, 2).unsqueeze(2).softmax(-1)
+        return self.head((weights @ windows).squeeze(2).mean(1))
+
+
+def test_padding_of_windows_gets_nothing():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    result = relprop.explain(Outlook().eval().double(), x)
+    assert result.ledger.gap < 1e-14
+    assert result.ledger.absorbed == 0
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-12, atol=0)

@@ -24,7 +24,7 @@ from relprop.core.roles import signal_of
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy"})
+_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col"})
 
 #: operations that take places, which the capture computes, beside what they move
 _BY_INDEX = frozenset({"index", "_unsafe_index", "index_select", "gather", "take_along_dim"})
