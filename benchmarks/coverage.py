@@ -123,7 +123,8 @@ def rows(out: Path) -> list[Row]:
         row = json.loads(line)
         known = {} if "gap" in row or "error" in row else found.get(row["network"], {})
         found[row["network"]] = known | row
-    return [found[name] for name in NETWORKS if name in found]
+    checked = [found[name] for name in NETWORKS if name in found]
+    return [row for row in checked if "gap" in row or "error" in row]
 
 
 def holds(row: Row) -> bool:

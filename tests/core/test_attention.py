@@ -23,18 +23,46 @@ class Values(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, tokens, 2)
         if self.spelling == "one call":
             out = F.scaled_dot_product_attention(x * 0, x * 0, x)
+        elif self.spelling == "mask":
+            out = F.scaled_dot_product_attention(x * 0, x * 0, x, attn_mask=x @ x.transpose(1, 2) * 0)
         else:
             out = torch.softmax((x * 0) @ (x * 0).transpose(1, 2), -1) @ x
         return self.head(out[:, 0])
 
 
-@pytest.mark.parametrize("spelling", ["one call", "softmax"])
+@pytest.mark.parametrize("spelling", ["one call", "mask", "softmax"])
 def test_values_share_by_hand(spelling):
     """Channel 0: values 3, 1, -2 share 8 as 6, 2, 0. Channel 1: none is positive, so 6 goes by the weights, 2 each."""
     x = torch.tensor([[[3.0, -1.0], [1.0, -2.0], [-2.0, -3.0]]])
     composite = relprop.paper().override(names={"head": inject(torch.tensor([[8.0, 6.0]]))})
     result = relprop.LRP(Values(spelling).eval(), composite)(x, target=0)
     torch.testing.assert_close(result.relevance[0], torch.tensor([[6.0, 2.0], [2.0, 2.0], [0.0, 2.0]]))
+
+
+class Masked(nn.Module):
+    """Attention with a mask that depends on the image, as relative positions weighed by queries do."""
+
+    def __init__(self, explicit: bool) -> None:
+        super().__init__()
+        self.explicit, self.value, self.head = explicit, nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, tokens, 4)
+        mask, value = torch.tanh(x @ x.transpose(1, 2)) * 3, self.value(x)
+        if self.explicit:
+            out = torch.softmax(x @ x.transpose(1, 2) / 2 + mask, -1) @ value
+        else:
+            out = F.scaled_dot_product_attention(x, x, value, attn_mask=mask)
+        return self.head(out.mean(1))
+
+
+def test_a_mask_that_depends_on_the_image_weighs_and_is_paid_nothing():
+    torch.manual_seed(0)
+    x, nets = torch.randn(2, 5, 4, dtype=torch.float64), [Masked(explicit).eval().double() for explicit in (0, 1)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    one, other = (relprop.explain(net, x) for net in nets)
+    torch.testing.assert_close(one.relevance, other.relevance, rtol=1e-12, atol=1e-16)
+    assert one.ledger.gap < 1e-14
+    assert one.ledger.absorbed == 0
 
 
 class Block(nn.Module):
@@ -172,3 +200,25 @@ def test_multi_head_attention_that_returns_its_weights():
     first, second = (relprop.explain(net, x, 1) for net in nets)
     torch.testing.assert_close(first.relevance, second.relevance, rtol=1e-4, atol=1e-7)
     assert max(first.ledger.gap, second.ledger.gap) < 1e-6
+
+
+class Outlook(nn.Module):
+    """Attention within windows that `unfold` cuts, padding included, over values that are all negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.weigh, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 9, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(-F.relu(self.stem(x)) - 1, 3, padding=1).view(len(x), 4, 9, -1).permute(0, 3, 2, 1)
+        weights = self.weigh(x).flatten(2).transpose(1, 2).unsqueeze(2).softmax(-1)
+        return self.head((weights @ windows).squeeze(2).mean(1))
+
+
+def test_padding_of_windows_gets_nothing():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    result = relprop.explain(Outlook().eval().double(), x)
+    assert result.ledger.gap < 1e-14
+    assert result.ledger.absorbed == 0
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-12, atol=0)

@@ -24,7 +24,7 @@ from relprop.core.roles import signal_of
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy"})
+_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col"})
 
 #: operations that take places, which the capture computes, beside what they move
 _BY_INDEX = frozenset({"index", "_unsafe_index", "index_select", "gather", "take_along_dim"})
@@ -74,7 +74,9 @@ def _support(node: Node, masks: _Masks) -> Support:
     if node.op in BILINEAR:
         return _of_weighted(node, masks)
     if node.op == "scaled_dot_product_attention":
-        return None if below[-1] is None else below[-1].any(-2, keepdim=True).expand(shape)
+        value = node.args[2]
+        seen = masks.known[value.index] if isinstance(value, Ref) and masks.graph.depends[value.index] else None
+        return None if seen is None else seen.any(-2, keepdim=True).expand(shape)
     if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shapes[node.inputs[0]]):
         return below[0]
     if "pool" in node.op or node.op in ("mean", "sum", "amax", "amin", "max[0]", "min[0]"):

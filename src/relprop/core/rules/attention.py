@@ -16,7 +16,7 @@ from relprop.core.trace import Absent, Step
 
 
 def _operand(step: Step, place: int) -> Tensor:
-    """Query, key or value (0, 1, 2), whether or not it depends on the image: a learned query does not."""
+    """Query, key, value or mask (0 to 3), whether or not it depends on the image: a learned query does not."""
     argument = step.args[place]
     if isinstance(argument, Tensor):
         return argument
@@ -29,7 +29,7 @@ def attention_map(step: Step) -> tuple[Tensor, Tensor]:
     """Logits q kᵀ · scale, and A = softmax(logits + mask): (..., queries, keys), nowhere negative, rows of sum one."""
     query, key = _operand(step, 0), _heads(step, _operand(step, 1))
     mask, _, causal = with_defaults(step.args[3:], None, 0.0, False)
-    mask = step.kwargs.get("attn_mask", mask)
+    mask = _operand(step, 3) if isinstance(mask, Absent) else step.kwargs.get("attn_mask", mask)
     plain = (query * _scale(step)) @ key.transpose(-1, -2)
     logits = plain
     if step.kwargs.get("is_causal", causal):
@@ -69,7 +69,7 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
     block) take no part.
     """
     value, (_, weights) = _operand(step, 2), attention_map(step)
-    place = len(step.inputs) - 1
+    place = sum(isinstance(other, Absent) for other in step.args[:2])
     support = step.supports[place]
     if support is not None:
         value = value * support.to(value)
@@ -83,15 +83,16 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
         nonnegative=step.nonnegative[place],
         positive=True,
     )
-    return (*[None] * place, _ungrouped(step, shared))
+    return tuple(_ungrouped(step, shared) if k == place else None for k in range(len(step.inputs)))
 
 
 def _choose_values(graph: Graph, node: Node) -> Rule:
-    """The value is the last of the inputs, unless the mask depends on the image or the value does not."""
+    """The value is paid alone: of what depends on the image, queries, keys and the mask only weigh it."""
     by_image = [isinstance(a, Ref) and graph.depends[a.index] for a in node.args]
-    if not by_image[2] or any(by_image[3:]) or len(node.inputs) != sum(by_image):
+    if not by_image[2] or any(by_image[4:]) or len(node.inputs) != sum(by_image):
         return Rule(attention_values.name, _share_values)  # cannot serve
-    return replace(attention_values, choose=None, pays=(*[False] * (len(node.inputs) - 1), True))
+    pays = tuple(place == 2 for place, depends in enumerate(by_image) if depends)
+    return replace(attention_values, choose=None, pays=pays)
 
 
 #: relevance goes to the values alone
