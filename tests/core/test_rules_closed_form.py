@@ -78,6 +78,14 @@ def test_a_unit_that_nothing_excites_shares_evenly(rule):
     assert found[0].tolist() == [2, 2, 2, 2]
 
 
+def test_conserving_gamma_favours_them_too():
+    # z = (2, -6), sum -4: favoured 2 and -9, sum -7
+    x = tensor([[1.0, 2.0]], dtype=torch.float64)
+    layer = linear([[2.0, -3.0]], [9.0])  # a bias that would turn the output over takes no part
+    found = through(layer, x, tensor([[7.0]], dtype=torch.float64), rules.conserving_gamma(0.5))
+    assert found[0].tolist() == pytest.approx([-2, 9], rel=1e-14)
+
+
 def test_a_dead_unit_shares_over_in_bounds_inputs_alone():
     # kernel 3, padding 1 on three inputs: the first output sees inputs 0 and 1, the second all, the third 1 and 2
     layer = nn.Conv1d(1, 1, 3, padding=1).double()

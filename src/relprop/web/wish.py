@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from relprop.report import Workbench
 
-BASELINES = ("lrp-cuts", "grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
+BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can stand beside relevance. Score-CAM takes minutes without a GPU, and is left to the command line."""
 SPLITS = ("ratio", "symmetric")
 LEVELS = range(2, 33)
