@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relprop.core.rules.affine import affine
+from relprop.core.rules.affine import affine, evenly
 from relprop.core.rules.rule import rule
-from relprop.core.trace import Step
+from relprop.core.trace import Step, is_stand_in
 
 
 @rule(name="centred", positive=False)
@@ -29,4 +29,4 @@ def centred(step: Step, relevance: Tensor) -> Tensor:
     divided = torch.where(alive, relevance / z, 0)
     shared = step.input * layer.pull(divided - divided.mean(classes, keepdim=True), layer.weight)
     dead = torch.where(alive, 0, relevance)
-    return shared + layer.spread(dead / layer.count().clamp(min=1)) if dead.any() else shared
+    return shared + evenly(layer, dead) if is_stand_in(dead) or dead.any() else shared
