@@ -250,6 +250,8 @@ def test_smoothing_keeps_the_total_and_spreads_by_sigma():
     assert found.sum((1, 2)).tolist() == pytest.approx([1, 2, -3], abs=1e-5)
     rows = (torch.arange(41) - 20.0) ** 2
     assert (found[0].sum(1) * rows).sum().item() == pytest.approx(2.5**2, rel=1e-3)
+    still = torch.full((1, 9, 12), 0.25)
+    assert torch.allclose(POST.build("smooth:2.5")(still), still)  # it prefers no place, the middle neither
     with pytest.raises(UsageError, match="smooth needs a positive width"):
         POST.build("smooth:0")
 

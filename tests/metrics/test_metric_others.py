@@ -7,7 +7,7 @@ import torch
 from metric_networks import Colours, Summing, small_network
 from torch import tensor
 
-from relprop.errors import InputError, UsageError
+from relprop.errors import CheckError, InputError, UsageError
 from relprop.metrics import METRICS, box_mask
 from relprop.metrics.relevance import rank_correlation, ranks
 
@@ -129,6 +129,29 @@ def test_sparseness_is_the_gini_index():
     heat = tensor([[0.0, 0, 0, -7], [1, 1, 1, 1], [0, 0, 0, 0], [1, 2, 3, 4]]).view(4, 2, 2)
     # of n values, one alone: (n - 1) / n; of 1 2 3 4: Σ (2k - n - 1) v_k / (n Σ v) = (-3 - 2 + 3 + 12) / 40
     assert metric(None, x, heat, 0)["sparseness"].tolist() == pytest.approx([0.75, 0, 0, 0.25])
+
+
+def test_a_constant_map_ranks_nothing_so_randomisation_finds_no_likeness_in_it():
+    pytest.importorskip("quantus")
+    model, x = small_network(), torch.rand(3, 3, 8, 8)
+    constant, edges = torch.ones(3, 8, 8), x.mean(1)
+    first = torch.tensor([True, False, False])[:, None, None]
+    metric = METRICS.build("parameter-randomisation")
+
+    def randomised(model, x, target):
+        return torch.where(first, constant, edges)
+
+    def value(heatmap):
+        return metric(model, x, heatmap, 0, explainer=randomised)["parameter-randomisation"].tolist()
+
+    assert value(edges) == pytest.approx([0, 1, 1])  # once the weights are random, the first map is constant
+    for level in (0.0, 0.5, 1.0):
+        constant.fill_(level)
+        assert value(constant) == [1, 0, 0]  # the other way round; and the same constant is the same map
+    edges = edges.index_fill(0, torch.tensor([1]), torch.nan)
+    for heatmap in (constant, x.mean(1)):
+        with pytest.raises(CheckError, match=r"no value for sample\(s\) 1: a map of theirs is not finite"):
+            value(heatmap)
 
 
 def test_randomisation_finds_maps_that_do_not_read_the_weights():

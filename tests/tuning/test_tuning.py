@@ -59,13 +59,13 @@ def test_reporting_an_image_of_the_selection_is_an_error():
 
 def test_the_grid_reads_each_late_part_once_with_each_width_and_share():
     cuts = find_cuts(capture(cifar_resnet(14, width=4).eval(), torch.zeros(1, 3, 32, 32)))
-    found = grid(cuts, ("paper", "epsilon"), (0.0, 0.25), (0.0, 1.5))
-    late = [f"{name}{width}" for name in ("last-map", "late", "late-blocks") for width in ("", "~1.5")]
-    expected = [text for name in late for text in (f"1*{name}", f"0.75*{name}+0.25*input~1.5")]
-    assert [c.reading for c in found] == [*expected, "1*input~1.5"] * 2
+    found = grid(cuts, ("paper", "epsilon"), (0.0, 0.25), (0.0, 1.6))
+    late = [f"{name}{width}" for name in ("last-map", "late", "late-blocks") for width in ("", "~1.6")]
+    expected = [text for name in late for text in (f"1*{name}", f"0.75*{name}+0.25*input~1.6")]
+    assert [c.reading for c in found] == [*expected, "1*input~1.6"] * 2
     assert found[0] == Candidate("paper", "1*last-map")
     assert found[-1].composite == "epsilon"
-    assert found[3].weights == {"last-map~1.5": 0.75, "input~1.5": 0.25}
+    assert found[3].weights == {"last-map~1.6": 0.75, "input~1.6": 0.25}
     plain = find_cuts(capture(tiny().model, torch.zeros(1, 3, 16, 16)))
     assert [c.reading for c in grid(plain, ("paper",), (0.0,), (0.0,))] == ["1*late-blocks", "1*input"]
 
@@ -107,7 +107,7 @@ def test_tuning_chooses_measures_and_writes_down_how(pictures, tmp_path):
     assert written["protocol"]["step"] == 0.25
     assert written["model"] == "tiny"
     assert len(written["candidates"]) == 10
-    assert written["settings"]["widths"] == [0.0, 1.5]
+    assert written["settings"]["widths"] == [0.0, 1.6]
     assert Reading.load(tmp_path / "tuned.json") == tuned.reading
 
     explainer = EXPLAINERS.build(f"lrp-cuts:reading={tmp_path / 'tuned.json'}")

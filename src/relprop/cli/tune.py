@@ -24,6 +24,7 @@ Step = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of the choice of images, and of the folds.")]
 References = Annotated[str, typer.Option(help="Explainers to compare the choice with, with commas.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Score masked pictures in bfloat16.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File for the reading and its provenance.")]
 
 
@@ -38,6 +39,7 @@ def tune(
     references: References = "lrp-cuts,grad-cam,lrp",
     out: Out = Path("reading.json"),
     batch_size: options.BatchSize = 16,
+    amp: Amp = False,
     arch: options.Arch = None,
     size: options.Size = None,
     mean: options.Mean = None,
@@ -58,7 +60,7 @@ def tune(
     from relprop.tuning import tune as choose
 
     compared = tuple(part.strip() for part in references.split(",") if part.strip())
-    settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size)
+    settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size, amp=amp)
     pictures = open_dataset(data)
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
     out.parent.mkdir(parents=True, exist_ok=True)

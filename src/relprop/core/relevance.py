@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor
 from relprop.core.cuts import Cuts, enlarge, parse_cut, require_weights
 from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
+from relprop.core.stored import read_result, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
@@ -182,26 +181,16 @@ class Relevance:
         Returns:
             The directory.
         """
-        from safetensors.torch import save_file
-
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name) for name in ("relevance", "target", "score", "logits")}
         tensors |= {f"kept/{side}/{name}": value for (name, side), value in self.kept.items()}
         if self.ledger is not None:
             tensors |= _ledger_tensors(self.ledger)
-        save_file(
-            {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, directory / "relevance.safetensors"
-        )
-        (directory / "manifest.json").write_text(json.dumps(self._manifest(), indent=2) + "\n", encoding="utf-8")
-        return directory
+        return write_result(directory, tensors, self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
         entries = [] if self.ledger is None else self.ledger.entries
         return {
             "format": _FORMAT,
-            "relprop": version("relprop"),
-            "torch": torch.__version__,
             "composite": self.composite,
             "what": self.what,
             "shape": list(self.relevance.shape),
@@ -220,15 +209,7 @@ class Relevance:
         Raises:
             InputError: there is no saved result, or it is of an unknown format.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        directory = Path(directory)
-        try:
-            manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-            tensors = load_file(directory / "relevance.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"{directory} holds no result that can be read: {error}") from None
+        manifest, tensors = read_result(directory)
         if manifest.get("format") != _FORMAT:
             raise InputError(f"{directory} has format {manifest.get('format')}; this version reads {_FORMAT}")
         kept = {}

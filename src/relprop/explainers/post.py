@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.core.cuts import enlarge
 from relprop.core.heatmap import Edges, quantize
 from relprop.errors import UsageError
 from relprop.explainers.base import POST
@@ -45,7 +44,7 @@ class Quantize:
 @POST.register("smooth")
 @dataclass(frozen=True)
 class Smooth:
-    """Gaussian blur that keeps each map's total: at the border a pixel shares among the neighbours that exist.
+    """Gaussian blur, mirrored at the border, which keeps each map's total (`relprop.core.cuts.enlarge`).
 
     Attributes:
         sigma: standard deviation in pixels.
@@ -59,19 +58,7 @@ class Smooth:
 
     def __call__(self, heatmap: Tensor) -> Tensor:
         """(N, H, W) -> (N, H, W)."""
-        reach = math.ceil(4 * self.sigma)
-        distance = torch.arange(-reach, reach + 1, device=heatmap.device, dtype=torch.float64)
-        kernel = torch.exp(-(distance**2) / (2 * self.sigma**2))
-        maps = heatmap.detach().double()[:, None]
-        shares = _blur(torch.ones_like(maps[:1]), kernel)
-        return _blur(maps / shares, kernel)[:, 0].to(heatmap.dtype)
-
-
-def _blur(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve (N, 1, H, W) with a symmetric kernel along both sides; beyond the border is nothing."""
-    reach = len(kernel) // 2
-    maps = F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(reach, 0))
-    return F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, reach))
+        return enlarge(heatmap.detach().double(), heatmap.shape[-2:], self.sigma).to(heatmap.dtype)
 
 
 @POST.register("positive")

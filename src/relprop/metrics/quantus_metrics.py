@@ -52,7 +52,8 @@ class ParameterRandomisation:
     """How alike the map stays while weights are randomised from the top layer down (Adebayo et al. 2018), by Quantus.
 
     The mean over layers, or the last value, when all are random. A map that stays as it is does not read the weights.
-    The map is made anew after every layer that has weights: a ResNet-50 has 107 of them.
+    The map is made anew after every layer that has weights: a ResNet-50 has 107 of them. A constant map ranks no pixel
+    before another. Its rank correlation is what ties broken at random give on average, 0, but 1 with itself.
 
     Attributes:
         similarity: "rank" (Spearman) or "ssim".
@@ -93,9 +94,13 @@ class ParameterRandomisation:
             found = explainer(model.eval(), torch.as_tensor(inputs).to(x), torch.as_tensor(targets).to(classes))
             return (found if post is None else post(found))[:, None].cpu().double().numpy()
 
+        # Quantus refuses uniform maps, as some are; it gets the pixels' numbers, and the maps wait here to be compared
+        first = maps.cpu().double().flatten(1).numpy()
+        numbers = torch.arange(maps[0].numel()).view_as(maps[0]).expand_as(maps)
+        alike = _similarity(self.similarity, *x.shape[-2:])
         quantus = require("quantus", "quantus")
         metric = quantus.MPRT(
-            similarity_func=_similarity(self.similarity, *x.shape[-2:]),
+            similarity_func=lambda _, b, **options: alike(first, b, **options),
             seed=self.seed,
             skip_layers=self.layers == "last",
             abs=False,
@@ -104,7 +109,7 @@ class ParameterRandomisation:
         )
         with _quiet(), torch.random.fork_rng():  # it seeds torch's global generator
             found = metric(
-                **_batch(x, classes, maps),
+                **_batch(x, classes, numbers),
                 model=unwrap(model),
                 explain_func=explain,
                 device=str(x.device),
@@ -116,17 +121,22 @@ class ParameterRandomisation:
         values = torch.tensor(scores, dtype=torch.float64).mean(0)
         if not bool(values.isfinite().all()):
             bad = ", ".join(map(str, (~values.isfinite()).nonzero().flatten().tolist()))
-            raise CheckError(
-                f"parameter-randomisation has no value for sample(s) {bad}: a constant map correlates with nothing"
-            )
+            raise CheckError(f"parameter-randomisation has no value for sample(s) {bad}: a map of theirs is not finite")
         return {self.name: values.float().to(x.device)}
 
 
 def _similarity(kind: str, height: int, width: int) -> Callable[..., np.ndarray[Any, Any]]:
     """How alike two batches of maps are, in the form that Quantus asks for: flat maps (N, P) to (N,)."""
-    spearman = require("quantus", "quantus").similarity_func.correlation_spearman
     if kind == "rank":
-        return spearman  # type: ignore[no-any-return]
+        spearman = require("scipy.stats", "quantus").spearmanr
+
+        def likeness(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+            constant = np.ptp(first) == 0 or np.ptp(second) == 0
+            if constant and np.isfinite(second).all():
+                return float(np.array_equal(first, second))
+            return float(spearman(first, second).statistic)
+
+        return lambda a, b, **_: np.array([likeness(first, second) for first, second in zip(a, b, strict=True)])
     # Quantus' own takes maps for signals of one dimension, and returns a list, at which its MPRT fails
     structural = require("skimage.metrics", "quantus").structural_similarity
     window = min(7, (min(height, width) - 1) // 2 * 2 + 1)

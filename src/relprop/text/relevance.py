@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from relprop.core.chunks import joined_ledgers
 from relprop.core.ledger import Ledger
 from relprop.core.relevance import Relevance
+from relprop.core.stored import read_result, write_result
 from relprop.errors import InputError, require
 from relprop.text.tokens import Piece, Text, Tokens, merged
 
@@ -103,23 +102,12 @@ class TokenRelevance:
         Returns:
             The directory.
         """
-        from safetensors.torch import save_file
-
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(self, name).detach().contiguous().cpu().clone() for name in _TENSORS}
-        save_file(tensors, directory / "relevance.safetensors")
-        (directory / "manifest.json").write_text(
-            json.dumps(self._manifest(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        return directory
+        return write_result(directory, {name: getattr(self, name) for name in _TENSORS}, self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
         return {
             "kind": "text",
             "format": _FORMAT,
-            "relprop": version("relprop"),
-            "torch": torch.__version__,
             "composite": self.composite,
             "what": self.what,
             "texts": list(self.texts),
@@ -138,15 +126,7 @@ class TokenRelevance:
         Raises:
             InputError: there is no saved result of texts, or it is of an unknown format.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        directory = Path(directory)
-        try:
-            manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-            tensors = load_file(directory / "relevance.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"{directory} holds no result that can be read: {error}") from None
+        manifest, tensors = read_result(directory)
         if manifest.get("kind") != "text" or manifest.get("format") != _FORMAT:
             raise InputError(f"{directory} holds no result of texts in format {_FORMAT}")
         return cls(

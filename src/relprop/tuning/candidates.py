@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
 SHARES = (0.0, 0.1, 0.25)
-WIDTHS = (0.0, 1.5)
+WIDTHS = (0.0, 1.6)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Settings:
         composites, shares, widths: what is tried (`candidates.grid`).
         references: explainers that the choice is compared with on the images reported.
         batch: images at once.
+        amp: score masked pictures in bfloat16 where autocast allows it; the maps are made as ever.
     """
 
     samples: int = 100
@@ -58,6 +59,7 @@ class Settings:
     widths: tuple[float, ...] = WIDTHS
     references: tuple[str, ...] = ("lrp-cuts", "grad-cam", "lrp")
     batch: int = 16
+    amp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("samples", "report", "batch"):
@@ -101,7 +103,7 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
     Raises:
         UsageError: too few images, or a network or rules that cannot be read.
     """
-    metric = InsertionDeletion("fair", step=settings.step)
+    metric = InsertionDeletion("fair", step=settings.step, amp=settings.amp)
     chosen_on, report_on = split_samples(data.samples, settings.samples, settings.report, settings.seed)
     selection, report = [s.id for s in chosen_on], [s.id for s in report_on]
     require_disjoint(selection, report)
