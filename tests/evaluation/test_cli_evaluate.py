@@ -16,6 +16,7 @@ import pytest
 from tiny_net import pictures
 
 from relprop.cli import app
+from relprop.data import open_dataset
 from relprop.evaluation.store import manifest, open_run
 
 HERE = Path(__file__).parent
@@ -33,6 +34,32 @@ def relprop(capsys, *arguments: object) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return f"folder:{pictures(tmp_path_factory.mktemp('pictures'), 40)}"
+
+
+def test_pictures_that_a_reading_was_chosen_on_are_left_out_for_everyone(tmp_path, capsys, data):
+    some = (*MODEL, "--data", data, "--samples", 6)
+    tuned = tmp_path / "tuned.json"
+    code, _, _ = relprop(
+        capsys, "tune", *some, "--report", 4, "--folds", 2, "--step", 0.5, "--references", "sobel", "--out", tuned
+    )
+    assert code == 0
+    chosen = set(json.loads(tuned.read_text())["provenance"]["selection"])
+    run = (*MODEL, "--data", data, "--step", 16, "--explainers", f"sobel,lrp-cuts:reading={tuned}")
+    code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "run")
+    assert code == 0
+    assert "left out 6 pictures that a reading of lrp-cuts was chosen on" in err
+    rows = open_run(tmp_path / "run").rows().collect()
+    everyone = {sample.id for sample in open_dataset(data).samples}
+    assert len(chosen) == 6
+    assert set(rows["sample"]) == everyone - chosen
+    assert rows.filter(rows["explainer"] == "sobel")["sample"].n_unique() == 34
+
+    greedy = json.loads(tuned.read_text())
+    greedy["provenance"]["selection"] = sorted(everyone)
+    tuned.write_text(json.dumps(greedy))
+    code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "none")
+    assert code == 2
+    assert "was chosen on every picture" in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,8 @@ def evaluate(
     """Measure explanations on a data set; killed at any moment, the same command goes on with it.
 
     Every sample, explainer, post-processing and metric gives a row, in Parquet files in the run directory. What cannot
-    be computed is a row with the reason. Exit code 1 if some pictures could not be read.
+    be computed is a row with the reason. Pictures that relprop tune chose a reading on are left out. Exit code 1 if
+    some pictures could not be read.
     """
     from relprop.evaluation import Plan, with_controls
     from relprop.explainers import EXPLAINERS
@@ -141,6 +142,7 @@ def evaluate(
 
 def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
     """Run the plan, and print its table."""
+    from relprop.evaluation.bench import chosen_on
     from relprop.evaluation.local import run
     from relprop.evaluation.store import summary_of
 
@@ -148,6 +150,8 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
+    if used := chosen_on(plan):
+        console.err.print(f"[{console.QUIET}]left out[/] {len(used)} pictures that a reading of lrp-cuts was chosen on")
     with progress(plan) as report:
         if ray is None:
             store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
 from relprop.errors import UsageError
+from relprop.evaluation.plan import short_data
 from relprop.evaluation.run import Bench, Explain, Inputs, Measure
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load(spec: ModelSpec, place: str) -> LoadedModel:
 
 
 def set_up(plan: Plan, place: str | None = None) -> Bench:
-    """Load all that a plan names.
+    """Load all that a plan names; samples that an explainer was chosen on are left out, for all explainers.
 
     Args:
         plan: what to evaluate.
@@ -93,9 +94,33 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
     """
     keep_freed_memory()
     dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
-    samples = balanced(dataset.samples, plan.samples, plan.seed)
+    samples = balanced(_unused(dataset, chosen_on(plan)), plan.samples, plan.seed)
     loaded = load(plan.model, place or plan.device)
     return assemble(plan, loaded.model, inputs_of(dataset, samples, loaded.preprocess), place, loaded.preprocess)
+
+
+def chosen_on(plan: Plan) -> frozenset[str]:
+    """Ids of the plan's data set that readings of `lrp-cuts` were chosen on, as `relprop tune` wrote them down.
+
+    What was chosen on an image looks better there than it is, so no run measures it there. Data sets are compared
+    without the way to them, as one file may lie in two places.
+    """
+    from relprop.explainers import EXPLAINERS
+    from relprop.explainers.cuts import LrpCuts
+
+    notes = [e.chosen.provenance for e in map(EXPLAINERS.build, plan.explainers) if isinstance(e, LrpCuts)]
+    same = [note for note in notes if short_data(str(note.get("data"))) == short_data(plan.data)]
+    return frozenset(name for note in same for name in note.get("selection", ()))
+
+
+def _unused(dataset: Dataset, used: frozenset[str]) -> Sequence[Sample]:
+    fresh = [sample for sample in dataset.samples if sample.id not in used]
+    if not fresh:
+        raise UsageError(
+            f"a reading of lrp-cuts was chosen on every picture of {dataset.name}; what was chosen on a picture looks "
+            "better there than it is: evaluate it on others"
+        )
+    return fresh
 
 
 def assemble(
