@@ -7,11 +7,13 @@ Prints a Markdown table: means, and the paired difference to the first explainer
 images that a choice was made on: by the draws below for what is shipped, by their own provenance for other
 readings. An explainer may be followed by steps of post-processing: grad-cam/smooth:1.6 is Grad-CAM, blurred.
 `--metrics` measures something else instead: symmetric-relevance-gain,class-sensitivity,parameter-randomisation.
+`--cost 9` measures time instead: nine rounds, all explainers and a plain gradient by turns, one batch, medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +46,10 @@ def main() -> int:
     fresh = [sample for sample in data.samples if sample.id not in used]
     samples = balanced(fresh, min(options.samples, len(fresh)), options.seed)
     require_disjoint(used, [sample.id for sample in samples])
+    if options.cost:
+        x = torch.stack([loaded.preprocess(data.load(sample)) for sample in samples[: options.batch]])
+        print(cost_table(loaded.model, x, explainers, options.cost))
+        return 0
     scorer, batch = _compiled(loaded.model, loaded.preprocess.size) if options.fast else (loaded.model, None)
     fair = InsertionDeletion("fair", step=options.step, batch=batch)
     others = [METRICS.build(spec) for spec in options.metrics.split(",")] if options.metrics else []
@@ -73,6 +79,29 @@ def main() -> int:
     else:
         print(table(title, list(explainers), torch.cat(values, -1), options.step))
     return 0
+
+
+def cost_table(model: torch.nn.Module, x: torch.Tensor, explainers: dict[str, Explainer], rounds: int) -> str:
+    """Write how long each explainer takes for a batch, and in gradients of the same model, as Markdown."""
+    model.requires_grad_(False)
+    with torch.no_grad():
+        target = model(x).argmax(1)
+
+    def gradient(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(model(x).softmax(1).gather(1, target[:, None]).sum(), x)[0]
+
+    contenders, seconds = {"a plain gradient": gradient, **explainers}, {}
+    for turn in range(rounds + 2):  # the first two capture the graph, pack weights and fill caches
+        for name, explain in contenders.items():
+            began = time.perf_counter()
+            explain(model, x, target)
+            if turn > 1:
+                seconds.setdefault(name, []).append(time.perf_counter() - began)
+    unit = statistics.median(seconds["a plain gradient"])
+    lines = [f"| {tuple(x.shape)} | ms | gradients |", "|---|--:|--:|"]
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return "\n".join([*lines, *(f"| {name} | {1e3 * m:.1f} | {m / unit:.2f} |" for name, m in medians.items())])
 
 
 def _explainer(spec: str) -> Explainer:
@@ -147,6 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--metrics", default="", help="other metrics, in place of Insertion - Deletion")
+    parser.add_argument("--cost", type=int, default=0, metavar="ROUNDS", help="measure time, this many rounds, instead")
     parser.add_argument("--fast", action="store_true", help="score masked pictures compiled, in bfloat16")
     parser.add_argument("--save", help="file for the values of all images, as torch saves them")
     parser.add_argument("--threads", type=int, default=1)

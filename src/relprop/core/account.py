@@ -38,8 +38,8 @@ class Account:
         if there is None:
             return self, 0.0
         seen = torch.where(there, self.relevance, 0)
-        blind = self._total_of(torch.where(there, 0, self.relevance))
         account = replace(self, relevance=seen, total=self._total_of(seen), owned=True)
+        blind = None if self.total is None else self._total_of(torch.where(there, 0, self.relevance))
         return account, 0.0 if blind is None else blind
 
     def passed(self, share: Tensor, place: Place, *, held: bool, shared: bool) -> Account:

@@ -135,8 +135,8 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     dead = torch.where(z > tiny, 0, relevance)
     if is_stand_in(z):
         return divided, dead
-    low, high = dead.aminmax()
-    return divided, dead if low or high else None
+    # one after the other, since aminmax copies what is not in row-major order, as channels-last maps are not
+    return divided, dead if dead.amin() or dead.amax() else None
 
 
 def _with_dead(layer: Affine, shared: Tensor, dead: Tensor | None) -> Tensor:
