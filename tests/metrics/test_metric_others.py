@@ -144,6 +144,9 @@ def test_a_constant_map_ranks_nothing_so_randomisation_finds_no_likeness_in_it()
     def value(heatmap):
         return metric(model, x, heatmap, 0, explainer=randomised)["parameter-randomisation"].tolist()
 
+    still = METRICS.build("parameter-randomisation:layers=all")
+    found = still(model, x, constant, 0, explainer=lambda model, x, target: torch.zeros(3, 8, 8))
+    assert found["parameter-randomisation"].tolist() == [0, 0, 0]
     assert value(edges) == pytest.approx([0, 1, 1])  # once the weights are random, the first map is constant
     for level in (0.0, 0.5, 1.0):
         constant.fill_(level)

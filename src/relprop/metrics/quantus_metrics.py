@@ -90,32 +90,19 @@ class ParameterRandomisation:
                 "parameter-randomisation makes maps anew; pass explainer=..., the one that made the heatmap"
             )
 
-        def explain(model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
-            found = explainer(model.eval(), torch.as_tensor(inputs).to(x), torch.as_tensor(targets).to(classes))
-            return (found if post is None else post(found))[:, None].cpu().double().numpy()
+        def explain(model: Any) -> Tensor:
+            found = explainer(model.eval(), x, classes)
+            return found if post is None else post(found)
 
-        # Quantus refuses uniform maps, as some are; it gets the pixels' numbers, and the maps wait here to be compared
-        first = maps.cpu().double().flatten(1).numpy()
-        numbers = torch.arange(maps[0].numel()).view_as(maps[0]).expand_as(maps)
         alike = _similarity(self.similarity, *x.shape[-2:])
-        quantus = require("quantus", "quantus")
-        metric = quantus.MPRT(
-            similarity_func=lambda _, b, **options: alike(first, b, **options),
-            seed=self.seed,
-            skip_layers=self.layers == "last",
-            abs=False,
-            normalise=False,
-            disable_warnings=True,
-        )
+        wrapper = require("quantus.helpers.model.pytorch_model", "quantus").PyTorchModel
+        scores = []
         with _quiet(), torch.random.fork_rng():  # it seeds torch's global generator
-            found = metric(
-                **_batch(x, classes, numbers),
-                model=unwrap(model),
-                explain_func=explain,
-                device=str(x.device),
-                batch_size=len(x),
-            )
-        scores = [values for layer, values in found.items() if layer != "original"]
+            quantus_model = wrapper(unwrap(model), softmax=False, channel_first=True)
+            count = quantus_model.random_layer_generator_length
+            for number, (_, random) in enumerate(quantus_model.get_random_layer_generator("top_down", self.seed), 1):
+                if self.layers == "all" or number == count:
+                    scores.append(alike(_flat(maps), _flat(explain(random))))
         if not scores:
             raise UsageError(f"{type(model).__name__} has no layer with reset_parameters(), so none can be randomised")
         values = torch.tensor(scores, dtype=torch.float64).mean(0)
@@ -125,8 +112,13 @@ class ParameterRandomisation:
         return {self.name: values.float().to(x.device)}
 
 
-def _similarity(kind: str, height: int, width: int) -> Callable[..., np.ndarray[Any, Any]]:
-    """How alike two batches of maps are, in the form that Quantus asks for: flat maps (N, P) to (N,)."""
+def _flat(maps: Tensor) -> np.ndarray[Any, Any]:
+    flat: np.ndarray[Any, Any] = maps.detach().cpu().double().flatten(1).numpy()
+    return flat
+
+
+def _similarity(kind: str, height: int, width: int) -> Callable[[Any, Any], list[float]]:
+    """How alike maps are, pair by pair: (N, P), (N, P) to N values."""
     if kind == "rank":
         spearman = require("scipy.stats", "quantus").spearmanr
 
@@ -135,25 +127,16 @@ def _similarity(kind: str, height: int, width: int) -> Callable[..., np.ndarray[
             if constant and np.isfinite(second).all():
                 return float(np.array_equal(first, second))
             return float(spearman(first, second).statistic)
+    else:
+        structural = require("skimage.metrics", "quantus").structural_similarity
+        window = min(7, (min(height, width) - 1) // 2 * 2 + 1)
 
-        return lambda a, b, **_: np.array([likeness(first, second) for first, second in zip(a, b, strict=True)])
-    # Quantus' own takes maps for signals of one dimension, and returns a list, at which its MPRT fails
-    structural = require("skimage.metrics", "quantus").structural_similarity
-    window = min(7, (min(height, width) - 1) // 2 * 2 + 1)
+        def likeness(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+            span = max(first.max(), second.max()) - min(first.min(), second.min())
+            pair = first.reshape(height, width), second.reshape(height, width)
+            return float(structural(*pair, win_size=window, data_range=span)) if span else 1.0
 
-    def ssim(a: Any, b: Any, **_: Any) -> np.ndarray[Any, Any]:
-        pairs = [
-            (first.reshape(height, width), second.reshape(height, width)) for first, second in zip(a, b, strict=True)
-        ]
-        spans = [max(first.max(), second.max()) - min(first.min(), second.min()) for first, second in pairs]
-        return np.array(
-            [
-                structural(first, second, win_size=window, data_range=span) if span else 1.0
-                for (first, second), span in zip(pairs, spans, strict=True)
-            ]
-        )
-
-    return ssim
+    return lambda a, b: [likeness(first, second) for first, second in zip(a, b, strict=True)]
 
 
 def _batch(x: Tensor, classes: Tensor, maps: Tensor) -> dict[str, Any]:
