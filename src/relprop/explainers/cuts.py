@@ -79,7 +79,7 @@ class Reading:
 
 READINGS: Registry[Reading] = Registry("reading")
 _CIFAR = {"data": "cifar10 test", "selection": "balanced(test, 200, seed=2026), or 100 of these", "docs": "cuts.md"}
-_IMAGENET = {"data": "imagenet-sample", "selection": "24 of balanced(all, 40, seed=2026)", "docs": "cuts.md"}
+_IMAGENET = {"data": "imagenet-sample", "selection": "balanced(all, 40, seed=2026)", "docs": "cuts.md"}
 _WEIGHTS = "0.75*late-blocks~1.6+0.25*input~1.6"
 
 READINGS.add("default", Reading(_WEIGHTS, provenance={"chosen on": [_CIFAR, _IMAGENET]}))
