@@ -13,7 +13,8 @@ from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
 from relprop.core.composites import COMPOSITES
-from relprop.core.cuts import Cuts, enlarge, find_cuts, format_reading, parse_cut, parse_reading, separators
+from relprop.core.cuts import Cuts, find_cuts, format_reading, parse_cut, parse_reading, separators
+from relprop.core.enlarge import enlarge
 from relprop.core.rules import rule
 from relprop.core.rules.centred import centred
 from relprop.errors import UsageError

@@ -11,7 +11,7 @@ from explainer_networks import Plain, Residual, made
 from relprop import LRP
 from relprop.cifar import cifar_resnet
 from relprop.core.composites import two_sided
-from relprop.core.cuts import enlarge
+from relprop.core.enlarge import enlarge
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
 from relprop.explainers.cuts import LrpCuts, Reading

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.cuts import Cuts, enlarge, parse_cut, require_weights
+from relprop.core.cuts import Cuts, parse_cut, require_weights
+from relprop.core.enlarge import enlarge
 from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
 from relprop.core.stored import read_result, write_result
