@@ -3,9 +3,9 @@
     python benchmarks/cuts.py resnet20=CHECKPOINT.th:cifar-resnet20 --data parquet:test.parquet -n 200 --step 40
     python benchmarks/cuts.py efficientnet-lite0 --data folder:imagenet-sample -n 60 --step 4000
 
-Prints a Markdown table: means, and the paired difference to the first explainer, with standard errors. Left out are
-images that a choice was made on: by the draws below for what is shipped, by their own provenance for other
-readings. An explainer may be followed by steps of post-processing: grad-cam/smooth:1.6 is Grad-CAM, blurred.
+Prints a Markdown table: means, and the paired difference to the first explainer, with standard errors. Images that
+a reading among the explainers was chosen on are left out. An explainer may be followed by a step of post-processing:
+grad-cam/smooth:1.6 is Grad-CAM, blurred.
 `--metrics` measures something else instead: symmetric-relevance-gain,class-sensitivity,parameter-randomisation.
 `--cost 9` measures time instead: nine rounds, all explainers and a plain gradient by turns, one batch, medians.
 """
@@ -20,17 +20,13 @@ from collections.abc import Callable
 
 import torch
 
-from relprop.data import Dataset, open_dataset
+from relprop.data import open_dataset
 from relprop.data.sampling import balanced
 from relprop.explainers import EXPLAINERS, POST, Explainer
-from relprop.explainers.cuts import LrpCuts
+from relprop.explainers.cuts import chosen_on
 from relprop.metrics import METRICS, InsertionDeletion
 from relprop.models import load_model
-from relprop.tuning import require_disjoint
 from relprop.tuning.choose import mean_and_error
-
-CHOSEN_ON = {"cifar10": ((48, 101), (200, 2026)), "imagenet": ((40, 2026),)}
-"""Draws (how many images, seed) that the shipped readings were chosen on, by data set."""
 
 
 def main() -> int:
@@ -42,10 +38,10 @@ def main() -> int:
     loaded = load_model(path, arch=arch or None)
     data = open_dataset(options.data)
     explainers = {spec: _explainer(spec) for spec in options.explainers.split(",")}
-    used = _used(data, [EXPLAINERS.build(spec.partition("/")[0]) for spec in explainers])
+    used = chosen_on(["lrp-cuts", *(_parts(spec)[0] for spec in explainers)], data.samples)
+    print(f"left out: {len(used)} images that a reading was chosen on", file=sys.stderr)
     fresh = [sample for sample in data.samples if sample.id not in used]
     samples = balanced(fresh, min(options.samples, len(fresh)), options.seed)
-    require_disjoint(used, [sample.id for sample in samples])
     if options.cost:
         x = torch.stack([loaded.preprocess(data.load(sample)) for sample in samples[: options.batch]])
         print(cost_table(loaded.model, x, explainers, options.cost))
@@ -106,9 +102,15 @@ def cost_table(model: torch.nn.Module, x: torch.Tensor, explainers: dict[str, Ex
 
 def _explainer(spec: str) -> Explainer:
     """An explainer, and the post-processing that follows it: NAME or NAME/STEP."""
-    name, _, step = spec.partition("/")
-    explain, post = EXPLAINERS.build(name), POST.build(step or "none")
+    name, step = _parts(spec)
+    explain, post = EXPLAINERS.build(name), POST.build(step)
     return lambda model, x, target: post(explain(model, x, target))
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    """(explainer, post-processing); a path in the explainer's options is no step."""
+    name, _, step = spec.rpartition("/")
+    return (name, step) if name and step.partition(":")[0] in POST else (spec, "none")
 
 
 def _compiled(model: torch.nn.Module, side: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], int]:
@@ -129,22 +131,15 @@ def _compiled(model: torch.nn.Module, side: int) -> tuple[Callable[[torch.Tensor
     return score, size
 
 
-def _used(data: Dataset, explainers: list[object]) -> set[str]:
-    """Ids of images that a choice was made on, of this data set."""
-    cifar = len(data) == 10_000 and {sample.label for sample in data.samples} == set(range(10))
-    draws = CHOSEN_ON["cifar10" if cifar else "imagenet"] if cifar or len(data) == 100 else ()
-    used = {sample.id for count, seed in draws for sample in balanced(data.samples, count, seed)}
-    for explainer in explainers:
-        if isinstance(explainer, LrpCuts):
-            used |= set(explainer.chosen.provenance.get("selection", ()))
-    return used
-
-
 def other_table(title: str, specs: list[str], rows: list[str], values: torch.Tensor) -> str:
     """Write (R, M, N) of any metrics as Markdown."""
-    lines = [title, "", f"| map | {' | '.join(rows)} |", f"|---|{'--:|' * len(rows)}"]
+    heads = " | ".join(f"{row} | first less it" for row in rows)
+    lines = [title, "", f"| map | {heads} |", f"|---|{'--:|' * 2 * len(rows)}"]
     for at, spec in enumerate(specs):
-        cells = ("{:.4f} ± {:.4f}".format(*mean_and_error(v[at])) for v in values)
+        cells = (
+            "{:.4f} ± {:.4f} | {:+.4f} ± {:.4f}".format(*mean_and_error(v[at]), *mean_and_error(v[0] - v[at]))
+            for v in values
+        )
         lines.append(f"| {spec} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -152,17 +147,17 @@ def other_table(title: str, specs: list[str], rows: list[str], values: torch.Ten
 def table(title: str, specs: list[str], values: torch.Tensor, step: float | None) -> str:
     """Write (3, M, N) of insertion, deletion and ID as Markdown."""
     lines = [
-        f"{title}, {step or 500} pixels a step{'' if step else ' of 224 x 224, in proportion'}",
+        f"{title}, {step or 500:g} pixels a step{'' if step else ' of 224 x 224, in proportion'}",
         "",
         "| map | insertion | deletion | ID | first less it | better on |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row, spec in enumerate(specs):
-        insertion, deletion, identity = ("{:.4f} ± {:.4f}".format(*mean_and_error(v[row])) for v in values)
+        insertion, deletion, difference = ("{:.4f} ± {:.4f}".format(*mean_and_error(v[row])) for v in values)
         less = values[2, 0] - values[2, row]
         against = "{:+.4f} ± {:.4f}".format(*mean_and_error(less)) if row else ""
         better = f"{float((less > 0).double().mean()):.0%}" if row else ""
-        lines.append(f"| {spec} | {insertion} | {deletion} | {identity} | {against} | {better} |")
+        lines.append(f"| {spec} | {insertion} | {deletion} | {difference} | {against} | {better} |")
     return "\n".join(lines)
 
 

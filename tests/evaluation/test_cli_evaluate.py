@@ -43,20 +43,27 @@ def test_pictures_that_a_reading_was_chosen_on_are_left_out_for_everyone(tmp_pat
         capsys, "tune", *some, "--report", 4, "--folds", 2, "--step", 0.5, "--references", "sobel", "--out", tuned
     )
     assert code == 0
-    chosen = set(json.loads(tuned.read_text())["provenance"]["selection"])
+    written = json.loads(tuned.read_text())
+    chosen = set(written["provenance"]["selection"])
     run = (*MODEL, "--data", data, "--step", 16, "--explainers", f"sobel,lrp-cuts:reading={tuned}")
     code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "run")
     assert code == 0
     assert "left out 6 pictures that a reading of lrp-cuts was chosen on" in err
     rows = open_run(tmp_path / "run").rows().collect()
-    everyone = {sample.id for sample in open_dataset(data).samples}
+    assert manifest(tmp_path / "run")["left_out"] == 6
+    labels = {sample.id: sample.label for sample in open_dataset(data).samples}
+    everyone = set(labels)
     assert len(chosen) == 6
     assert set(rows["sample"]) == everyone - chosen
     assert rows.filter(rows["explainer"] == "sobel")["sample"].n_unique() == 34
 
-    greedy = json.loads(tuned.read_text())
-    greedy["provenance"]["selection"] = sorted(everyone)
-    tuned.write_text(json.dumps(greedy))
+    few = (*run, "--samples", 38, "--out", tmp_path / "few")  # 34 are left, and all of them are measured
+    code, _, _ = relprop(capsys, "evaluate", *few)
+    assert code == 0
+    assert manifest(tmp_path / "few")["samples"] == 34
+
+    written["provenance"]["selection"] = labels
+    tuned.write_text(json.dumps(written))
     code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "none")
     assert code == 2
     assert "was chosen on every picture" in " ".join(err.split())

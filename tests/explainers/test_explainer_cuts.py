@@ -12,9 +12,11 @@ from relprop import LRP
 from relprop.cifar import cifar_resnet
 from relprop.core.composites import two_sided
 from relprop.core.enlarge import enlarge
+from relprop.data import Sample, open_dataset
+from relprop.data.sampling import balanced
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
-from relprop.explainers.cuts import LrpCuts, Reading
+from relprop.explainers.cuts import READINGS, LrpCuts, Reading, chosen_on
 
 
 def small():
@@ -56,10 +58,10 @@ def test_options_replace_the_rules_of_the_reading():
 
 
 def test_a_reading_goes_through_a_file(tmp_path):
-    reading = Reading("0.5*layer2.0+0.5*input", "paper:classifier=epsilon", {"selection": ["a", "b"]})
+    reading = Reading("0.5*layer2.0+0.5*input", "paper:classifier=epsilon", {"selection": {"a": 0, "b": 1}})
     path = reading.save(tmp_path / "mine.json")
     assert Reading.load(path) == reading
-    assert Reading.load(path).provenance == {"selection": ["a", "b"]}
+    assert Reading.load(path).provenance == {"selection": {"a": 0, "b": 1}}
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
     explainer = EXPLAINERS.build(f"lrp-cuts:reading={path}")
     spelled = EXPLAINERS.build("lrp-cuts:reading=0.5*layer2.0+0.5*input:composite=paper:classifier=epsilon")
@@ -86,9 +88,35 @@ def test_a_file_that_holds_no_reading_is_an_error(tmp_path, text, message):
 
 
 def test_a_reading_that_nobody_knows_is_an_error():
-    with pytest.raises(UnknownNameError, match="no reading is named 'defualt'; did you mean 'default'"):
+    with pytest.raises(UnknownNameError, match=r"no reading is named 'defualt'; did you mean 'default'.*or weights as"):
         EXPLAINERS.build("lrp-cuts:reading=defualt")
     with pytest.raises(UsageError, match="must add up to 1"):
         EXPLAINERS.build("lrp-cuts:reading=0.5*input")
     with pytest.raises(UsageError, match=r"'layer1.0.conv1' is no cut that holds a map"):
         EXPLAINERS.build("lrp-cuts:reading=1*layer1.0.conv1")(small(), pictures(), torch.tensor([0, 1, 2]))
+
+
+def test_readings_know_the_images_that_they_were_chosen_on():
+    reading = Reading("1*input", "paper", {"selection": {"a": 0, "b": 1}})
+    assert reading.chosen_on([Sample("a", 0), Sample("c", 1)]) == {"a"}
+    assert reading.chosen_on([Sample("c", 0)]) == set()
+    assert reading.chosen_on([Sample("a", 0), Sample("b", 0)]) == set()  # another data set with names alike
+    assert Reading("1*input").chosen_on([Sample("a", 0)]) == set()
+
+
+def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_on():
+    default, efficientnet = READINGS.build("default"), READINGS.build("efficientnet")
+    assert default.text == efficientnet.text
+    noted = default.provenance["selection"]
+    assert len(noted) == 247 + 40
+    assert efficientnet.provenance["selection"].items() <= noted.items()
+    samples = [Sample(name, label) for name, label in noted.items() if name.startswith("test/")]
+    assert len(samples) == 247
+    assert chosen_on(["lrp-cuts:split=symmetric", "lrp"], [*samples, Sample("test/new", 3)]) == {s.id for s in samples}
+    assert chosen_on(["lrp-cuts:reading=efficientnet"], samples) == set()
+
+
+def test_the_draws_of_the_shipped_selection_can_be_repeated(shared):
+    dataset = open_dataset(f"parquet:{shared / 'data/cifar10/test.parquet'}")
+    draws = [balanced(dataset.samples, *draw) for draw in ((48, 101), (200, 2026))]
+    assert READINGS.build("default").chosen_on(dataset.samples) == {s.id for draw in draws for s in draw}

@@ -45,8 +45,20 @@ def test_no_image_is_both_chosen_on_and_reported():
     assert not {s.id for s in selection} & {s.id for s in report}
     assert {s.id for s in selection} | {s.id for s in report} == {s.id for s in everything}
     assert [sum(s.label for s in part) for part in (selection, report)] == [4, 6]  # balanced
-    with pytest.raises(UsageError, match="8 images to choose on and 13 others to report on are more than the 20"):
+    with pytest.raises(UsageError, match="of 20 images 8 are to choose on: that leaves 12 to report on, not 13"):
         split_samples(everything, 8, 13)
+
+
+def test_images_that_a_reference_was_chosen_on_are_not_reported():
+    everything = samples(20)
+    used = {s.id for s in everything[:6]}
+    selection, report = split_samples(everything, 8, 6, 3, used)
+    assert not {s.id for s in report} & (used | {s.id for s in selection})
+    assert selection == split_samples(everything, 8, 6, 3)[0]
+    with pytest.raises(UsageError, match="and readings among the references were chosen on 6: that leaves"):
+        split_samples(everything, 8, 12, 3, used)
+    with pytest.raises(UsageError, match="21 images to choose on are more than the 20 there are"):
+        split_samples(everything, 21, 1)
 
 
 def test_reporting_an_image_of_the_selection_is_an_error():

@@ -142,16 +142,13 @@ def evaluate(
 
 def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
     """Run the plan, and print its table."""
-    from relprop.evaluation.bench import chosen_on
     from relprop.evaluation.local import run
-    from relprop.evaluation.store import summary_of
+    from relprop.evaluation.store import manifest, summary_of
 
     command = ["relprop", *sys.argv[1:]]
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
-    if used := chosen_on(plan):
-        console.err.print(f"[{console.QUIET}]left out[/] {len(used)} pictures that a reading of lrp-cuts was chosen on")
     with progress(plan) as report:
         if ray is None:
             store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)
@@ -161,6 +158,8 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
             store = run_ray(plan, out, address=ray, workers=workers, command=command, report=report)
     summary = summary_of(store)
     sys.stdout.write(summary.format("text"))
+    if used := manifest(out).get("left_out"):
+        console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that a reading of lrp-cuts was chosen on")
     return 1 if summary.unread else 0
 
 

@@ -3,10 +3,10 @@
 A value is a cut where every way from the image to the scores leads through it. All cuts hold the same total, the
 score less what rules absorb above them, so a weighted mean of the relevance at several cuts holds it too:
 
-    map = Σ_k w_k U_k Σ_c R_k,   Σ_k w_k = 1
+    map = Σ_k w_k G_k U_k Σ_c R_k,   Σ_k w_k = 1
 
-R_k is the relevance at cut k, summed over its channels, and U_k brings it to the size of the image. Each of its cells
-hands out exactly what it holds (`relprop.core.enlarge`), whatever the sign.
+R_k is the relevance at cut k, summed over its channels, U_k brings it to the size of the image, and G_k smooths it, if
+asked. Each of its cells hands out exactly what it holds (`relprop.core.enlarge`), whatever the sign.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def require_weights(weights: Mapping[str, float]) -> None:
     """
     if not weights:
         raise UsageError("a reading needs at least one cut, such as {'late': 0.9, 'input': 0.1}")
-    total = math.fsum(weights.values())
+    total = math.fsum(weights.values()) if all(map(math.isfinite, weights.values())) else math.nan
     if not abs(total - 1) <= 1e-6:
         raise UsageError(
             f"the weights of a reading must add up to 1, so that it holds what every cut holds; "

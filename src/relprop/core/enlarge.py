@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
     return rows @ maps @ columns.T
 
 
-@cache
+@lru_cache(maxsize=64)  # of two sizes and a width; folders of pictures may come in any
 def _hand_out(small: int, large: int, smooth: float) -> Tensor:
     """(large, small), each column adding up to one."""
     each = torch.eye(small, dtype=torch.float64)[:, None]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
 from relprop.errors import UsageError
-from relprop.evaluation.plan import short_data
 from relprop.evaluation.run import Bench, Explain, Inputs, Measure
 
 if TYPE_CHECKING:
@@ -92,35 +91,22 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
     Raises:
         UsageError: anything in the plan that cannot be used.
     """
+    from relprop.explainers.cuts import chosen_on
+
     keep_freed_memory()
     dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
-    samples = balanced(_unused(dataset, chosen_on(plan)), plan.samples, plan.seed)
-    loaded = load(plan.model, place or plan.device)
-    return assemble(plan, loaded.model, inputs_of(dataset, samples, loaded.preprocess), place, loaded.preprocess)
-
-
-def chosen_on(plan: Plan) -> frozenset[str]:
-    """Ids of the plan's data set that readings of `lrp-cuts` were chosen on, as `relprop tune` wrote them down.
-
-    What was chosen on an image looks better there than it is, so no run measures it there. Data sets are compared
-    without the way to them, as one file may lie in two places.
-    """
-    from relprop.explainers import EXPLAINERS
-    from relprop.explainers.cuts import LrpCuts
-
-    notes = [e.chosen.provenance for e in map(EXPLAINERS.build, plan.explainers) if isinstance(e, LrpCuts)]
-    same = [note for note in notes if short_data(str(note.get("data"))) == short_data(plan.data)]
-    return frozenset(name for note in same for name in note.get("selection", ()))
-
-
-def _unused(dataset: Dataset, used: frozenset[str]) -> Sequence[Sample]:
+    used = chosen_on(plan.explainers, dataset.samples)
     fresh = [sample for sample in dataset.samples if sample.id not in used]
     if not fresh:
         raise UsageError(
             f"a reading of lrp-cuts was chosen on every picture of {dataset.name}; what was chosen on a picture looks "
             "better there than it is: evaluate it on others"
         )
-    return fresh
+    wanted = min(plan.samples, len(fresh)) if used and plan.samples else plan.samples
+    samples = balanced(fresh, wanted, plan.seed)
+    loaded = load(plan.model, place or plan.device)
+    inputs = inputs_of(dataset, samples, loaded.preprocess, len(used))
+    return assemble(plan, loaded.model, inputs, place, loaded.preprocess)
 
 
 def assemble(
@@ -147,11 +133,11 @@ def assemble(
     )
 
 
-def inputs_of(dataset: Dataset, samples: Sequence[Sample], preprocess: Preprocess) -> Inputs:
+def inputs_of(dataset: Dataset, samples: Sequence[Sample], preprocess: Preprocess, left_out: int = 0) -> Inputs:
     """Say how samples of a data set become inputs."""
     seen = Seen(dataset, preprocess)
     boxes = bool(samples) and all(sample.boxes for sample in samples)
-    return Inputs(samples, seen.tensor, seen.inside if boxes else None)
+    return Inputs(samples, seen.tensor, seen.inside if boxes else None, left_out)
 
 
 def measures(plan: Plan, inputs: Inputs, preprocess: Preprocess | None) -> list[Measure]:

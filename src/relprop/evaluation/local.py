@@ -74,6 +74,7 @@ def start(out: Path, plan: Plan, bench: Bench) -> Store:
     """Begin the run of a bench, or take it up again, noting what a reader will want to know."""
     facts = {
         "samples": len(bench.inputs.samples),
+        "left_out": bench.inputs.left_out,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "machine": machine(bench.place),

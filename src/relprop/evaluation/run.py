@@ -63,11 +63,13 @@ class Inputs:
         samples: those chosen, in order.
         tensor: input of a sample, (C, H, W).
         inside: where its object is, (H, W), bool; None where the data set does not say.
+        left_out: how many samples of the data set a reading of `lrp-cuts` was chosen on, and so are not measured.
     """
 
     samples: Sequence[Sample]
     tensor: Callable[[Sample], Tensor]
     inside: Callable[[Sample], Tensor] | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

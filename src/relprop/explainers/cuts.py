@@ -1,9 +1,9 @@
-"""Relevance read from several cuts of the network: conserved like any relevance map, and sharper in what it ranks."""
+"""Relevance read from several cuts of the network: conserved like any map, and ahead by Insertion - Deletion."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from relprop.core.composites import COMPOSITES
 from relprop.core.cuts import parse_reading
 from relprop.core.lrp import LRP
-from relprop.errors import InputError
+from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
 from relprop.explainers.lrp import remembered
 from relprop.registry import Registry
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from relprop.core.capture import Model
     from relprop.core.relevance import Relevance
+    from relprop.data import Sample
 
 _FORMAT = "relprop reading 1"
 
@@ -33,7 +34,8 @@ class Reading:
     Attributes:
         text: weights as `relprop.core.cuts.parse_reading` reads them.
         composite: spec in `relprop.core.composites.COMPOSITES`.
-        provenance: how it was chosen: images, metric, candidates, scores; empty where nobody chose by measuring.
+        provenance: how it was chosen: "selection", the label of each image by its id, then metric, candidates, scores;
+            empty where nobody chose by measuring.
     """
 
     text: str
@@ -48,6 +50,17 @@ class Reading:
     def weights(self) -> dict[str, float]:
         """Weight of each cut."""
         return parse_reading(self.text)
+
+    def chosen_on(self, samples: Iterable[Sample]) -> frozenset[str]:
+        """Ids of the samples that it was chosen on.
+
+        What was chosen on an image looks better there than it is, so nothing reported may include it. Ids are the same
+        in every layout of a data set; one that comes with another label tells that this is another data set.
+        """
+        noted = self.provenance.get("selection", {})
+        both = [sample for sample in samples if sample.id in noted]
+        alike = all(noted[sample.id] == sample.label for sample in both)
+        return frozenset(sample.id for sample in both) if alike else frozenset()
 
     def save(self, path: str | Path) -> Path:
         """Write the reading and where it comes from as JSON; returns the path."""
@@ -74,16 +87,14 @@ class Reading:
         text, composite, provenance = (document.get(key) for key in ("reading", "composite", "provenance"))
         if not isinstance(text, str) or not isinstance(composite, str) or not isinstance(provenance, dict):
             raise InputError(f"{path} lacks its reading, composite or provenance; write it again with relprop tune")
+        if not isinstance(provenance.get("selection", {}), dict):
+            raise InputError(f"{path} does not say which images it was chosen on; write it again with relprop tune")
         return cls(text, composite, provenance)
 
 
 READINGS: Registry[Reading] = Registry("reading")
-_CIFAR = {"data": "cifar10 test", "selection": "balanced(test, 200, seed=2026), or 100 of these", "docs": "cuts.md"}
-_IMAGENET = {"data": "imagenet-sample", "selection": "balanced(all, 40, seed=2026)", "docs": "cuts.md"}
-_WEIGHTS = "0.75*late-blocks~1.6+0.25*input~1.6"
-
-READINGS.add("default", Reading(_WEIGHTS, provenance={"chosen on": [_CIFAR, _IMAGENET]}))
-READINGS.add("efficientnet", Reading(_WEIGHTS, "two-sided:late=gamma", {"chosen on": [_IMAGENET]}))
+for _name in ("default", "efficientnet"):
+    READINGS.add(_name, Reading.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
 
 
 def find_reading(spec: str) -> Reading:
@@ -92,14 +103,16 @@ def find_reading(spec: str) -> Reading:
     Raises:
         UsageError: it is none of these.
     """
-    if spec in READINGS:
-        return READINGS.build(spec)
     if spec.endswith(".json"):
         return Reading.load(spec)
     if "*" in spec or "+" in spec:
         return Reading(spec)
-    READINGS.get(spec)  # raises, and names those there are
-    raise AssertionError("unreachable")
+    try:
+        return READINGS.build(spec)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error}; or a FILE.json of relprop tune, or weights as 0.9*late+0.1*input (one cut: 1*late)"
+        ) from None
 
 
 @EXPLAINERS.register("lrp-cuts")
@@ -156,3 +169,9 @@ class LrpCuts:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _known={})
+
+
+def chosen_on(explainers: Iterable[str], samples: Sequence[Sample]) -> frozenset[str]:
+    """Ids of the samples that a reading among the explainers (specs) was chosen on."""
+    readings = [e.chosen for e in map(EXPLAINERS.build, explainers) if isinstance(e, LrpCuts)]
+    return frozenset(name for reading in readings for name in reading.chosen_on(samples))

@@ -51,9 +51,9 @@ class Sparseness:
 class ParameterRandomisation:
     """How alike the map stays while weights are randomised from the top layer down (Adebayo et al. 2018), by Quantus.
 
-    The mean over layers, or the last value, when all are random. A map that stays as it is does not read the weights.
-    The map is made anew after every layer that has weights: a ResNet-50 has 107 of them. A constant map ranks no pixel
-    before another. Its rank correlation is what ties broken at random give on average, 0, but 1 with itself.
+    The last value, when all are random, or the mean over layers. A map that stays as it is does not read the weights.
+    For the mean the map is made anew after every layer that has weights: a ResNet-50 has 107 of them. A constant map
+    ranks no pixel before another: its rank correlation is what random ties give on average, 0, but 1 with itself.
 
     Attributes:
         similarity: "rank" (Spearman) or "ssim".

@@ -8,27 +8,36 @@ from relprop.data.sampling import balanced
 from relprop.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from relprop.data import Sample
 
 
 def split_samples(
-    samples: Sequence[Sample], selection: int, report: int, seed: int = 0
+    samples: Sequence[Sample], selection: int, report: int, seed: int = 0, used: Collection[str] = ()
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Deal samples to selection and to report, each with equally many of each class as far as that goes.
+
+    Args:
+        samples: of the data set.
+        selection, report: how many.
+        seed: of both draws.
+        used: ids that may not be reported, since something that is compared was chosen on them.
 
     Raises:
         UsageError: there are not enough samples for both.
     """
-    if selection + report > len(samples):
-        raise UsageError(
-            f"{selection} images to choose on and {report} others to report on are more than the {len(samples)} there "
-            "are; ask for fewer, no image can be both"
-        )
+    if selection > len(samples):
+        raise UsageError(f"{selection} images to choose on are more than the {len(samples)} there are; ask for fewer")
     chosen = balanced(samples, selection, seed)
-    used = {sample.id for sample in chosen}
-    rest = [sample for sample in samples if sample.id not in used]
+    taken = {sample.id for sample in chosen} | set(used)
+    rest = [sample for sample in samples if sample.id not in taken]
+    if report > len(rest):
+        others = f", and readings among the references were chosen on {len(used)}" if used else ""
+        raise UsageError(
+            f"of {len(samples)} images {selection} are to choose on{others}: that leaves {len(rest)} to report on, not "
+            f"{report}; ask for fewer, no image can be both"
+        )
     return chosen, balanced(rest, report, seed)
 
 

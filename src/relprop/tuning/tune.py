@@ -15,7 +15,7 @@ from relprop.core.cuts import find_cuts
 from relprop.core.lrp import LRP
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, Explainer
-from relprop.explainers.cuts import Reading
+from relprop.explainers.cuts import Reading, chosen_on
 from relprop.metrics import InsertionDeletion
 from relprop.metrics.forward import callable_model
 from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
@@ -104,21 +104,22 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
         UsageError: too few images, or a network or rules that cannot be read.
     """
     metric = InsertionDeletion("fair", step=settings.step, amp=settings.amp)
-    chosen_on, report_on = split_samples(data.samples, settings.samples, settings.report, settings.seed)
-    selection, report = [s.id for s in chosen_on], [s.id for s in report_on]
+    used = chosen_on(settings.references, data.samples)
+    choosing, reporting = split_samples(data.samples, settings.samples, settings.report, settings.seed, used)
+    selection, report = {s.id: s.label for s in choosing}, [s.id for s in reporting]
     require_disjoint(selection, report)
     if not 2 <= settings.folds <= len(selection):
         raise UsageError(f"{len(selection)} images take 2 to {len(selection)} folds, not {settings.folds}")
     references = {spec: EXPLAINERS.build(spec) for spec in settings.references}
-    for batch in _batches(loaded, data, chosen_on[:1], 1, "", None):
+    for batch in _batches(loaded, data, choosing[:1], 1, "", None):
         for explain in references.values():
             explain(loaded.model, batch.x, batch.target)  # a library that is missing shows now, not after an hour
-    batches = _batches(loaded, data, chosen_on, settings.batch, "choosing", progress)
+    batches = _batches(loaded, data, choosing, settings.batch, "choosing", progress)
     candidates, scores = _try(loaded, metric, batches, settings)
     validation = cross_validate(scores, settings.folds, settings.seed)
     best = candidates[validation.choice]
     reading = Reading(best.reading, best.composite)
-    batches = _batches(loaded, data, report_on, settings.batch, "reporting", progress)
+    batches = _batches(loaded, data, reporting, settings.batch, "reporting", progress)
     compared = _report(loaded, metric, batches, reading, references)
     means = scores.double().mean(1)
     order = means.argsort(descending=True, stable=True).tolist()
