@@ -93,19 +93,22 @@ class ConvGeometry:
         """Number of inputs in the receptive field of each output: mask (1, in, *size) -> (1, groups, *size')."""
         return self.one_channel_a_group.push(_sum_groups(mask, self.groups), self.kernel_of_ones(mask))
 
-    def spread(self, value: Tensor, mask: Tensor, pull: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def spread(
+        self, value: Tensor, size: Sequence[int], mask: Tensor | None, pull: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Send each output's value to every input of its receptive field: the transpose with all weights one.
 
-        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is; `pull` is the transpose of
-        `one_channel_a_group` with ones, where it is at hand.
+        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is; None masks nothing. `pull` is the
+        transpose of `one_channel_a_group` with ones, where it is at hand.
         """
         sums = _sum_groups(value, self.groups)
         if pull is None:
-            like = value.new_empty((value.shape[0], self.groups, *mask.shape[2:]))
+            like = value.new_empty((value.shape[0], self.groups, *size))
             spread = self.one_channel_a_group.pull(sums, self.kernel_of_ones(value), like)
         else:
             spread = pull(sums)
-        return spread.unsqueeze(2).expand(-1, -1, self.inputs_per_group, *spread.shape[2:]).flatten(1, 2) * mask
+        spread = spread.unsqueeze(2).expand(-1, -1, self.inputs_per_group, *spread.shape[2:]).flatten(1, 2)
+        return spread if mask is None else spread * mask
 
 
 def _sum_groups(value: Tensor, groups: int) -> Tensor:

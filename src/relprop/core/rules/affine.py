@@ -66,28 +66,31 @@ def _conv(step: Step) -> Affine:
             return geometry.pull(value, w, like)
         return prepared.pull(index, geometry, value, w, like)
 
-    def mask() -> Tensor:
-        support = step.supports[0]
-        if support is not None:
-            return support.to(weight)
-        ones: Tensor = prepared.get(index, f"ones{tuple(shape[1:])}", (), lambda: weight.new_ones((1, *shape[1:])))
-        return ones.to(weight)
+    support = step.supports[0]
+    fixed = kept and not (support is not None and is_stand_in(support))  # what follows is made once
+    of = (weight,) if support is None else (weight, support)
+
+    def mask() -> Tensor | None:
+        if support is None or not fixed:
+            return None if support is None else support.to(weight)
+        made: Tensor = prepared.get(index, f"mask{tuple(shape[1:])}", of, lambda: support.to(weight))
+        return made
 
     def count() -> Tensor:
-        counts = geometry.count(mask())
+        there = mask()
+        counts = geometry.count(weight.new_ones((1, *shape[1:])) if there is None else there)
         return counts.repeat_interleave(geometry.outputs_per_group, 1)
 
-    def counted() -> Tensor:  # once, where all of the input depends on the image
-        known = step.supports[0] is None
-        return prepared.get(index, f"count{tuple(shape[1:])}", (weight,), count) if known and kept else count()
+    def counted() -> Tensor:
+        return prepared.get(index, f"count{tuple(shape[1:])}", of, count) if fixed else count()
 
     def spread(value: Tensor) -> Tensor:
         if not kept or prepared.bf16 or is_stand_in(value):
-            return geometry.spread(value, mask())
+            return geometry.spread(value, shape[2:], mask())
         ones: Tensor = prepared.get(index, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
         single = geometry.one_channel_a_group
         narrow = value.new_empty(1).expand(value.shape[0], geometry.groups, *shape[2:])
-        return geometry.spread(value, mask(), lambda sums: prepared.pull(index, single, sums, ones, narrow))
+        return geometry.spread(value, shape[2:], mask(), lambda sums: prepared.pull(index, single, sums, ones, narrow))
 
     return Affine(
         weight,
