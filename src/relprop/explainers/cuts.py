@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from relprop.core.composites import COMPOSITES
 from relprop.core.cuts import parse_reading
@@ -22,9 +22,20 @@ if TYPE_CHECKING:
 
     from relprop.core.capture import Model
     from relprop.core.relevance import Relevance
-    from relprop.data import Sample
 
 _FORMAT = "relprop reading 1"
+
+
+class Labelled(Protocol):
+    """What is asked of a sample of a data set."""
+
+    @property
+    def id(self) -> str:
+        """Its name, unique in the data set."""
+
+    @property
+    def label(self) -> int:
+        """Index of its class."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Reading:
         """Weight of each cut."""
         return parse_reading(self.text)
 
-    def chosen_on(self, samples: Iterable[Sample]) -> frozenset[str]:
+    def chosen_on(self, samples: Iterable[Labelled]) -> frozenset[str]:
         """Ids of the samples that it was chosen on.
 
         What was chosen on an image looks better there than it is, so nothing reported may include it. Ids are the same
@@ -171,7 +182,7 @@ class LrpCuts:
         self.__dict__.update(state, _known={})
 
 
-def chosen_on(explainers: Iterable[str], samples: Sequence[Sample]) -> frozenset[str]:
+def chosen_on(explainers: Iterable[str], samples: Sequence[Labelled]) -> frozenset[str]:
     """Ids of the samples that a reading among the explainers (specs) was chosen on."""
     readings = [e.chosen for e in map(EXPLAINERS.build, explainers) if isinstance(e, LrpCuts)]
     return frozenset(name for reading in readings for name in reading.chosen_on(samples))
