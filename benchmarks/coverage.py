@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +28,7 @@ import torch
 from conservation import Functional
 from survey import sane
 from torch import Tensor, nn
+from turns import by_turns
 
 Row = dict[str, Any]
 
@@ -102,16 +101,7 @@ def timed(name: str, repeats: int) -> Row:
             plain(x)
 
     runs: dict[str, Callable[[], Any]] = {"lrp": lambda: lrp(x), "gradient": gradient, "forward": forward}
-    for _ in range(2):
-        for run in runs.values():
-            run()
-    taken: dict[str, list[float]] = {label: [] for label in runs}
-    for _ in range(repeats):
-        for label, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            taken[label].append(time.perf_counter() - begin)
-    median = {label: statistics.median(times) for label, times in taken.items()}
+    median = by_turns(runs, repeats)
     ratios = {"gradients": median["lrp"] / median["gradient"], "forward": median["forward"] / median["gradient"]}
     return {**ratios, "seconds": median["lrp"], "repeats": repeats}
 

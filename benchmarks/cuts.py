@@ -13,12 +13,13 @@ grad-cam/smooth:1.6 is Grad-CAM, blurred.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from turns import by_turns
 
 from relprop.data import open_dataset
 from relprop.data.sampling import balanced
@@ -38,7 +39,9 @@ def main() -> int:
     loaded = load_model(path, arch=arch or None)
     data = open_dataset(options.data)
     explainers = {spec: _explainer(spec) for spec in options.explainers.split(",")}
-    used = chosen_on(["lrp-cuts", *(_parts(spec)[0] for spec in explainers)], data.samples)
+    used = chosen_on(
+        [EXPLAINERS.build(spec) for spec in ("lrp-cuts", *(_parts(one)[0] for one in explainers))], data.samples
+    )
     print(f"left out: {len(used)} images that a reading was chosen on", file=sys.stderr)
     fresh = [sample for sample in data.samples if sample.id not in used]
     samples = balanced(fresh, min(options.samples, len(fresh)), options.seed)
@@ -83,20 +86,14 @@ def cost_table(model: torch.nn.Module, x: torch.Tensor, explainers: dict[str, Ex
     with torch.no_grad():
         target = model(x).argmax(1)
 
-    def gradient(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        x = x.clone().requires_grad_()
-        return torch.autograd.grad(model(x).softmax(1).gather(1, target[:, None]).sum(), x)[0]
+    def gradient() -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).softmax(1).gather(1, target[:, None]).sum(), leaf)
 
-    contenders, seconds = {"a plain gradient": gradient, **explainers}, {}
-    for turn in range(rounds + 2):  # the first two capture the graph, pack weights and fill caches
-        for name, explain in contenders.items():
-            began = time.perf_counter()
-            explain(model, x, target)
-            if turn > 1:
-                seconds.setdefault(name, []).append(time.perf_counter() - began)
-    unit = statistics.median(seconds["a plain gradient"])
+    named = {name: partial(explain, model, x, target) for name, explain in explainers.items()}
+    medians = by_turns({"a plain gradient": gradient, **named}, rounds)
+    unit = medians["a plain gradient"]
     lines = [f"| {tuple(x.shape)} | ms | gradients |", "|---|--:|--:|"]
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
     return "\n".join([*lines, *(f"| {name} | {1e3 * m:.1f} | {m / unit:.2f} |" for name, m in medians.items())])
 
 

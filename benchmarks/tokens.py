@@ -15,6 +15,7 @@ import statistics
 import time
 
 import torch
+from turns import by_turns
 
 import relprop
 from relprop.core.composites import attnlrp, transformer
@@ -134,18 +135,13 @@ def cost(sentences: Sentences, tokens: int, batch: int, repeats: int) -> None:
         states = sentences.model(inputs_embeds=leaf, attention_mask=found["attention_mask"]).last_hidden_state
         torch.autograd.grad(torch.cosine_similarity(states.mean(1), other[None]).sum(), leaf)
 
-    times: dict[str, list[float]] = {"gradient": [], "explanation": []}
     begun = time.perf_counter()
     lrp.similarity([text] * batch, other)
     first = time.perf_counter() - begun
     for parameter in sentences.model.parameters():
         parameter.requires_grad_(False)
-    for _ in range(repeats):
-        for name, run in (("gradient", gradient), ("explanation", lambda: lrp.similarity([text] * batch, other))):
-            begun = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begun)
-    gradient_time, ours = (statistics.median(values) for values in times.values())
+    runs = {"gradient": gradient, "explanation": lambda: lrp.similarity([text] * batch, other)}
+    gradient_time, ours = by_turns(runs, repeats, warm=0).values()
     print(
         f"{batch} x {tokens} tokens: gradient {1e3 * gradient_time:.0f} ms, explanation {1e3 * ours:.0f} ms, "
         f"{ours / gradient_time:.2f} gradients; first call, with the capture, {first:.1f} s"

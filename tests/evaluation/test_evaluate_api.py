@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny_net import make, pictures
 
-from relprop.data import Dataset, Sample
+from relprop.data import Dataset, Sample, open_dataset
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.evaluation import ModelSpec, Plan, evaluate
 from relprop.evaluation.local import run
 from relprop.explainers import EXPLAINERS, POST
+from relprop.explainers.cuts import Reading
 from relprop.images import Preprocess
 from relprop.metrics import insertion_deletion
 from relprop.models import load_model
@@ -51,6 +52,18 @@ def test_a_constant_map_scores_the_whole_and_the_blank_picture_under_the_papers_
     assert [r.value for r in constant if r.metric == "deletion"] == pytest.approx(blank, abs=1e-6)
     assert {(r.protocol, r.ties) for r in rows} == {("paper-protocol", "together")}
     assert {r.explainer for r in rows} == {"constant", "random"}
+
+
+def test_pictures_that_an_explainer_was_chosen_on_are_left_out_whoever_made_it(tmp_path):
+    dataset = open_dataset(f"folder:{pictures(tmp_path / 'data', 9)}")
+    selection = {sample.id: sample.label for sample in dataset.samples[:4]}
+    reading = Reading("1*input", "paper", {"selection": selection}).save(tmp_path / "tuned.json")
+    spec = f"lrp-cuts:reading={reading}"
+    fresh = {sample.id for sample in dataset.samples[4:]}
+    for explainers in (spec, {"mine": EXPLAINERS.build(spec)}):
+        rows = evaluate(make(), dataset, explainers, preprocess=PREPARE, step=32)
+        assert {row.sample for row in rows} == fresh
+    assert len({row.sample for row in evaluate(make(), dataset, "lrp", preprocess=PREPARE, step=32)}) == 9
 
 
 def test_a_run_on_disk_gives_the_same_rows(tmp_path):

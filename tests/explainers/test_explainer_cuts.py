@@ -112,8 +112,9 @@ def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_o
     assert efficientnet.provenance["selection"].items() <= noted.items()
     samples = [Sample(name, label) for name, label in noted.items() if name.startswith("test/")]
     assert len(samples) == 247
-    assert chosen_on(["lrp-cuts:split=symmetric", "lrp"], [*samples, Sample("test/new", 3)]) == {s.id for s in samples}
-    assert chosen_on(["lrp-cuts:reading=efficientnet"], samples) == set()
+    explainers = [EXPLAINERS.build(spec) for spec in ("lrp-cuts:split=symmetric", "lrp")]
+    assert chosen_on(explainers, [*samples, Sample("test/new", 3)]) == {s.id for s in samples}
+    assert chosen_on([EXPLAINERS.build("lrp-cuts:reading=efficientnet")], samples) == set()
 
 
 def test_the_draws_of_the_shipped_selection_can_be_repeated(shared):

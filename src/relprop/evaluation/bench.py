@@ -91,11 +91,32 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
     Raises:
         UsageError: anything in the plan that cannot be used.
     """
-    from relprop.explainers.cuts import chosen_on
-
     keep_freed_memory()
     dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
-    used = chosen_on(plan.explainers, dataset.samples)
+    explainers = explainers_of(plan)
+    samples, left_out = samples_of(dataset, plan, explainers)
+    loaded = load(plan.model, place or plan.device)
+    inputs = inputs_of(dataset, samples, loaded.preprocess, left_out)
+    return assemble(plan, loaded.model, inputs, explainers, place, loaded.preprocess)
+
+
+def explainers_of(plan: Plan, custom: Mapping[str, Explain] | None = None) -> dict[str, Explain]:
+    """Build the plan's explainers by spec; `custom` ones are there already."""
+    from relprop.explainers import EXPLAINERS
+
+    there = custom or {}
+    return {spec: there[spec] if spec in there else EXPLAINERS.build(spec) for spec in plan.explainers}
+
+
+def samples_of(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explain]) -> tuple[tuple[Sample, ...], int]:
+    """Choose the plan's samples among those that none of its explainers was chosen on; and count the latter.
+
+    Raises:
+        UsageError: none is left.
+    """
+    from relprop.explainers.cuts import chosen_on
+
+    used = chosen_on(explainers.values(), dataset.samples)
     fresh = [sample for sample in dataset.samples if sample.id not in used]
     if not fresh:
         raise UsageError(
@@ -103,29 +124,25 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
             "better there than it is: evaluate it on others"
         )
     wanted = min(plan.samples, len(fresh)) if used and plan.samples else plan.samples
-    samples = balanced(fresh, wanted, plan.seed)
-    loaded = load(plan.model, place or plan.device)
-    inputs = inputs_of(dataset, samples, loaded.preprocess, len(used))
-    return assemble(plan, loaded.model, inputs, place, loaded.preprocess)
+    return balanced(fresh, wanted, plan.seed), len(used)
 
 
 def assemble(
     plan: Plan,
     model: Any,
     inputs: Inputs,
+    explainers: Mapping[str, Explain],
     place: str | None = None,
     preprocess: Preprocess | None = None,
-    custom: Mapping[str, Explain] | None = None,
 ) -> Bench:
-    """Build what the plan's specs name, around a model and its inputs; `custom` explainers are there already."""
-    from relprop.explainers import EXPLAINERS, POST
+    """Build what else the plan's specs name, around a model, its inputs and explainers."""
+    from relprop.explainers import POST
 
-    there = custom or {}
     return Bench(
         plan,
         model,
         inputs,
-        explainers={spec: there[spec] if spec in there else EXPLAINERS.build(spec) for spec in plan.explainers},
+        explainers,
         posts={spec: POST.build(spec) for spec in plan.post},
         measures=measures(plan, inputs, preprocess),
         place=place or plan.device,

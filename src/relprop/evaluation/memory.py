@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
 from relprop.errors import InputError, UsageError
-from relprop.evaluation.bench import assemble, inputs_of, load
+from relprop.evaluation.bench import assemble, explainers_of, inputs_of, load, samples_of
 from relprop.evaluation.plan import ModelSpec, Plan, with_controls
 from relprop.evaluation.rows import Rows
 from relprop.evaluation.run import Explain, Inputs, chunk_rows
@@ -44,7 +44,8 @@ def evaluate(
 
     Args:
         model: a module in evaluation mode, what `load_model` returns, or a name that it knows.
-        data: a spec such as `folder:ROOT`, a `Dataset`, or inputs (N, C, H, W) with their labels (N,).
+        data: a spec such as `folder:ROOT`, a `Dataset`, or inputs (N, C, H, W) with their labels (N,). Samples that
+            an explainer was chosen on (`relprop tune`) are left out of a data set.
         explainers: specs, or callables (model, x, target) -> heatmap (N, H, W) by name.
         post: specs of post-processing steps, each applied to each explainer.
         metrics: specs.
@@ -86,7 +87,8 @@ def evaluate(
         amp=amp,
     )
     custom = {name: call for name, call in named.items() if call is not None}
-    bench = assemble(plan, net, _inputs(data, plan, prepare), place, prepare, custom)
+    found = explainers_of(plan, custom)
+    bench = assemble(plan, net, _inputs(data, plan, found, prepare), found, place, prepare)
     return Rows(plan, tuple(row for chunk in range(bench.chunks) for row in chunk_rows(bench, chunk)))
 
 
@@ -108,7 +110,12 @@ def _place(model: Any) -> str:
     return str(first.device) if first is not None else "cpu"
 
 
-def _inputs(data: str | Dataset | tuple[Tensor, Any], plan: Plan, preprocess: Preprocess | None) -> Inputs:
+def _inputs(
+    data: str | Dataset | tuple[Tensor, Any],
+    plan: Plan,
+    explainers: Mapping[str, Explain],
+    preprocess: Preprocess | None,
+) -> Inputs:
     if isinstance(data, tuple):
         return _from_tensors(*data, plan)
     if preprocess is None:
@@ -117,7 +124,8 @@ def _inputs(data: str | Dataset | tuple[Tensor, Any], plan: Plan, preprocess: Pr
             "a model from relprop.models.load_model, or inputs and labels as data=(x, y)"
         )
     dataset = open_dataset(data) if isinstance(data, str) else data
-    return inputs_of(dataset, balanced(dataset.samples, plan.samples, plan.seed), preprocess)
+    samples, left_out = samples_of(dataset, plan, explainers)
+    return inputs_of(dataset, samples, preprocess, left_out)
 
 
 def _from_tensors(x: Tensor, y: Any, plan: Plan) -> Inputs:

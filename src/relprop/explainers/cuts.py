@@ -182,7 +182,7 @@ class LrpCuts:
         self.__dict__.update(state, _known={})
 
 
-def chosen_on(explainers: Iterable[str], samples: Sequence[Labelled]) -> frozenset[str]:
-    """Ids of the samples that a reading among the explainers (specs) was chosen on."""
-    readings = [e.chosen for e in map(EXPLAINERS.build, explainers) if isinstance(e, LrpCuts)]
+def chosen_on(explainers: Iterable[object], samples: Sequence[Labelled]) -> frozenset[str]:
+    """Ids of the samples that a reading among the explainers was chosen on."""
+    readings = [explainer.chosen for explainer in explainers if isinstance(explainer, LrpCuts)]
     return frozenset(name for reading in readings for name in reading.chosen_on(samples))

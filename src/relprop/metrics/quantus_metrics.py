@@ -94,7 +94,7 @@ class ParameterRandomisation:
             found = explainer(model.eval(), x, classes)
             return found if post is None else post(found)
 
-        alike = _similarity(self.similarity, *x.shape[-2:])
+        alike, first = _similarity(self.similarity, *x.shape[-2:]), _flat(maps)
         wrapper = require("quantus.helpers.model.pytorch_model", "quantus").PyTorchModel
         scores = []
         with _quiet(), torch.random.fork_rng():  # it seeds torch's global generator
@@ -102,7 +102,7 @@ class ParameterRandomisation:
             count = quantus_model.random_layer_generator_length
             for number, (_, random) in enumerate(quantus_model.get_random_layer_generator("top_down", self.seed), 1):
                 if self.layers == "all" or number == count:
-                    scores.append(alike(_flat(maps), _flat(explain(random))))
+                    scores.append(alike(first, _flat(explain(random))))
         if not scores:
             raise UsageError(f"{type(model).__name__} has no layer with reset_parameters(), so none can be randomised")
         values = torch.tensor(scores, dtype=torch.float64).mean(0)

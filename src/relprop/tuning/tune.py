@@ -104,13 +104,13 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
         UsageError: too few images, or a network or rules that cannot be read.
     """
     metric = InsertionDeletion("fair", step=settings.step, amp=settings.amp)
-    used = chosen_on(settings.references, data.samples)
+    references = {spec: EXPLAINERS.build(spec) for spec in settings.references}
+    used = chosen_on(references.values(), data.samples)
     choosing, reporting = split_samples(data.samples, settings.samples, settings.report, settings.seed, used)
     selection, report = {s.id: s.label for s in choosing}, [s.id for s in reporting]
     require_disjoint(selection, report)
     if not 2 <= settings.folds <= len(selection):
         raise UsageError(f"{len(selection)} images take 2 to {len(selection)} folds, not {settings.folds}")
-    references = {spec: EXPLAINERS.build(spec) for spec in settings.references}
     for batch in _batches(loaded, data, choosing[:1], 1, "", None):
         for explain in references.values():
             explain(loaded.model, batch.x, batch.target)  # a library that is missing shows now, not after an hour

@@ -67,22 +67,19 @@ def _conv(step: Step) -> Affine:
         return prepared.pull(index, geometry, value, w, like)
 
     support = step.supports[0]
-    fixed = kept and not (support is not None and is_stand_in(support))  # what follows is made once
-    of = (weight,) if support is None else (weight, support)
+    sources = (weight,) if support is None else (weight, support)
+
+    def once(name: str, make: Callable[[], Tensor]) -> Tensor:
+        fixed = kept and not any(map(is_stand_in, sources[1:]))
+        return prepared.get(index, f"{name}{tuple(shape[1:])}", sources, make) if fixed else make()
 
     def mask() -> Tensor | None:
-        if support is None or not fixed:
-            return None if support is None else support.to(weight)
-        made: Tensor = prepared.get(index, f"mask{tuple(shape[1:])}", of, lambda: support.to(weight))
-        return made
+        return None if support is None else once("mask", lambda: support.to(weight))
 
     def count() -> Tensor:
         there = mask()
         counts = geometry.count(weight.new_ones((1, *shape[1:])) if there is None else there)
         return counts.repeat_interleave(geometry.outputs_per_group, 1)
-
-    def counted() -> Tensor:
-        return prepared.get(index, f"count{tuple(shape[1:])}", of, count) if fixed else count()
 
     def spread(value: Tensor) -> Tensor:
         if not kept or prepared.bf16 or is_stand_in(value):
@@ -98,7 +95,7 @@ def _conv(step: Step) -> Affine:
         push,
         pull,
         spread,
-        counted,
+        lambda: once("count", count),
     )
 
 
