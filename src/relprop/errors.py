@@ -32,10 +32,6 @@ class RelpropError(Exception):
     exit_code: ClassVar[int] = 2
 
 
-class RecordedWarning(UserWarning):
-    """A model cannot be exported, and is explained by a run that is recorded for each input."""
-
-
 class UsageError(RelpropError, ValueError):
     """Something that was given cannot be used."""
 

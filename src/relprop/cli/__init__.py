@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.cli import console
-from relprop.errors import RecordedWarning, RelpropError
+from relprop.errors import RelpropError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,7 +141,6 @@ def main() -> None:
     import warnings
 
     warnings.simplefilter("ignore")  # of the libraries below us; ours are sentences, printed
-    warnings.simplefilter("always", RecordedWarning)
     warnings.showwarning = _say
     app(prog_name="relprop")
 

@@ -1,7 +1,7 @@
 """Where the images of a batch lie in each value, and which steps mix them.
 
-Relevance and its books are kept apart for each image, so steps that mix images are refused. Moving the batch is
-none: attention puts it second, (3, N, heads, ...), and windows share its dimension, (N k, ...).
+Relevance and its ledger are kept apart for each image. Moving the batch is no obstacle: attention puts it second,
+(3, N, heads, ...), and windows share its dimension, (N k, ...). A batch of one image is all that image, wherever it lies.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node, sizes
+from relprop.core.graph import Graph, Node, Ref, State, bind
+from relprop.core.ops import COPIES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
-    {"cat", "slice", "select", "mean", "sum", "flip", "softmax", "amax", "amin", "cumsum", "roll", "max[0]", "min[0]"}
-)
-_ALL_DIMS = frozenset({"mean", "sum", "amax", "amin"})  # what they do where no dimension is named
+    {"mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]", "median[0]",
+     "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm"}
+)  # fmt: skip
+_ALL_DIMS = frozenset({"mean", "sum", "amax", "amin", "std", "var", "prod", "linalg_vector_norm", "norm"})
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
+
+#: steps that compute each row of the first dimension for itself
+_BY_ROW = frozenset({"conv", "conv_transpose", "batch_norm", "group_norm", "instance_norm"})
 
 
 @dataclass(frozen=True)
@@ -52,82 +57,146 @@ class Place:
         sums = rows.sum(tuple(range(1, rows.dim())), dtype=exact) if rows.dim() > 1 else rows.to(exact)
         return sums if sums.shape[0] == count else sums.view(self.before, count, -1).sum((0, 2))
 
-    def every(self, mask: Tensor, count: int) -> Tensor:
-        """Lay out a mask for one image so that it broadcasts on a tensor of `count` images."""
-        size = mask.shape[self.axis] if mask.dim() else 1
-        if size in (1, self.rows * count):  # broadcasts, or was made for the batch that the graph was captured for
-            return mask
-        ahead, behind = mask.shape[: self.axis], mask.shape[self.axis + 1 :]
-        apart = mask.reshape(*ahead, self.before, 1, size // self.before, *behind)
-        repeated = apart.expand(*ahead, self.before, count, size // self.before, *behind)
-        return repeated.reshape(*ahead, size * count, *behind)
-
 
 FIRST = Place()
 
 
 def places(graph: Graph) -> tuple[Place | None, ...]:
     """Place of the batch in the value of each node; None where it has none, since images mix there."""
+    count = graph.nodes[0].shape[0]
     found: list[Place | None] = [FIRST] * len(graph)
-    for node in graph.steps:
+    for node in graph.steps if count > 1 else ():
         below = [found[i] for i in node.inputs]
-        if graph.any_batch and node.shape is not None:
-            found[node.index] = _place(graph, node, [place or FIRST for place in below])
+        found[node.index] = None if None in below else _place(graph, node, below, count)  # type: ignore[arg-type]
     return tuple(found)
 
 
-def _place(graph: Graph, node: Node, below: list[Place]) -> Place | None:
-    """The batch's dimension is the one whose size is not fixed; what is merged before it follows from the order."""
-    shape = sizes(node)
-    axes = [axis for axis, size in enumerate(shape) if size is None]
-    if len(axes) != 1:
-        return None
-    axis = axes[0]
-    if node.op not in _RESHAPES:
-        return Place(axis, max(place.before for place in below), max(place.rows for place in below))
-    source = single(graph.nodes[node.inputs[0]], below[0])
-    before, rest = divmod(math.prod(source[: below[0].axis]) * below[0].before, math.prod(known(shape[:axis])))
-    rows = math.prod(source) // math.prod(known(shape))
-    return None if rest or not before else Place(axis, before, rows)
-
-
-def known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """The sizes of a shape that are fixed."""
-    return tuple(size for size in shape if size is not None)
-
-
-def single(node: Node, place: Place | None) -> tuple[int, ...]:
-    """Shape of a node's value for one image."""
-    rows = 1 if place is None else place.rows
-    return tuple(rows if size is None else size for size in sizes(node))
-
-
 def mixing(graph: Graph) -> tuple[Node, ...]:
-    """Steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
-    if sizes(graph.nodes[0])[:1] == (1,):
-        return ()
+    """The first steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
     found = places(graph)
-    return tuple(n for n in graph.steps if found[n.index] is None or _reaches_across(graph, n, found[n.inputs[0]]))
+    return tuple(n for n in graph.steps if found[n.index] is None and None not in [found[i] for i in n.inputs])
 
 
-def _reaches_across(graph: Graph, node: Node, place: Place | None) -> bool:
-    """Whether a step computes along the dimension of the batch."""
-    axis = (place or FIRST).axis
-    if node.op == "repeat":
-        repeats: list[int] = node.args[1]
-        return len(repeats) == len(sizes(node)) and repeats[axis] != 1
-    rank = len(sizes(graph.nodes[node.inputs[0]]))
-    if node.op not in _BY_DIM or rank == 0 or (node.op == "slice" and _is_whole(node)):
-        return False
-    default = None if node.op in _ALL_DIMS else 0
-    place_of_dims = 2 if node.op == "roll" else 1
-    dims: Any = node.args[place_of_dims] if len(node.args) > place_of_dims else node.kwargs.get("dim", default)
-    if not dims and not isinstance(dims, int):  # no dimension named: all
-        return True
-    return any(dim % rank == axis for dim in ([dims] if isinstance(dims, int) else dims))
+def _place(graph: Graph, node: Node, below: list[Place], count: int) -> Place | None:
+    """The batch's place in a value, from its places in those that the value is computed from."""
+    shapes = [graph.nodes[i].shape for i in node.inputs]
+    first, shape = below[0], shapes[0]
+    if node.op in _RESHAPES:
+        return _reshaped(node.shape, first, shape, count)
+    if node.op in COPIES or node.op == "as_strided":
+        return _copied(node, first, shape, count)
+    if node.op in _BY_DIM:
+        return _reduced(node, first, len(shape))
+    if node.op in ("cat", "stack"):
+        return _joined(node, below, shapes)
+    if node.op in _BY_ROW and first.axis:
+        return None
+    if node.op in ("linear", "softmax") and first.axis == len(shape) - 1:
+        return None
+    return _aligned(node, below, shapes, count)
 
 
-def _is_whole(node: Node) -> bool:
-    """Whether a slice takes everything, as `x[:, :, ::2]` does of the batch."""
-    start, end, stride = (*node.args[2:5], None, None, None)[:3]
-    return start in (None, 0) and (end is None or (isinstance(end, int) and end >= 2**62)) and stride in (None, 1)
+def _aligned(node: Node, below: list[Place], shapes: list[tuple[int, ...]], count: int) -> Place | None:
+    """Any other step: the batch keeps its distance from the front, or of operands that broadcast, from the end."""
+    rank = len(node.shape)
+    candidates = {
+        Place(place.axis + (rank - len(shape) if len(below) > 1 else 0), place.before, place.rows)
+        for place, shape in zip(below, shapes, strict=True)
+    }
+    if len(candidates) != 1:
+        return None
+    place = candidates.pop()
+    if place.axis >= rank or node.shape[place.axis] != place.rows * count:
+        return None
+    contracts = node.op in ("matmul", "bmm", "baddbmm", "mm") and place.axis >= rank - (2 if len(below) > 1 else 1)
+    return None if contracts else place
+
+
+def _reshaped(shape: tuple[int, ...], place: Place, given: tuple[int, ...], count: int) -> Place | None:
+    """In row-major order, what lies before the batch and the batch itself stay where they are."""
+    ahead = math.prod(given[: place.axis]) * place.before  # runs of N images each
+    axis, passed = 0, 1
+    while axis < len(shape) and passed * shape[axis] < ahead * count:
+        passed *= shape[axis]
+        axis += 1
+    if axis == len(shape) or ahead % passed:
+        return None
+    before = ahead // passed
+    rows, rest = divmod(shape[axis], count)
+    return None if rest or rows % before else Place(axis, before, rows)
+
+
+def _copied(node: Node, place: Place, given: tuple[int, ...], count: int) -> Place | None:
+    """Where the numbers of the images come to lie when the step moves them."""
+    numbers = torch.arange(count, dtype=torch.float64).repeat_interleave(place.rows // place.before).repeat(place.before)
+    sizes = [1] * len(given)
+    sizes[place.axis] = len(numbers)
+
+    def value(argument: Ref | State) -> Any:
+        return numbers.view(sizes).expand(given) if isinstance(argument, Ref) else None
+
+    try:
+        moved: Tensor = _without_value(node)(*bind(node.args, value), **bind(_kwargs(node), value))
+    except (TypeError, RuntimeError, IndexError):
+        return _aligned(node, [place], [given], count)  # it takes places from a tensor: the batch is not moved
+    return _found(moved, count)
+
+
+def _kwargs(node: Node) -> dict[str, Any]:
+    return {name: value for name, value in node.kwargs.items() if name != "value"}
+
+
+def _without_value(node: Node) -> Any:
+    """The step; of padding, with NaN where there is nothing of an image."""
+    if node.op != "pad" or len(node.args) > 2 and isinstance(node.args[2], str) and node.args[2] != "constant":
+        return node.call
+    return lambda value, amounts, *_: torch.nn.functional.pad(value, [*amounts], value=math.nan)
+
+
+def _found(moved: Tensor, count: int) -> Place | None:
+    """The one dimension along which the numbers of the images change, if they lie there in order."""
+    for axis in range(moved.dim()):
+        rows, rest = divmod(moved.shape[axis], count)
+        if rest or rows == 0:
+            continue
+        others = tuple(dim for dim in range(moved.dim()) if dim != axis)
+        low = moved.nan_to_num(math.inf).amin(others) if others else moved
+        high = moved.nan_to_num(-math.inf).amax(others) if others else moved
+        if not torch.equal(low, high):
+            continue
+        before = next((b for b in range(1, rows + 1) if rows % b == 0 and _lie(low, b, rows // b, count)), None)
+        if before is not None:
+            return Place(axis, before, rows)
+    return None
+
+
+def _lie(numbers: Tensor, before: int, behind: int, count: int) -> bool:
+    expected = torch.arange(count, dtype=numbers.dtype).repeat_interleave(behind).repeat(before)
+    return torch.equal(numbers, expected)
+
+
+def _reduced(node: Node, place: Place, rank: int) -> Place | None:
+    """A step along dimensions: None where the batch's is among them."""
+    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if node.op in ("linalg_vector_norm", "norm"):
+        dims = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
+    if dims is None or dims == ():
+        if node.op in _ALL_DIMS:
+            return None
+        dims = 0
+    reduced = {dim % rank for dim in ((dims,) if isinstance(dims, int) else dims)}
+    if place.axis in reduced:
+        return None
+    lost = rank - len(node.shape)
+    return Place(place.axis - (sum(dim < place.axis for dim in reduced) if lost else 0), place.before, place.rows)
+
+
+def _joined(node: Node, below: list[Place], shapes: list[tuple[int, ...]]) -> Place | None:
+    """Concatenated or stacked along another dimension than the batch's."""
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    place, rank = below[0], len(node.shape)
+    if any(other != place for other in below):
+        return None
+    if node.op == "stack":
+        return Place(place.axis + (dim % rank <= place.axis), place.before, place.rows)
+    return None if dim % rank == place.axis else place

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from relprop.core.batch import mixing
 from relprop.core.folding import find_folds
 from relprop.core.graph import Graph, Node
 from relprop.core.joins import Join, find_joins
@@ -77,14 +76,9 @@ class Composite:
         """Choose the rule of every step of a graph.
 
         Raises:
-            UnsupportedOpError: some have none, or mix the images of a batch; all of them are named.
+            UnsupportedOpError: some have none; all of them are named.
         """
         assignment = self.survey(graph)
-        if mixed := mixing(graph):
-            raise UnsupportedOpError(
-                f"the images of a batch do not stay apart at {', '.join(map(_place, mixed[:5]))}; relevance is kept "
-                "for each image, and needs the batch as the first dimension throughout"
-            )
         if assignment.missing:
             raise UnsupportedOpError(_missing_message(assignment.missing))
         return assignment
@@ -99,17 +93,16 @@ class Composite:
         inner = {index for join in joins.values() for index in _inner(graph, join)}
         firsts, lasts = _positions(graph)
         chosen: dict[int, Rule] = {}
-        mixed = {*mixing(graph)}
         missing: list[Node] = []
         reached = {graph.output}
         for node in reversed(graph.steps):
-            if node.index not in reached or node.index in joins or node.index in inner or node in mixed:
+            if node.index not in reached or node.index in joins or node.index in inner:
                 rule = None
             elif (rule := self._choice(node, node.index in firsts, node.index in lasts)) is not None:
                 rule = rule.at(graph, node)
             if rule is not None:
                 chosen[node.index] = rule
-            elif node in mixed or (node.index in reached and node.index not in joins and node.index not in inner):
+            elif node.index in reached and node.index not in joins and node.index not in inner:
                 missing.append(node)
             if node.index in reached:
                 reached.update(node.inputs if rule is None else rule.paid(node))
@@ -211,7 +204,7 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
         by_op.setdefault(node.op, []).append(node)
     lines = []
     for op, nodes in by_op.items():
-        places = ", ".join(map(_place, nodes[:5]))
+        places = ", ".join(map(place_of, nodes[:5]))
         more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
         why = " of two values that both depend on the image" if len(nodes[0].inputs) > 1 else ""
         lines.append(f"no rule for {op!r}{why} at {places}{more}")
@@ -223,5 +216,5 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
     return f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS))}. {remedy}"
 
 
-def _place(node: Node) -> str:
+def place_of(node: Node) -> str:
     return f"{node.name} ({node.source})" if node.source else node.name

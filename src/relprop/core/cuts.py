@@ -137,11 +137,9 @@ def separators(graph: Graph) -> list[int]:
 
 def _is_map(graph: Graph, index: int) -> bool:
     image, shape = graph.nodes[0].shape, graph.nodes[index].shape
-    if image is None or shape is None or len(shape) != 4 or len(image) != 4:
+    if len(shape) != 4 or len(image) != 4:
         return False
     (height, width), (h, w) = image[2:], shape[2:]
-    if height is None or width is None or h is None or w is None:
-        return False
     alike = 1 / _ASPECT <= (h * width) / (w * height) <= _ASPECT
     return h <= height and w <= width and h * w > 1 and alike
 

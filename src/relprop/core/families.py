@@ -43,6 +43,9 @@ GATED = Family("gated network", paper, "gates take nothing, their signal all (Ar
 CONVOLUTIONAL = Family("convolutional network", paper, "the paper's own (Otsuki et al. 2024)")
 
 
+FAMILIES = (TRANSFORMER, GATED, CONVOLUTIONAL)
+
+
 def family_of(graph: Graph) -> Family:
     """The family of a network: by its attention, or else by its products."""
     several = {node.op for node in graph.steps if len(node.inputs) > 1}

@@ -2,8 +2,7 @@
 
     γ (W h + b - μ) / σ + β  =  W' h + b',   W' = W γ / σ,   b' = β + (b - μ) γ / σ,   σ = √(variance + ε)
 
-The forward run folds wherever no rule reads the value in between, which saves a pass over it. A composite with
-`batch_norm="fold"` lets the rules see W' too.
+A composite with `batch_norm="fold"` lets the rules see W'.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def _takes_bias(node: Node) -> bool:
 
 
 def _are_states(arguments: tuple[object, ...]) -> bool:
-    """Whether all are weights or absent; one that the model computes first (weight norm) is neither."""
-    return all(argument is None or isinstance(argument, State) for argument in arguments)
+    """Whether all are the model's own weights, or absent; one that the model computes first (weight norm) is neither."""
+    return all(argument is None or (isinstance(argument, State) and argument.kept) for argument in arguments)
 
 
 def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepared) -> tuple[Derived, Tensor]:
@@ -61,8 +60,8 @@ def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepa
         return centred * scale() if shift_ is None else shift_ + centred * scale()
 
     return (
-        Derived("folded weight", sources, lambda: _scaled(layer, weight, scale()), weight),
-        prepared.get(layer.index, "folded bias", sources, new_bias),
+        Derived(f"weight folded with {norm.name}", sources, lambda: _scaled(layer, weight, scale()), weight),
+        prepared.get(layer.args[1].name, f"bias folded with {norm.name}", sources, new_bias),
     )
 
 
@@ -74,7 +73,7 @@ def _scaled(layer: Node, weight: Tensor, scale: Tensor) -> Tensor:
     """The weight with each output channel scaled; where transposed, outputs are the second dimension of each group."""
     if layer.op != "conv_transpose":
         return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-    groups = conv_geometry(layer, bind(layer.args, lambda _: weight)).groups
+    groups = conv_geometry(layer.call, bind(layer.args, lambda _: weight)).groups
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     per_output = scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
     return (grouped * per_output).reshape(weight.shape)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.graph import Node, with_defaults
+from relprop.core.graph import with_defaults
 
 aten = torch.ops.aten
 
@@ -32,6 +33,11 @@ class ConvGeometry:
     output_padding: tuple[int, ...]
     groups: int
     before: tuple[int, ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """All of it in a few letters."""
+        return f"s{self.stride}p{self.padding}d{self.dilation}g{self.groups}"
 
     def push(self, value: Tensor, weight: Tensor) -> Tensor:
         """W h: (N, in, *size) -> (N, out, *size')."""
@@ -117,12 +123,16 @@ def _sum_groups(value: Tensor, groups: int) -> Tensor:
     return value.reshape(value.shape[0], groups, -1, *value.shape[2:]).sum(2)
 
 
-def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
+def conv_geometry(call: Any, args: tuple[Any, ...]) -> ConvGeometry:
     """Read a convolution's geometry off its arguments, whichever of ATen's spellings it has."""
-    weight: Tensor = args[1]
-    dims = weight.dim() - 2
-    name = node.call._schema.name.removeprefix("aten::")  # type: ignore[attr-defined]
-    given = [*args[3:]]
+    given = tuple(tuple(part) if isinstance(part, list) else part for part in args[3:])
+    return _geometry(call._schema.name.removeprefix("aten::"), tuple(args[1].shape), given)
+
+
+@lru_cache(maxsize=4096)
+def _geometry(name: str, weight_shape: tuple[int, ...], arguments: tuple[Any, ...]) -> ConvGeometry:
+    dims = len(weight_shape) - 2
+    given = [*arguments]
     if name in ("convolution", "_convolution"):  # the latter as traced, with flags for cuDNN behind
         stride, padding, dilation, transposed, output_padding, groups = given[:6]
     elif name.startswith("conv_transpose"):
@@ -133,19 +143,19 @@ def conv_geometry(node: Node, args: tuple[Any, ...]) -> ConvGeometry:
         transposed, output_padding = False, 0
     before: tuple[int, ...] = ()
     if isinstance(padding, str):
-        padding, before = _same(padding, weight.shape[2:], _each(dilation, dims))
+        padding, before = _same(padding, weight_shape[2:], _each(dilation, dims))
     return ConvGeometry(
-        tuple(weight.shape), _each(stride, dims), _each(padding, dims), _each(dilation, dims), bool(transposed),
+        weight_shape, _each(stride, dims), _each(padding, dims), _each(dilation, dims), bool(transposed),
         _each(output_padding, dims), int(groups), before,
     )  # fmt: skip
 
 
-def _each(value: int | list[int], dims: int) -> tuple[int, ...]:
+def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * dims if len(values) == 1 else values
 
 
-def _same(padding: str, kernel: torch.Size, dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _same(padding: str, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Padding of the names "valid" and "same"; an even kernel pads one more behind than before."""
     if padding == "valid":
         return (0,) * len(kernel), ()

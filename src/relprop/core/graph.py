@@ -1,6 +1,6 @@
 """The captured computation: nodes in order of execution, each with its place in the user's code.
 
-    capture --> Graph --> run --> propagate
+    record --> Graph --> plan --> propagate
 
 A graph is a value. It holds no weight of the model (a `State` names one) and no activation.
 """
@@ -9,30 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import Any
 
-from torch import Tensor
+import torch
 
 from relprop.errors import UsageError
 
-if TYPE_CHECKING:
-    from relprop.core.tape import Tape
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Ref:
-    """Stands for the value of another node."""
+    """Stands for the value of another node. There is one of each number (`ref`), so that they compare fast."""
 
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class State:
-    """Stands for a parameter or buffer of the model (learned), or for a constant of its code."""
+    """Stands for a tensor that does not depend on the image. There is one of each kind (`state`).
+
+    Attributes:
+        name: of a parameter or buffer; "constant_3" for what the model's code makes.
+        learned: whether a parameter or buffer is in it.
+        kept: whether it is itself one: the same tensor at each run.
+    """
 
     name: str
     learned: bool = True
+    kept: bool = True
+
+
+@cache
+def ref(index: int) -> Ref:
+    """The `Ref` of a number."""
+    return Ref(index)
+
+
+@cache
+def state(name: str, *, learned: bool = True, kept: bool = True) -> State:
+    """The `State` of a name and kind."""
+    return State(name, learned, kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +63,7 @@ class Node:
         call: function that computes the value from `args` and `kwargs`.
         args, kwargs: arguments; a `Ref` or `State` wherever a tensor is meant.
         inputs: the nodes among the arguments that depend on the image, in order.
-        shape: shape of the value, with None for the batch; None where it is no tensor.
+        shape: shape of the value, batch included.
         scopes: (call, path) of each module call around it, outermost first.
         source: file, line and text of the code that asked for it.
     """
@@ -59,7 +75,7 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[int, ...] = ()
-    shape: tuple[int | None, ...] | None = None
+    shape: torch.Size = torch.Size()
     scopes: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
@@ -74,23 +90,14 @@ class Graph:
     """A model's computation on one image batch.
 
     Attributes:
-        nodes: in order of execution; `nodes[0]` is the input.
-        output: index of the node whose value the model returns.
-        depends: for each node, whether its value depends on the image.
-        constants: tensors that the capture lifted out of the code, by name.
-        route: how it was captured, for the reader: "torch.export", "exported program" or "a run recorded for this
-            input".
-        halved: whether the model computes in half precision somewhere; the graph computes in float32.
-        tape: the run that it was recorded from, if it was; it holds for inputs on which the model makes the same calls.
+        nodes: in order of execution; `nodes[0]` is the input, and all others depend on it.
+        output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
+        link: what turns these scores into probabilities: "softmax" over classes, or "sigmoid" where the model ends in one.
     """
 
     nodes: tuple[Node, ...]
     output: int
-    depends: tuple[bool, ...]
-    constants: Mapping[str, Tensor] = field(default_factory=dict)
-    route: str = "torch.export"
-    halved: bool = False
-    tape: Tape | None = None
+    link: str = "softmax"
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -98,15 +105,10 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    @property
-    def any_batch(self) -> bool:
-        """Whether it computes batches of any size; if not, of the size that it was captured with."""
-        return self.nodes[0].shape is not None and self.nodes[0].shape[0] is None
-
     @cached_property
     def steps(self) -> tuple[Node, ...]:
-        """The nodes that relevance can pass: those that depend on the image, the input left out."""
-        return tuple(node for node in self.nodes[1:] if self.depends[node.index])
+        """The nodes that relevance can pass: all but the input."""
+        return self.nodes[1:]
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
@@ -116,14 +118,6 @@ class Graph:
             for source in node.inputs:
                 uses[source].append(node.index)
         return tuple(map(tuple, uses))
-
-    @cached_property
-    def states(self) -> tuple[str, ...]:
-        """Names of the weights and constants that it reads."""
-        found: dict[str, None] = {}
-        for node in self.nodes:
-            bind((node.args, dict(node.kwargs)), lambda a: found.setdefault(a.name) if isinstance(a, State) else None)
-        return tuple(found)
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -160,7 +154,7 @@ class Graph:
             raise UsageError(f"side must be 'input' or 'output', not {side!r}")
         if name in ("input", "output"):
             return 0 if name == "input" else self.output
-        if name in self.by_name and self.depends[self.by_name[name].index]:
+        if name in self.by_name:
             inside = frozenset([self.by_name[name].index])
         elif name in self._calls:
             inside = self._calls[name]
@@ -189,11 +183,6 @@ class Graph:
 
     def _inlets(self, inside: frozenset[int]) -> list[int]:
         return sorted({source for index in inside for source in self.nodes[index].inputs if source not in inside})
-
-
-def sizes(node: Node) -> tuple[int | None, ...]:
-    """Shape of a node's value, with None for the dimension of the batch; () where it is no tensor."""
-    return node.shape or ()
 
 
 def refs(argument: Any) -> Iterator[int]:

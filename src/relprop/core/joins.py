@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relprop.core.graph import Graph, State, refs
-from relprop.core.ops import AFFINE, CONSTANT
+from relprop.core.graph import Graph, State
+from relprop.core.ops import AFFINE
 
 SUMS = frozenset({"add", "sub"})
 
@@ -97,17 +97,16 @@ def _skips(branches: tuple[int, ...], fork: int, weights: list[int]) -> tuple[bo
 def _parameter_free(graph: Graph, fork: int, branch: int, ancestors: list[int]) -> bool:
     """Whether nothing learned lies between fork and branch."""
     return not any(
-        _has_state((graph.nodes[i].args, graph.nodes[i].kwargs), graph)
+        _has_state((graph.nodes[i].args, graph.nodes[i].kwargs))
         for i in _between(graph, fork, branch, ancestors)
-        if graph.nodes[i].op not in CONSTANT
     )
 
 
-def _has_state(argument: object, graph: Graph) -> bool:
+def _has_state(argument: object) -> bool:
     if isinstance(argument, State):
         return argument.learned
     if isinstance(argument, dict):
-        return any(_has_state(part, graph) for part in argument.values())
+        return any(_has_state(part) for part in argument.values())
     if isinstance(argument, list | tuple):
-        return any(_has_state(part, graph) for part in argument)
-    return any(_has_state(graph.nodes[i].args, graph) for i in refs(argument) if not graph.depends[i])
+        return any(_has_state(part) for part in argument)
+    return False

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from relprop.core.batch import mixing
-from relprop.core.capture import Model, require_evaluation_mode, unwrap
-from relprop.core.captured import RECORDINGS, captured, first_weight, keys, require_finite, state_of
+from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
+from relprop.core.capture.model import HALVES, Names, Output, first_weight
+from relprop.core.capture.program import ProgramModule
 from relprop.core.chunks import Chunks
-from relprop.core.composite import Composite
+from relprop.core.composite import Composite, place_of
 from relprop.core.cuts import find_cuts, parse_cut
-from relprop.core.families import family_of
 from relprop.core.graph import Graph
 from relprop.core.ledger import Ledger
+from relprop.core.plan import Kind, Kinds, Plan, keeps
 from relprop.core.prepared import Prepared
-from relprop.core.program import run
-from relprop.core.propagate import Walk, Way, make_way, propagate, shared_program
+from relprop.core.propagate import Walk, propagate
 from relprop.core.relevance import Relevance
-from relprop.core.support import supports
-from relprop.core.target import Start, Target, are_classes, begin, read_target
-from relprop.errors import CaptureError, InputError, UsageError
+from relprop.core.target import Start, Target, begin
+from relprop.core.trace import Trace
+from relprop.errors import InputError, UnsupportedOpError, UsageError
 
 if TYPE_CHECKING:
     from relprop.core.compiled import Compiler
@@ -39,17 +40,19 @@ class LRP(nn.Module):
         result = lrp(x)                      # of the predicted class
         result = lrp(x, target=labels)       # of a class, or of several: (N, K)
 
-    The model is captured at the first call for each size of input, and its weights are read anew at each call. Where
-    `torch.export` cannot read it (TorchScript, Python that branches on values), a run is recorded at each call, which a
-    warning says once.
-    Nothing is attached to it: weights, buffers, hooks, modes, `requires_grad` and `.grad` stay as they are, also when
-    something raises. It is not registered as a submodule, so `lrp.to()` and `lrp.train()` do not reach it.
+    Each call runs the model once on the batch, records that run, and explains it: hooks, flags, branches on values and
+    weights are those of the moment. What follows from the calls alone, and what is derived from weights, is kept for
+    the next call. An `LRP` can be used from several threads, copied, pickled, and sent to another process.
+    Nothing is attached to the model: weights, buffers, hooks, modes, `requires_grad` and `.grad` stay as they are, also
+    when something raises. It is not registered as a submodule, so `lrp.to()` and `lrp.train()` do not reach it.
 
     Args:
         model: a module in evaluation mode, TorchScript included, that maps (N, C, H, W) to (N, classes), or an exported
             program.
         composite: which rules to use; by default what suits the network (`relprop.core.families`), for convolutional
             networks `relprop.paper()`.
+        output: which of the tensors that the model returns is explained: its name or position, or a function that takes
+            it out of what is returned. By default the one tensor, the first of a tuple, or "logits" or "out" in a dict.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
             "all".
         ledger: whether to keep the books (about 1 to 3 % of the time).
@@ -68,6 +71,7 @@ class LRP(nn.Module):
         model: Model,
         composite: Composite | None = None,
         *,
+        output: Output = None,
         keep: Keep = (),
         ledger: bool = True,
         strict: bool = False,
@@ -78,11 +82,12 @@ class LRP(nn.Module):
     ) -> None:
         super().__init__()
         self.model: Model
-        if not isinstance(model, nn.Module | torch.export.ExportedProgram):
+        if not isinstance(model, nn.Module | ExportedProgram):
             raise UsageError(f"model must be a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
         # a plain attribute: nn.Module would register it, and share .to() and .train() with it
         object.__setattr__(self, "model", unwrap(model))
         self.composite = composite
+        self.output = output
         self.keep: Keep = keep if isinstance(keep, str) else tuple(keep)
         self.ledger = ledger or strict
         self.strict = strict
@@ -90,9 +95,27 @@ class LRP(nn.Module):
         if chunk is not None and chunk < 1:
             raise UsageError(f"chunk must be 1 or more images at a time, not {chunk}")
         self._chunks = Chunks(chunk)
-        self._ways: dict[tuple[Any, ...], Way] = {}
-        self._prepared = {layout: Prepared(channels_last=layout, bf16=bf16) for layout in (False, True)}
-        self._compiler = _compiler() if compile else None
+        self.bf16, self.compile_ = bf16, compile
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without what former calls have left: all of it can be made again."""
+        runs = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
+        object.__setattr__(self, "_runs", runs)  # as `model`
+        self._names: Names | None = None
+        self._kinds = Kinds()
+        self._prepared = Prepared(bf16=self.bf16)
+        self._compiler = _compiler() if self.compile_ else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or another process, needs: the options and the model."""
+        made_again = ("_runs", "_names", "_kinds", "_prepared", "_compiler")
+        return {name: value for name, value in super().__getstate__().items() if name not in made_again}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over options and model."""
+        super().__setstate__(state)
+        self._forget()
 
     def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
         """Explain a batch.
@@ -132,78 +155,58 @@ class LRP(nn.Module):
         return self._chunks.explain(x, target, start, explain)
 
     def graph(self, x: Tensor) -> Graph:
-        """The captured computation for inputs of the shape of `x`."""
+        """The computation that the model makes of `x`."""
         with torch.no_grad(), _exact_arithmetic(x):
-            image = self._as_input(x)
-            graph = self._graph(image)
-            return graph if graph.tape is not None else self._way(graph, image, self.composite).graph
+            return self._record(self._as_input(x), (self.composite,))[0].graph
+
+    def _record(self, image: Tensor, composites: Sequence[Composite | None]) -> tuple[Kind, Recording, Prepared]:
+        """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
+        require_evaluation_mode(self._runs)
+        if self._names is None:
+            self._names = Names(self._runs)
+        prepared = self._prepared.for_run(image)
+        recording = record(self._runs, image, keeps(composites), prepared, self._names, self.output)
+        return self._kinds.of(recording), recording, prepared
 
     def _explain(
         self, x: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
     ) -> tuple[Relevance, ...]:
         image = self._as_input(x)
-        graph = self._graph(image)
-        if graph.tape is not None and len(image) > 1 and (not graph.any_batch or mixing(graph)):
-            return self._one_by_one(graph, image, target, start, composites)
-        ways = [self._way(graph, image, composite) for composite in composites]
-        prepared = ways[0].prepared
-        state = state_of(self.model, graph)
-        layers = self._layers(graph)
-        prepared.refresh(state.values())
-        if prepared.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
-        found = self._compiled(ways, state, image, target, start, layers)
-        if found is not None:
-            return found
-        trace = run(shared_program(ways), graph, state, image, prepared)
-        beginning = begin(target, require_finite(trace.output), start)
+        kind, recording, prepared = self._record(image, composites)
+        if kind.mixing:
+            return self._one_by_one(kind, recording, image, target, start, composites)
+        plans = [kind.plan(composite) for composite in composites]
+        layers = self._layers(kind.graph)
+        trace = kind.trace(recording, frozenset().union(*(plan.reads for plan in plans)))
+        del recording  # the trace alone holds the values, and gives them up as they are used
+        beginning = begin(target, require_finite(trace.output), start, kind.graph.link)
         keep = frozenset(layers.values())
         scores = [score for _, score in beginning.columns]
         results = []
-        columns = [begun for begun, _ in beginning.columns]
-        for way in ways:
-            last = [way is ways[-1] and begun is columns[-1] for begun in columns]
-            walks = [
-                propagate(way, trace, state, begun, keep=keep, book=self.ledger, last=final)
-                for begun, final in zip(columns, last, strict=True)
-            ]
-            results.append(self._result(way, walks, scores, beginning.target, trace.output, layers, beginning.what))
-            if self._compiler is not None:
-                self._compiler.ran(way)
+        for plan in plans:
+            walks = []
+            for place, (begun, _) in enumerate(beginning.columns, 1):
+                last = plan is plans[-1] and place == len(beginning.columns)
+                walks.append(self._walk(plan, trace, prepared, begun, keep, last))
+            results.append(self._result(plan, walks, scores, beginning.target, trace.output, layers, beginning.what))
         return tuple(results)
 
-    def _compiled(
-        self,
-        ways: list[Way],
-        state: Mapping[str, Tensor],
-        image: Tensor,
-        target: Target,
-        start: Start,
-        layers: Mapping[tuple[str, str], int],
-    ) -> tuple[Relevance, ...] | None:
-        """The results by compiled graphs; None where these are not asked for, or cannot be had."""
-        if self._compiler is None or not are_classes(target, start):
-            return None
-        shape = ways[0].graph.nodes[ways[0].graph.output].shape or ()
-        if len(shape) != 2 or shape[1] in (None, 1):
-            return None
-        chosen = None if target is None else read_target(target, image.new_empty(1).expand(len(image), shape[1]))
-        columns = chosen[:, None] if chosen is not None and chosen.dim() == 1 else chosen
-        results = []
-        for way in ways:
-            found = self._compiler.explain(
-                way, state, image, columns, str(start), frozenset(layers.values()), self.ledger
-            )
-            if found is None:
-                return None
-            require_finite(found.logits)
-            classes = found.classes[:, 0] if chosen is None or chosen.dim() == 1 else found.classes
-            results.append(self._result(way, found.walks, found.scores, classes, found.logits, layers, ""))
-        return tuple(results)
+    def _walk(
+        self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], last: bool
+    ) -> Walk:
+        """One backward pass, compiled if that is asked for and can be had."""
+        if self._compiler is not None:
+            found = self._compiler.propagate(plan, trace, prepared, start, keep, self.ledger)
+            if found is not None:
+                return found
+        walk = propagate(plan, trace, prepared, start, keep=keep, book=self.ledger, last=last)
+        if self._compiler is not None:
+            self._compiler.ran(plan)
+        return walk
 
     def _result(
         self,
-        way: Way,
+        plan: Plan,
         walks: list[Walk],
         scores: list[Tensor],
         target: Tensor,
@@ -221,9 +224,10 @@ class LRP(nn.Module):
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
-        cuts = find_cuts(way.graph) if layers else None
-        composite = way.assignment.composite.name
-        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts)
+        cuts = find_cuts(plan.graph) if layers else None
+        composite = plan.assignment.composite.name
+        link = plan.graph.link
+        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 
     def _as_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
@@ -245,53 +249,33 @@ class LRP(nn.Module):
             return x.detach()
         if weight.dtype == torch.float32 and x.dtype == torch.float64:
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
-        return x.detach().to(_compute_dtype(weight.dtype))
-
-    def _graph(self, image: Tensor) -> Graph:
-        """Capture for this size of input, unless that was done before. A recording holds for certain values only."""
-        _require_evaluation(self.model)
-        known = next((way.graph for way in self._known(image) if way.graph.tape is None), None)
-        return known or captured(self.model, image)
-
-    def _known(self, image: Tensor) -> list[Way]:
-        """What was made for inputs of this kind."""
-        held = keys(self.model, image)
-        return [way for (key, *_), way in self._ways.items() if key in held]
-
-    def _way(self, graph: Graph, image: Tensor, composite: Composite | None) -> Way:
-        """Plan a graph's run and walk by a composite, unless that was done before."""
-        known = [way for way in self._known(image) if way.graph is graph]
-        chosen = composite or family_of(graph).composite()
-        way = next((way for way in known if way.assignment.composite == chosen), None)
-        if way is None:
-            places = known[0].supports if known else supports(graph, state_of(self.model, graph))
-            prepared = self._prepared[image.dim() == 4 and image.device.type == "cpu"]
-            way = make_way(graph, chosen.assign(graph), places, prepared)
-            any_batch, this_batch = keys(self.model, image)
-            self._ways[any_batch if graph.any_batch else this_batch, id(graph), id(composite)] = way
-            recordings = [key for key, made in self._ways.items() if made.graph.tape is not None]
-            for key in recordings[:-RECORDINGS]:
-                del self._ways[key]
-        return way
+        return x.detach().to(torch.float32 if weight.dtype in HALVES else weight.dtype)
 
     def _one_by_one(
-        self, graph: Graph, image: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
+        self,
+        kind: Kind,
+        recording: Recording,
+        image: Tensor,
+        target: Target,
+        start: Start,
+        composites: Sequence[Composite | None],
     ) -> tuple[Relevance, ...]:
-        """Explain images apart where a recording takes them apart, or holds for batches of this size alone.
+        """Explain images apart where a run takes them apart, or it is not known where they lie in its values.
 
-        Where the images lie in its values is not known then, so their books could not be kept apart.
+        Raises:
+            UnsupportedOpError: the model computes something else for an image when it is alone, so that relevance of
+                the images cannot be told apart.
         """
-        assert graph.tape is not None
+        theirs = kind.trace(recording, frozenset()).output
         results = Chunks(1).explain(
             image, target, start, lambda x, target, start: self._explain(x, target, start, composites)
         )
-        theirs, ours = graph.tape.scores.to(image), results[0].logits
-        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        difference = float((results[0].logits - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         if not difference <= 1e-3:
-            raise CaptureError(
-                f"the model's scores for an image depend on the others in its batch (by {difference:.1e} of the "
-                "largest score), and its calls on the size of the batch, so relevance of the images cannot be told "
-                "apart; give it one image at a time"
+            raise UnsupportedOpError(
+                f"the images of a batch do not stay apart at {', '.join(map(place_of, kind.mixing[:5]))}: the model's "
+                f"scores for an image depend on the others in its batch (by {difference:.1e} of the largest score), so "
+                "relevance of the images cannot be told apart; give it one image at a time"
             )
         return results
 
@@ -299,7 +283,7 @@ class LRP(nn.Module):
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
         names = (
-            [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self._names(graph)
+            [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self._kept_names(graph)
         )
         layers: dict[tuple[str, str], int] = {}
         for name in names:
@@ -312,7 +296,7 @@ class LRP(nn.Module):
             layers |= found
         return layers
 
-    def _names(self, graph: Graph) -> list[str]:
+    def _kept_names(self, graph: Graph) -> list[str]:
         """The layers that `keep` stands for, other than "all"."""
         given = [self.keep] if isinstance(self.keep, str) else self.keep
         cuts = [parse_cut(name)[0] for name in given]
@@ -325,15 +309,15 @@ def explain(
     target: Target = None,
     *,
     composite: Composite | None = None,
+    output: Output = None,
     keep: Keep = (),
     start: Start = "probability",
 ) -> Relevance:
-    """Which pixels made the model say that: `LRP(model, composite, keep=keep)(x, target, start=start)`.
+    """Which pixels made the model say that: `LRP(model, composite, output=output, keep=keep)(x, target, start=start)`.
 
-    The capture is remembered for as long as the model lives; an `LRP` also keeps what is derived from the weights, so
-    make one to explain many batches.
+    An `LRP` keeps what is derived from the weights, so make one to explain many batches.
     """
-    result: Relevance = LRP(model, composite, keep=keep)(x, target, start=start)
+    result: Relevance = LRP(model, composite, output=output, keep=keep)(x, target, start=start)
     return result
 
 
@@ -343,25 +327,50 @@ def _compiler() -> Compiler:
     return Compiler()
 
 
+class _FullPrecision:
+    """No TF32 on GPUs, whose ten bits would show in the ledger, for as long as any thread explains.
+
+    The switches are the process's own; the first thread to come in sets them, and the last to go puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._lock = threading.Lock()
+        self._before = (False, False)
+
+    def __enter__(self) -> None:
+        """Switch it off."""
+        with self._lock:
+            if not self._inside:
+                self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Switch it back."""
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
+
+
+_FULL_PRECISION = _FullPrecision()
+
+
 @contextlib.contextmanager
 def _exact_arithmetic(x: Tensor) -> Iterator[None]:
-    """No autocast, and no TF32, whose ten bits would show in the books."""
+    """No autocast, and on GPUs no TF32."""
     device = x.device.type if isinstance(x, Tensor) else "cpu"
     with contextlib.ExitStack() as stack:
         if torch.amp.is_autocast_available(device):
             stack.enter_context(torch.autocast(device, enabled=False))
         if device == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-            allowed = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = False
-            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)
+            stack.enter_context(_FULL_PRECISION)
         yield
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def _require_evaluation(model: Model) -> None:
-    if isinstance(model, nn.Module):
-        require_evaluation_mode(model)
+def require_finite(scores: Tensor) -> Tensor:
+    """Refuse scores that are NaN or infinite."""
+    if not scores.isfinite().all():
+        raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
+    return scores

@@ -113,8 +113,8 @@ def _left_over(geometry: ConvGeometry, size: torch.Size, outward: tuple[int, ...
     return [out - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for n, out, s, p, d, k in parts]
 
 
-def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution can be packed: two dimensions, on a CPU, in float32 or bfloat16."""
+def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor, *, inward: bool = True) -> bool:
+    """Whether this convolution, or its transpose, can be packed: two dimensions, on a CPU, in float32 or bfloat16."""
     return (
         weight.dim() == 4
         and value.dim() == 4
@@ -124,6 +124,7 @@ def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor) -> bool:
         and (value.dtype == torch.float32 or (value.dtype == torch.bfloat16 and _has_bf16()))
         and weight.device.type == value.device.type == "cpu"
         and weight.numel() > 0
+        and value.shape[1] == (weight.shape[1] * geometry.groups if inward else weight.shape[0])
         and available()
     )
 

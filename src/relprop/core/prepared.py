@@ -1,10 +1,14 @@
-"""What is derived from weights alone (W+, folded batch norms), kept until a weight changes."""
+"""What is derived from weights alone (W+, folded batch norms, packed layouts), kept for as long as they are the same."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import itertools
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +18,13 @@ from relprop.core.geometry import ConvGeometry
 from relprop.core.packed import Packed, pack_pull, pack_push, packs
 
 Made = TypeVar("Made")
-Key = tuple[int, str]
+Key = tuple[str, str]
+
+#: sizes of input for which layouts that depend on it are kept; the least recently used goes
+SIZES = 2
+
+_SMALL = 1 << 16  # numbers; so many are compared with a copy of them, more by sums
+_ROW = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,50 +53,128 @@ class Derived:
 Weight = Tensor | Derived
 
 
+class _Entry:
+    """Something that was made of weights: of which (weakly), as they were when (`marks`), and for which input size."""
+
+    __slots__ = ("made", "marks", "size", "sources")
+
+    def __init__(self, made: Any, marks: tuple[int, ...], sources: tuple[Tensor, ...], size: Any) -> None:
+        self.made, self.marks, self.size = made, marks, size
+        self.sources = tuple(map(weakref.ref, sources))
+
+
+class Store:
+    """What was made of a model's weights, shared by all runs and threads of one `LRP`."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, _Entry] = {}
+        self.keys: dict[int, Key] = {}
+        self.prints: dict[int, tuple[weakref.ref[Tensor], Any, int]] = {}
+        self.sizes: OrderedDict[Any, None] = OrderedDict()
+        self.numbers = itertools.count()
+        self.lock = threading.Lock()
+
+    def use(self, size: Any) -> None:
+        """Take note that inputs of a size are run, and forget what was made for the least recent of too many."""
+        with self.lock:
+            self.sizes[size] = None
+            self.sizes.move_to_end(size)
+            while len(self.sizes) > SIZES:
+                gone, _ = self.sizes.popitem(last=False)
+                for key in [key for key, entry in [*self.entries.items()] if entry.size == gone]:
+                    self.entries.pop(key, None)
+
+
 @dataclass(eq=False)
 class Prepared:
-    """A cache that notices when weights change.
+    """The store as one run sees it: each weight is compared once with what it was.
 
-    A weight is known by its storage and its version, which every in-place update raises (optimisers and
-    `load_state_dict` included). Writes through `weight.data` raise none; `refresh` sees those by checksums of
-    all (1 to 2 % of the time at one image), and then forgets everything.
+    A weight of up to 65,536 numbers is compared with a copy. A larger one is known by sums over all of it: of its bits,
+    which any single change alters, and of its numbers times fixed random ones, which depend on sign and place; two to
+    four percent of the time at one image. So a weight that is changed by any means (an optimiser, `load_state_dict`,
+    `weight.data`, numpy) is used as it is.
 
     Attributes:
-        channels_last: whether what is made takes that memory format, and convolutions are packed. For CPUs.
+        channels_last: whether images and what is made take that memory format, and convolutions are packed. For CPUs.
         bf16: whether products that need not be exact are taken in bfloat16.
-        generation: how often everything was forgotten.
+        size: of the inputs of this run.
+        store: what is kept between runs.
     """
 
     channels_last: bool = False
     bf16: bool = False
+    size: Any = None
+    store: Store = field(default_factory=Store)
+    _checked: dict[int, int] = field(default_factory=dict)
 
-    _kept: dict[int, dict[str, tuple[tuple[Any, ...], tuple[Tensor, ...], Any]]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )
-    _print: Tensor | None = None
-    generation: int = 0
+    def for_run(self, image: Tensor) -> Prepared:
+        """The same store for one run on images of a size."""
+        size = tuple(image.shape[1:])
+        self.store.use(size)
+        channels_last = image.dim() == 4 and image.device.type == "cpu" and image.dtype == torch.float32
+        return replace(self, channels_last=channels_last, size=size, _checked={})
 
-    def get(self, node: int, name: str, sources: tuple[Tensor, ...], make: Callable[[], Made]) -> Made:
-        """Return `make()`, from memory if the tensors it was made from are what they were."""
-        stamp = tuple(_stamp(source) for source in sources)
-        known = self._kept[node].get(name)
-        if known is None or known[0] != stamp:
-            # holding the sources keeps their addresses from being given to other weights
-            known = (stamp, sources, self._laid_out(make()))
-            self._kept[node][name] = known
-        made: Made = known[2]
+    def get(
+        self, owner: str, name: str, sources: tuple[Tensor, ...], make: Callable[[], Made], *, sized: bool = False
+    ) -> Made:
+        """Return `make()`, from memory if the tensors it was made from are what they were.
+
+        Args:
+            owner: name of the weight that it belongs to.
+            name: what it is to that weight.
+            sources: what it is made from.
+            make: makes it.
+            sized: whether it serves inputs of this run's size alone.
+        """
+        marks = tuple(map(self._mark, sources))
+        key = self.key(owner, name, sized=sized)
+        known = self.store.entries.get(key)
+        if known is None or known.marks != marks:
+            known = _Entry(self._laid_out(make()), marks, sources, self.size if sized else None)
+            self.store.entries[key] = known
+            self.store.keys[id(known.made)] = key
+        made: Made = known.made
         return made
 
-    def derived(self, node: int, weight: Tensor) -> Derived:
-        """A weight of a step as such, the model's own or one that was made by `numbers`."""
-        for name, (_, sources, made) in self._kept[node].items():
-            if made is weight:
-                return Derived(name, sources, lambda: weight, weight)
-        return Derived("weight", (weight,), lambda: weight, weight)
+    def key(self, owner: str, name: str, *, sized: bool) -> Key:
+        """Under what something is kept: `owner`, and what it is to it in this memory format, for this size."""
+        return owner, f"{name}{', channels last' if self.channels_last else ''}{f', {self.size}' if sized else ''}"
+
+    def _mark(self, source: Tensor) -> int:
+        """A number that stays for as long as a tensor's numbers do."""
+        identity = id(source)
+        mark = self._checked.get(identity)
+        if mark is None:
+            known = self.store.prints.get(identity)
+            if known is not None and known[0]() is source and _is_as(source, known[1]):
+                mark = known[2]
+            else:
+                mark = next(self.store.numbers)
+                self.store.prints[identity] = (weakref.ref(source), _print_of(source), mark)
+            self._checked[identity] = mark
+        return mark
+
+    def is_current(self, key: Key) -> bool:
+        """Whether what is kept under a key is of the weights as they are."""
+        entry = self.store.entries.get(key)
+        sources = () if entry is None else [source() for source in entry.sources]
+        return entry is not None and all(
+            source is not None and self._mark(source) == mark
+            for source, mark in zip(sources, entry.marks, strict=True)
+        )
+
+    def derived(self, weight: Tensor) -> Derived:
+        """A weight as such, the model's own or one that was made by `numbers`."""
+        key = self.store.keys.get(id(weight))
+        entry = None if key is None else self.store.entries.get(key)
+        if key is None or entry is None or entry.made is not weight:
+            return Derived("weight", (weight,), lambda: weight, weight)
+        sources = tuple(source for ref in entry.sources if (source := ref()) is not None)
+        return Derived(key[1], sources, lambda: weight, weight)
 
     def push(
         self,
-        node: int,
+        owner: str,
         geometry: ConvGeometry,
         value: Tensor,
         weight: Weight,
@@ -96,77 +184,66 @@ class Prepared:
     ) -> Tensor:
         """W h + b of a convolution; packed, unless it cannot be."""
         if self._narrows(value) and not exact:
-            return self.push(node, geometry, value.bfloat16(), self._narrow(node, weight), bias).to(value.dtype)
+            return self.push(owner, geometry, value.bfloat16(), self._narrow(weight), bias).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, like(weight))):
-            pushed = geometry.push(value, self.numbers(node, weight))
+            pushed = geometry.push(value, self.numbers(owner, weight))
             return pushed if bias is None else pushed + bias.reshape(1, -1, *[1] * (pushed.dim() - 2))
-        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+        made = weight if isinstance(weight, Derived) else self.derived(weight)
         packed = self.get(
-            node,
-            f"{made.name}, packed",
+            owner,
+            f"{made.name}, packed {geometry.text}",
             made.sources,
             lambda: pack_push(geometry, self._laid_out(made.make()), value.shape),
         )
         return packed.push(value, bias)
 
-    def pull(self, node: int, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
+    def pull(self, owner: str, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
         """Wᵀ s of such a convolution, in the shape of `goal`, whose values are not read."""
         if self._narrows(value):
-            narrow = self._narrow(node, weight)
+            narrow = self._narrow(weight)
             goal = narrow.like.new_empty(1).expand(goal.shape)
-            return self.pull(node, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
-        if not (self.channels_last and packs(geometry, value, like(weight))):
-            return geometry.pull(value, self.numbers(node, weight), goal)
-        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+            return self.pull(owner, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
+        if not (self.channels_last and packs(geometry, value, like(weight), inward=False)):
+            return geometry.pull(value, self.numbers(owner, weight), goal)
+        made = weight if isinstance(weight, Derived) else self.derived(weight)
         outward = tuple(goal.shape[2:])
         packed = self.get(
-            node,
-            f"{made.name}, packed transpose to {outward}",
+            owner,
+            f"{made.name}, packed transpose {geometry.text} to {outward}",
             made.sources,
             lambda: pack_pull(geometry, self._laid_out(made.make()), value.shape, outward),
+            sized=True,
         )
         return packed.pull(value)
 
-    def numbers(self, node: int, weight: Weight) -> Tensor:
+    def numbers(self, owner: str, weight: Weight) -> Tensor:
         """The numbers of a weight; of one that is derived, kept."""
         if isinstance(weight, Tensor):
             return weight
-        return self.get(node, weight.name, weight.sources, weight.make)
+        return self.get(owner, weight.name, weight.sources, weight.make)
 
     def _narrows(self, value: Tensor) -> bool:
         return self.bf16 and value.dtype == torch.float32
 
-    def _narrow(self, node: int, weight: Weight) -> Derived:
-        made = weight if isinstance(weight, Derived) else self.derived(node, weight)
+    def _narrow(self, weight: Weight) -> Derived:
+        made = weight if isinstance(weight, Derived) else self.derived(weight)
         narrow = made.then("bf16", Tensor.bfloat16)
         return replace(narrow, like=made.like.new_empty(1, dtype=torch.bfloat16).expand(made.like.shape))
 
     def tensors(self) -> dict[Key, Tensor]:
-        """What was made of weights, by step and name; packed weights apart."""
-        kept = ((node, name, known) for node, names in self._kept.items() for name, known in names.items())
-        return {(node, name): made for node, name, (_, sources, made) in kept if sources and isinstance(made, Tensor)}
+        """What was made of weights, by its key; packed weights apart."""
+        kept = [*self.store.entries.items()]
+        return {key: entry.made for key, entry in kept if entry.sources and isinstance(entry.made, Tensor)}
 
-    def packed(self, node: int, name: str) -> Packed | None:
-        """The packed weight of that name, if there is one."""
-        known = self._kept[node].get(name)
-        return known[2] if known is not None and isinstance(known[2], Packed) else None
+    def packed(self, key: Key) -> Packed | None:
+        """The packed weight of a key, if there is one."""
+        entry = self.store.entries.get(key)
+        return entry.made if entry is not None and isinstance(entry.made, Packed) else None
 
     def _laid_out(self, made: Made) -> Made:
         if self.channels_last and isinstance(made, Tensor) and made.dim() == 4:
             return made.contiguous(memory_format=torch.channels_last)  # type: ignore[return-value]
         return made
-
-    def refresh(self, weights: Iterable[Tensor]) -> None:
-        """Forget everything if any number of any weight is not what it was."""
-        sums = [_checksums(weight) for weight in weights if weight.is_floating_point() and weight.numel()]
-        if not sums:
-            return
-        found = torch.cat(sums)
-        known = self._print
-        if known is None or known.device != found.device or not torch.equal(found, known):
-            self._kept.clear()
-            self.generation += 1
-        self._print = found
 
 
 def like(weight: Weight) -> Tensor:
@@ -174,16 +251,51 @@ def like(weight: Weight) -> Tensor:
     return weight.like if isinstance(weight, Derived) else weight
 
 
-def _stamp(tensor: Tensor) -> tuple[Any, ...]:
-    version = -1 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.dtype, tensor.device, tuple(tensor.shape)
-
-
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _checksums(weight: Tensor) -> Tensor:
-    """Sum of the bits, read as whole numbers, of each output channel: no single change leaves it as it was."""
-    word = _WORDS[weight.element_size()]
-    words = weight.view(word)
-    return (words.sum(tuple(range(1, words.dim())), dtype=word) if words.dim() > 1 else words.flatten()).long()
+def _print_of(weight: Tensor) -> Any:
+    """What a weight is known by: a copy of a small one, sums over a large one."""
+    if weight.numel() <= _SMALL or not weight.is_floating_point():
+        return weight.detach().clone()
+    return _sums(weight)
+
+
+def _is_as(weight: Tensor, known: Any) -> bool:
+    """Whether a weight is still what `_print_of` it was, to the bit."""
+    if isinstance(known, Tensor):
+        return known.shape == weight.shape and known.dtype == weight.dtype and _same(weight, known)
+    shape, words, products = _sums(weight)
+    return bool(known[0] == shape and torch.equal(known[1], words) and _same(known[2], products))
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal bit by bit: a NaN is equal to itself, and zero not to its negative."""
+    if not ours.is_floating_point():
+        return torch.equal(ours, theirs)
+    return torch.equal(ours, theirs) or torch.equal(ours.nan_to_num(1.5), theirs.nan_to_num(1.5))
+
+
+def _sums(weight: Tensor) -> tuple[Any, Tensor, Tensor]:
+    dense = weight.detach()
+    flat = dense.as_strided((dense.numel(),), (1,)) if _is_dense(dense) else dense.flatten()
+    word = _WORDS[flat.element_size()]
+    words = flat.view(word).sum(dtype=word)
+    count = flat.numel() // _ROW
+    random = _random(flat.dtype, flat.device)
+    rows = flat[: count * _ROW].view(count, _ROW) @ random
+    rest = flat[count * _ROW :]
+    shape = (tuple(dense.shape), dense.stride(), dense.dtype, dense.device)
+    return shape, words, torch.cat([rows, (rest @ random[: rest.numel()])[None]])
+
+
+def _is_dense(weight: Tensor) -> bool:
+    return weight.storage_offset() == 0 and (
+        weight.is_contiguous() or (weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last))
+    )
+
+
+@cache
+def _random(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Fixed numbers, of which no two are alike."""
+    return torch.randn(_ROW, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device, dtype)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,97 +10,18 @@ import torch
 from torch import Tensor
 
 from relprop.core.account import Account, memory_of
-from relprop.core.batch import FIRST, Place, places
-from relprop.core.composite import Assignment
+from relprop.core.batch import FIRST
 from relprop.core.folding import folded
-from relprop.core.graph import Graph, Node, Ref, State, bind, refs
+from relprop.core.graph import Node, Ref, State, bind
 from relprop.core.joins import Join
 from relprop.core.ledger import Entry, Ledger
-from relprop.core.nonnegative import nonnegative
+from relprop.core.plan import Plan, sharing_branches
 from relprop.core.prepared import Prepared
-from relprop.core.program import Program, make_program
 from relprop.core.rules.elementwise import fit
 from relprop.core.rules.rule import Shares
-from relprop.core.splits import symmetric
 from relprop.core.support import Support
 from relprop.core.trace import Absent, Step, Trace, is_stand_in
 from relprop.errors import UsageError
-
-
-@dataclass(frozen=True, eq=False)
-class Way:
-    """All that is known before a run: made once per graph and composite.
-
-    Attributes:
-        graph: the computation.
-        assignment: rule of each step.
-        supports: positions of each value that depend on the image.
-        places: where the batch lies in each value.
-        nonnegative: for each node, whether its value can be negative nowhere.
-        program: the forward run, which keeps the values that the rules read.
-        spent: for each node, the values that the walk has read for the last time when it gets there.
-        prepared: what rules derive from weights; graphs of the same model share it.
-    """
-
-    graph: Graph
-    assignment: Assignment
-    supports: tuple[Support, ...]
-    places: tuple[Place, ...]
-    nonnegative: tuple[bool, ...]
-    program: Program
-    spent: Mapping[int, tuple[int, ...]]
-    prepared: Prepared
-
-
-def make_way(graph: Graph, assignment: Assignment, supports: tuple[Support, ...], prepared: Prepared) -> Way:
-    """Plan the forward run for what the rules read."""
-    apart = tuple(place or FIRST for place in places(graph))
-    program = make_program(graph, _read(graph, assignment))
-    return Way(graph, assignment, supports, apart, nonnegative(graph), program, _spent(graph, assignment), prepared)
-
-
-def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
-    """For each step, the values that no step reads from there to the image."""
-    last: dict[int, int] = {}
-    for node in reversed(graph.steps):
-        join = assignment.joins.get(node.index)
-        for value in (node.index, *refs((node.args, node.kwargs)), *(join.branches if join else ())):
-            last[value] = node.index
-    order = [node.index for node in reversed(graph.steps)]
-    after = dict(itertools.pairwise(order))
-    spent: dict[int, list[int]] = {index: [] for index in order}
-    for value, reader in last.items():
-        if graph.depends[value] and reader in after:
-            spent[after[reader]].append(value)
-    return {index: tuple(values) for index, values in spent.items()}
-
-
-def shared_program(ways: Sequence[Way]) -> Program:
-    """One forward run for several composites on the same graph."""
-    if len(ways) == 1:
-        return ways[0].program
-    return make_program(ways[0].graph, frozenset().union(*(_read(way.graph, way.assignment) for way in ways)))
-
-
-def _read(graph: Graph, assignment: Assignment) -> frozenset[int]:
-    """Which forward values the rules and splits read."""
-    keep: set[int] = set()
-    for index, rule in assignment.rules.items():
-        if "inputs" in rule.reads:
-            keep.update(graph.nodes[index].inputs)
-        if "output" in rule.reads:
-            keep.add(index)
-    for join in assignment.joins.values():
-        if len(_sharing(join, assignment)) > 1 and assignment.composite.split is not symmetric:
-            keep.update(join.branches[k] for k in _sharing(join, assignment))
-    return frozenset(keep)
-
-
-def _sharing(join: Join, assignment: Assignment) -> list[int]:
-    """The branches that take part: all, less the identity skips where they are left out."""
-    everyone = range(len(join.branches))
-    chosen = [k for k in everyone if assignment.composite.identity or not join.identities[k]]
-    return chosen or [*everyone]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +40,9 @@ class Walk:
 
 
 def propagate(
-    way: Way,
+    plan: Plan,
     trace: Trace,
-    state: Mapping[str, Tensor],
+    prepared: Prepared,
     start: Tensor,
     *,
     keep: frozenset[int],
@@ -132,41 +52,41 @@ def propagate(
     """Pass `start`, the relevance of the output, back to the image.
 
     Args:
-        way: from `make_way`.
-        trace: one run, of `way.program`.
-        state: weights and constants by name, as in the run.
+        plan: for the graph of the run.
+        trace: what the run left.
+        prepared: what rules derive from weights.
         start: relevance of the output, in its shape.
         keep: nodes whose relevance is returned.
         book: whether to keep a ledger.
         last: whether nobody needs the trace afterwards: its values are given up on the way.
     """
-    graph, count = way.graph, start.shape[0]
+    graph, count = plan.graph, start.shape[0]
     total = FIRST.total(start, count)
     accounts: dict[int, Account] = {graph.output: Account(start, total if book else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
-    positive = way.assignment.positive and _of_one_sign(start)
+    positive = plan.assignment.positive and _of_one_sign(start)
     for node in reversed(graph.steps):
-        for value in way.spent[node.index] if last else ():
+        for value in plan.spent[node.index] if last else ():
             trace.values.pop(value, None)
         account = accounts.pop(node.index, None)
         if node.index in keep:
             kept[node.index] = account.relevance if account else start.new_zeros(trace.shapes[node.index])
         if account is None:
             continue
-        seen, blind = account.seen(_there(way, trace, node.index))
-        sources, shares = _share(way, trace, state, node, seen.relevance)
+        seen, blind = account.seen(_there(plan, trace, node.index))
+        sources, shares = _share(plan, trace, prepared, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
-        shared = not _ours(way, node) or len({_where(share) for share in shares}) < len(shares)
+        shared = not _ours(plan, node) or len({_where(share) for share in shares}) < len(shares)
         sent = [
-            seen.passed(share, way.places[source], held=held, shared=shared)
+            seen.passed(share, plan.places[source], held=held, shared=shared)
             for source, share in zip(sources, shares, strict=True)
         ]
         for source, part in zip(sources, sent, strict=True):
             known = accounts.get(source)
             accounts[source] = part if known is None else known.plus(part)
         if book:
-            entries.append(_entry(way, node, account, blind, sent, positive))
+            entries.append(_entry(plan, node, account, blind, sent, positive))
     image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
@@ -179,44 +99,44 @@ def _where(share: Tensor) -> tuple[int, object]:
 
 
 def _share(
-    way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node, relevance: Tensor
+    plan: Plan, trace: Trace, prepared: Prepared, node: Node, relevance: Tensor
 ) -> tuple[list[int], list[Tensor]]:
     """Relevance of each input of a step: (inputs, shares)."""
-    if not _ours(way, node):
+    if not _ours(plan, node):
         relevance = relevance.clone()  # a user's function may write to what it is given
-    join = way.assignment.joins.get(node.index)
+    join = plan.assignment.joins.get(node.index)
     if join is not None:
-        return _share_join(way, trace, join, relevance)
-    step = _step(way, trace, state, node)
-    shares: Shares = way.assignment.rules[node.index](step, relevance)
+        return _share_join(plan, trace, join, relevance)
+    step = _step(plan, trace, prepared, node)
+    shares: Shares = plan.assignment.rules[node.index](step, relevance)
     if isinstance(shares, Tensor):
         shares = (shares,)
     if len(shares) != len(node.inputs):
         raise UsageError(
-            f"the rule {way.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at {node.name}, "
+            f"the rule {plan.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at {node.name}, "
             f"which has {len(node.inputs)}; return a tuple, with None for those that get nothing"
         )
     pairs = [(source, share) for source, share in zip(node.inputs, shares, strict=True) if share is not None]
     for source, share in pairs:
         if share.shape != trace.shapes[source]:
             raise UsageError(
-                f"the rule {way.assignment.describe(node)!r} at {node.name} returned relevance of shape "
+                f"the rule {plan.assignment.describe(node)!r} at {node.name} returned relevance of shape "
                 f"{tuple(share.shape)}; it must have the shape of the step's input, {tuple(trace.shapes[source])}"
             )
     return [source for source, _ in pairs], [share for _, share in pairs]
 
 
-def _ours(way: Way, node: Node) -> bool:
+def _ours(plan: Plan, node: Node) -> bool:
     """Whether the function that shares at a node is part of relprop, and so known to keep to itself."""
-    rule = way.assignment.rules.get(node.index)
+    rule = plan.assignment.rules.get(node.index)
     if rule is not None:
         return rule.of_relprop
-    return getattr(way.assignment.composite.split, "__module__", "").startswith("relprop.")
+    return getattr(plan.assignment.composite.split, "__module__", "").startswith("relprop.")
 
 
-def _share_join(way: Way, trace: Trace, join: Join, relevance: Tensor) -> tuple[list[int], list[Tensor]]:
+def _share_join(plan: Plan, trace: Trace, join: Join, relevance: Tensor) -> tuple[list[int], list[Tensor]]:
     """Split at a join. Where a branch does not depend on the image (padded channels), the others take its share."""
-    sharing = _sharing(join, way.assignment)
+    sharing = sharing_branches(join, plan.assignment)
     branches = [join.branches[k] for k in sharing]
     if len(branches) == 1:
         return branches, [fit(relevance, trace.shapes[branches[0]])]
@@ -225,15 +145,15 @@ def _share_join(way: Way, trace: Trace, join: Join, relevance: Tensor) -> tuple[
         v if v is None or join.scales[k] == 1 else v * join.scales[k] for v, k in zip(values, sharing, strict=True)
     ]
     operands = [relevance if v is None else v.expand(relevance.shape) for v in scaled]
-    parts = [*way.assignment.composite.split(tuple(operands), relevance)]
-    _give_back(parts, [_there(way, trace, b) for b in branches])
+    parts = [*plan.assignment.composite.split(tuple(operands), relevance)]
+    _give_back(parts, [_there(plan, trace, b) for b in branches])
     return branches, [fit(part, trace.shapes[b]) for part, b in zip(parts, branches, strict=True)]
 
 
-def _there(way: Way, trace: Trace, index: int) -> Support:
+def _there(plan: Plan, trace: Trace, index: int) -> Support:
     """Where a value of the batch depends on the image, ready to broadcast."""
-    support = way.supports[index]
-    return None if support is None else way.places[index].every(support.to(trace.output.device), trace.shapes[0][0])
+    support = plan.supports[index]
+    return None if support is None else support.to(trace.output.device)
 
 
 def _give_back(parts: list[Tensor], supports: list[Support]) -> None:
@@ -255,21 +175,18 @@ def _give_back(parts: list[Tensor], supports: list[Support]) -> None:
                 parts[other], lost = parts[other] + moved, lost - moved
 
 
-def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> Step:
-    rule = way.assignment.rules[node.index]
+def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node) -> Step:
+    rule = plan.assignment.rules[node.index]
     reads = "inputs" in rule.reads
-    inputs = set(node.inputs)
 
     def value(argument: Ref | State) -> Any:
-        if isinstance(argument, State):
-            return state[argument.name]
-        return Absent(trace.shapes[argument.index]) if argument.index in inputs else trace.values[argument.index]
+        return trace.states[argument.name] if isinstance(argument, State) else Absent(trace.shapes[argument.index])
 
     args = bind(node.args, value)
-    if node.index in way.assignment.folds:
-        norm = way.graph.nodes[way.assignment.folds[node.index]]
-        weight, bias = folded(node, norm, state, way.prepared)
-        args = (args[0], way.prepared.numbers(node.index, weight), bias, *args[3:])
+    if node.index in plan.assignment.folds:
+        norm = plan.graph.nodes[plan.assignment.folds[node.index]]
+        weight, bias = folded(node, norm, trace.states, prepared)
+        args = (args[0], prepared.numbers(node.args[1].name, weight), bias, *args[3:])
     return Step(
         node=node,
         inputs=tuple(trace.values[i] if reads else None for i in node.inputs),
@@ -277,9 +194,9 @@ def _step(way: Way, trace: Trace, state: Mapping[str, Tensor], node: Node) -> St
         args=args,
         kwargs=bind(dict(node.kwargs), value),
         shapes=tuple(trace.shapes[i] for i in node.inputs),
-        nonnegative=tuple(way.nonnegative[i] for i in node.inputs),
-        supports=tuple(_there(way, trace, i) for i in node.inputs),
-        prepared=way.prepared,
+        nonnegative=tuple(plan.nonnegative[i] for i in node.inputs),
+        supports=tuple(_there(plan, trace, i) for i in node.inputs),
+        prepared=prepared,
     )
 
 
@@ -291,12 +208,12 @@ def _of_one_sign(start: Tensor) -> bool:
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 
-def _entry(way: Way, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool) -> Entry:
+def _entry(plan: Plan, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool) -> Entry:
     assert account.total is not None
     magnitude = account.total if positive else account.magnitude()
     totals = [part.total for part in sent if part.total is not None]
     total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
-    rule = way.assignment.rules.get(node.index)
+    rule = plan.assignment.rules.get(node.index)
     conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
-    name = way.assignment.describe(node)
+    name = plan.assignment.describe(node)
     return Entry(node.name, node.op, name, conserves, account.total, total, magnitude, blind)

@@ -29,12 +29,14 @@ class Relevance:
         relevance: (N, C, H, W), or (N, K, C, H, W) for K targets an image; float32 (float64 for float64 models).
         target: (N,) or (N, K) the class explained; -1 where that was not the score of one class.
         score: (N,) or (N, K) the relevance that the walk started with: its probability or logit.
-        logits: (N, classes), or of any other shape, what the model said.
+        logits: (N, classes), or of any other shape, what the model said; of one that ends in a softmax, log-softmax or
+            sigmoid, what it says before that step.
         ledger: the books, or None where none were kept. With K targets, its samples are N·K in row-major order.
         kept: relevance of the layers asked for, by (name, side).
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
         cuts: the network's cuts by name, for `read`; None where nothing was kept.
+        link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a model that ends in one.
     """
 
     relevance: Tensor
@@ -46,6 +48,7 @@ class Relevance:
     composite: str = ""
     what: str = ""
     cuts: Cuts | None = None
+    link: str = "softmax"
 
     @cached_property
     def heatmap(self) -> Tensor:
@@ -61,7 +64,7 @@ class Relevance:
         """
         if self.what:
             raise UsageError(f"{self.what} was explained, which is not the probability of one class; see score")
-        probabilities = self.logits.softmax(-1)
+        probabilities = self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
         return probabilities.gather(-1, self.target.view(len(self.target), -1)).view_as(self.target)
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
@@ -144,6 +147,7 @@ class Relevance:
             self.composite,
             self.what,
             self.cuts,
+            self.link,
         )
 
     def numpy(self, name: str = "heatmap") -> Any:
@@ -194,6 +198,7 @@ class Relevance:
             "format": _FORMAT,
             "composite": self.composite,
             "what": self.what,
+            "link": self.link,
             "shape": list(self.relevance.shape),
             "target": self.target.tolist(),
             "score": self.score.tolist(),
@@ -227,6 +232,7 @@ class Relevance:
             composite=manifest["composite"],
             what=manifest.get("what", ""),
             cuts=None if cuts is None else Cuts(cuts["places"], tuple(cuts["blocks"])),
+            link=manifest.get("link", "softmax"),
         )
 
 

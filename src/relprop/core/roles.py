@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from relprop.core.graph import Graph, Node, sizes
+from relprop.core.graph import Graph, Node
 from relprop.core.ops import COPIES
 
 #: how much an operand looks like a weight, by the operation that makes it
@@ -43,7 +43,7 @@ def signal_of(graph: Graph, node: Node) -> int | None:
 
 
 def _numbers(node: Node) -> int:
-    return math.prod(size or 1 for size in sizes(node))
+    return math.prod(node.shape)
 
 
 def _rank(graph: Graph, node: Node) -> int:

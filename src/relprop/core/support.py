@@ -4,7 +4,7 @@ Padding does not, nor do constants that are concatenated. Relevance that reached
 so joins send none there, dead units share over the positions that do depend, and what arrives all the same
 (at a unit that sees padding alone) is absorbed and itemised.
 
-A support is a bool tensor (1, *shape), or None for "every position", which is nearly always the answer.
+A support is a bool tensor that broadcasts on the value, or None for "every position", which is nearly always the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.batch import places, single
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Graph, Node, Ref, State, bind
 from relprop.core.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE
@@ -24,24 +23,23 @@ from relprop.core.roles import signal_of
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col"})
-
-#: operations that take places, which the capture computes, beside what they move
-_BY_INDEX = frozenset({"index", "_unsafe_index", "index_select", "gather", "take_along_dim"})
+_TAKES_CONSTANTS = frozenset(
+    {"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write"}
+)
 
 
 def supports(graph: Graph, state: dict[str, Tensor]) -> tuple[Support, ...]:
     """Support of every node's value, found by following padding and constants through the graph."""
-    shapes = [single(node, place) for node, place in zip(graph.nodes, places(graph), strict=True)]
+    shapes = [node.shape for node in graph.nodes]
     found = _Masks(graph, state, shapes, [None] * len(graph))
     for node in graph.steps:
-        found.known[node.index] = _trivial(_support(node, found))
+        found.known[node.index] = _narrowed(_support(node, found))
     return tuple(found.known)
 
 
 @dataclass(frozen=True, eq=False)
 class _Masks:
-    """What is known on the way: the graph, its weights, the shape of each value for one image, supports so far."""
+    """What is known on the way: the graph, its weights, the shape of each value, supports so far."""
 
     graph: Graph
     state: dict[str, Tensor]
@@ -50,14 +48,16 @@ class _Masks:
 
     def of(self, index: int) -> Tensor:
         """Ones where a value depends on the image, zeros elsewhere."""
-        if not self.graph.depends[index]:
-            return torch.zeros(self.shapes[index])
         known = self.known[index]
-        return torch.ones(self.shapes[index]) if known is None else known.float()
+        return torch.ones(self.shapes[index]) if known is None else known.float().expand(self.shapes[index])
 
 
-def _trivial(support: Support) -> Support:
-    return None if support is None or bool(support.all()) else support
+def _narrowed(support: Support) -> Support:
+    """None for all; and of the images of a batch, which are alike as a rule, the first."""
+    if support is None or bool(support.all()):
+        return None
+    first = support[:1]
+    return first.clone() if bool((support == first).all()) else support
 
 
 def _support(node: Node, masks: _Masks) -> Support:
@@ -66,7 +66,8 @@ def _support(node: Node, masks: _Masks) -> Support:
     if node.op in AFFINE and len(node.inputs) == 1:
         return _of_affine(node, below[0], masks)
     if node.op in _TAKES_CONSTANTS or (node.op in COPIES and below[0] is not None):
-        return _of_copy(node, masks)
+        whole = node.op in ("cat", "stack") and len(node.inputs) == len(node.args[0])
+        return None if whole and all(support is None for support in below) else _of_copy(node, masks)
     if node.op == "mul" and len(node.inputs) == 1 and 0 in node.args[:2]:
         return torch.zeros(shape, dtype=torch.bool)
     if all(support is None for support in below):
@@ -75,13 +76,13 @@ def _support(node: Node, masks: _Masks) -> Support:
         return _of_weighted(node, masks)
     if node.op == "scaled_dot_product_attention":
         value = node.args[2]
-        seen = masks.known[value.index] if isinstance(value, Ref) and masks.graph.depends[value.index] else None
+        seen = masks.known[value.index] if isinstance(value, Ref) else None
         return None if seen is None else seen.any(-2, keepdim=True).expand(shape)
     if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shapes[node.inputs[0]]):
         return below[0]
     if "pool" in node.op or node.op in ("mean", "sum", "amax", "amin", "max[0]", "min[0]"):
         assert below[0] is not None
-        return _pooled(node, below[0])
+        return _pooled(node, below[0].expand(masks.shapes[node.inputs[0]]))
     if len(node.inputs) > 1 and any(support is None for support in below):
         return None
     if len(node.inputs) > 1:
@@ -91,17 +92,11 @@ def _support(node: Node, masks: _Masks) -> Support:
 
 def _of_copy(node: Node, masks: _Masks) -> Support:
     """Run the operation itself on the mask of its input; constants are zeros."""
-    graph = masks.graph
 
     def mask(argument: Ref | State) -> Any:
         if isinstance(argument, State):
             constant = masks.state[argument.name].cpu()  # places (int) as they are, values as zeros
             return torch.zeros_like(constant, dtype=torch.float32) if constant.is_floating_point() else constant
-        source = graph.nodes[argument.index]
-        if source.op == "sym_size":
-            return masks.shapes[source.args[0].index][source.args[1]]
-        if source.shape is None or (node.op in _BY_INDEX and not graph.depends[argument.index]):
-            return source.call(*bind(source.args, mask), **bind(dict(source.kwargs), mask))
         return masks.of(argument.index)
 
     args = list(bind(node.args, mask))
@@ -138,7 +133,7 @@ def _of_affine(node: Node, below: Support, masks: _Masks) -> Support:
             return masks.state[argument.name]
         return torch.empty(masks.shapes[argument.index], device="meta")
 
-    conv = conv_geometry(node, bind(node.args, shaped))
+    conv = conv_geometry(node.call, bind(node.args, shaped))
     if below is None and not conv.may_see_padding_alone:
         return None
     return conv.count(masks.of(node.inputs[0])).repeat_interleave(conv.outputs_per_group, 1) > 0

@@ -31,8 +31,10 @@ class Beginning:
     what: str = ""
 
 
-def begin(target: Target, output: Tensor, start: Start) -> Beginning:
+def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -> Beginning:
     """Decide what of the output (N, ...) is explained, and with how much relevance it begins.
+
+    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each.
 
     Raises:
         TargetError: the output has no such part.
@@ -49,19 +51,10 @@ def begin(target: Target, output: Tensor, start: Start) -> Beginning:
         return _other(of_function(target, output), name_of(target))
     if isinstance(target, Sequence) and any(callable(part) or isinstance(part, OutputTarget) for part in target):
         return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))))
-    _require_classes(output, target, start)
+    _require_classes(output, target, start, link)
     chosen = read_target(target, output)
     columns = chosen[:, None] if chosen.dim() == 1 else chosen
-    return Beginning(chosen, tuple(start_relevance(output, column, start) for column in columns.unbind(1)))
-
-
-def are_classes(target: Target, start: Start) -> bool:
-    """Whether these are classes and the name of a start, and nothing of the caller's own code."""
-    several = isinstance(target, Sequence) and not any(
-        callable(part) or isinstance(part, OutputTarget) for part in target
-    )
-    named = isinstance(start, str) and start in ("probability", "logit")
-    return named and (target is None or isinstance(target, int | Tensor) or several)
+    return Beginning(chosen, tuple(start_relevance(output, column, start, link) for column in columns.unbind(1)))
 
 
 def _other(relevance: Tensor, what: str) -> Beginning:
@@ -69,7 +62,7 @@ def _other(relevance: Tensor, what: str) -> Beginning:
     return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what)
 
 
-def _require_classes(output: Tensor, target: object, start: Start) -> None:
+def _require_classes(output: Tensor, target: object, start: Start, link: str) -> None:
     """Refuse to read a class off an output that has none."""
     if output.dim() != 2:
         raise CaptureError(
@@ -77,7 +70,7 @@ def _require_classes(output: Tensor, target: object, start: Start) -> None:
             "target says what of it: relprop.targets.Value() for one number, Mask(class, mask) for a segmentation, or "
             "a function of the output; or wrap the model so that it returns scores"
         )
-    if output.shape[1] == 1 and start == "probability":
+    if output.shape[1] == 1 and start == "probability" and link == "softmax":
         raise TargetError(
             "the model has one output, whose softmax is 1 whatever it says; explain it with relprop.targets.Binary() "
             "if it is the logit of yes or no, with relprop.targets.Value() if it is a number, or from its logit: "
@@ -122,19 +115,27 @@ def read_target(target: object, logits: Tensor) -> Tensor:
     return chosen.long()
 
 
-def start_relevance(logits: Tensor, target: Tensor, start: object) -> tuple[Tensor, Tensor]:
+def start_relevance(
+    logits: Tensor, target: Tensor, start: object, link: str = "softmax"
+) -> tuple[Tensor, Tensor]:
     """Relevance of the output: the class's probability or logit at the class, zero elsewhere.
 
     Args:
         logits: (N, classes).
         target: (N,).
         start: "probability" (the paper) or "logit".
+        link: "softmax" or "sigmoid": what makes probabilities of logits.
 
     Returns:
         relevance (N, classes) and its sum (N,).
     """
     if start not in ("probability", "logit"):
         raise UsageError(f"start must be 'probability' or 'logit', not {start!r}")
-    values = logits.softmax(1) if start == "probability" else logits
+    values = probabilities(logits, link) if start == "probability" else logits
     score = values.gather(1, target[:, None])
     return torch.zeros_like(logits).scatter_(1, target[:, None], score), score[:, 0]
+
+
+def probabilities(logits: Tensor, link: str = "softmax") -> Tensor:
+    """The probabilities that a model gives its classes, in the shape of `logits` (N, classes)."""
+    return logits.sigmoid() if link == "sigmoid" else logits.softmax(1)

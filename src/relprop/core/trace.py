@@ -1,4 +1,4 @@
-"""What one forward run leaves for the walk back: a trace of values, and each step bound to its own."""
+"""What a forward run leaves for the backward pass: values, and each step bound to its own."""
 
 from __future__ import annotations
 
@@ -66,10 +66,12 @@ class Trace:
 
     Attributes:
         values: those that were kept.
+        states: weights and constants by name.
         shapes: of every tensor.
-        output: the model's output.
+        output: the scores.
     """
 
-    values: dict[int, Any]
-    shapes: dict[int, torch.Size]
+    values: dict[int, Tensor]
+    states: Mapping[str, Tensor]
+    shapes: Mapping[int, torch.Size]
     output: Tensor

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from relprop.core.outputs import scores_in
+from relprop.core.capture.model import scores_in
 from relprop.errors import CaptureError
 
 Pooling = Literal["mean", "cls"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class Affine:
         pull: (value, weight) -> Wᵀ s, in the shape of the input.
         spread: value -> the transpose with all weights one, over in-bounds inputs that depend on the image.
         count: number of inputs that `spread` sends each output to, shaped to broadcast on the output.
+        text: its geometry, in a few letters.
     """
 
     weight: Tensor
@@ -40,6 +42,7 @@ class Affine:
     pull: Callable[[Tensor, Weight], Tensor]
     spread: Callable[[Tensor], Tensor]
     count: Callable[[], Tensor]
+    text: str = ""
 
 
 def affine(step: Step) -> Affine:
@@ -48,30 +51,30 @@ def affine(step: Step) -> Affine:
 
 
 def _conv(step: Step) -> Affine:
-    geometry = conv_geometry(step.node, step.args)
+    geometry = conv_geometry(step.node.call, step.args)
     weight, bias = step.args[1], step.args[2] if len(step.args) > 2 else None
     dims = weight.dim() - 2
     shape = step.shapes[0]
     like = step.inputs[0] if step.inputs[0] is not None else weight.new_empty(1).expand(shape)
 
-    kept, index, prepared = _is_kept(step), step.node.index, step.prepared
+    kept, owner, prepared = _is_kept(step), weight_name(step), step.prepared
 
     def push(value: Tensor, w: Weight) -> Tensor:
         if isinstance(w, Tensor) and not kept:
             return geometry.push(value, w)
-        return prepared.push(index, geometry, value, w)
+        return prepared.push(owner, geometry, value, w)
 
     def pull(value: Tensor, w: Weight) -> Tensor:
         if isinstance(w, Tensor) and not kept:
             return geometry.pull(value, w, like)
-        return prepared.pull(index, geometry, value, w, like)
+        return prepared.pull(owner, geometry, value, w, like)
 
     support = step.supports[0]
     sources = (weight,) if support is None else (weight, support)
 
     def once(name: str, make: Callable[[], Tensor]) -> Tensor:
         fixed = kept and not any(map(is_stand_in, sources[1:]))
-        return prepared.get(index, f"{name}{tuple(shape[1:])}", sources, make) if fixed else make()
+        return prepared.get(owner, f"{name}{tuple(shape[1:])} {geometry.text}", sources, make, sized=True) if fixed else make()
 
     def mask() -> Tensor | None:
         return None if support is None else once("mask", lambda: support.to(weight))
@@ -84,10 +87,10 @@ def _conv(step: Step) -> Affine:
     def spread(value: Tensor) -> Tensor:
         if not kept or prepared.bf16 or is_stand_in(value):
             return geometry.spread(value, shape[2:], mask())
-        ones: Tensor = prepared.get(index, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
+        ones: Tensor = prepared.get(owner, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
         single = geometry.one_channel_a_group
         narrow = value.new_empty(1).expand(value.shape[0], geometry.groups, *shape[2:])
-        return geometry.spread(value, shape[2:], mask(), lambda sums: prepared.pull(index, single, sums, ones, narrow))
+        return geometry.spread(value, shape[2:], mask(), lambda sums: prepared.pull(f"{owner}, ones", single, sums, ones, narrow))
 
     return Affine(
         weight,
@@ -96,6 +99,7 @@ def _conv(step: Step) -> Affine:
         pull,
         spread,
         lambda: once("count", count),
+        geometry.text,
     )
 
 
@@ -109,14 +113,17 @@ def _linear(step: Step) -> Affine:
     support = step.supports[0]
     shape = step.shapes[0]
 
+    def numbers(w: Weight) -> Tensor:
+        return w if isinstance(w, Tensor) else step.prepared.numbers(weight_name(step), w)
+
     def mask() -> Tensor:
         return weight.new_ones((1, *shape[1:])) if support is None else support.to(weight)
 
     return Affine(
         weight,
         bias,
-        lambda value, w: F.linear(value, step.prepared.numbers(step.node.index, w)),
-        lambda value, w: value @ step.prepared.numbers(step.node.index, w),
+        lambda value, w: F.linear(value, numbers(w)),
+        lambda value, w: value @ numbers(w),
         lambda value: value.sum(-1, keepdim=True) * mask(),
         lambda: mask().sum(-1, keepdim=True),
     )
@@ -153,7 +160,7 @@ def part(step: Step, weight: Tensor, name: str) -> Weight:
     """W+ or W-, made once per weight; W² likewise."""
     function = {"plus": _plus, "minus": _minus, "square": Tensor.square}[name]
     if _is_kept(step):
-        return step.prepared.derived(step.node.index, weight).then(name, function)
+        return step.prepared.derived(weight).then(name, function)
     return function(weight)
 
 
@@ -167,7 +174,14 @@ def _minus(weight: Tensor) -> Tensor:
 
 def _is_kept(step: Step) -> bool:
     """Whether a step's weight is the model's own: of one that it computes at each call, nothing can be kept."""
-    return any(isinstance(argument, State) for argument in step.node.args[1:3])
+    return bool(weight_name(step))
+
+
+def weight_name(step: Step) -> str:
+    """Name of the weight of a step, under which what is made of it is kept; "" of one that the model computes."""
+    place = 2 if step.node.call._schema.name == "aten::addmm" else 1  # type: ignore[attr-defined]
+    weight = step.node.args[place]
+    return weight.name if isinstance(weight, State) and weight.kept else ""
 
 
 @rule("conv", "conv_transpose", "linear", name="z+")
@@ -203,7 +217,9 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
     ones = _ones(step, layer.weight)
     size = tuple(step.shapes[0][1:])
     sources = plus.sources if isinstance(plus, Derived) else (plus,)
-    z = step.prepared.get(step.node.index, f"z of ones {size}", sources, lambda: layer.push(ones, plus))
+    name = f"z of ones {size} {layer.text}"
+    made = partial(layer.push, ones, plus)
+    z = step.prepared.get(weight_name(step), name, sources, made, sized=True) if _is_kept(step) else made()
     divided, dead = quotient(relevance, z)
     return _with_dead(layer, ones * layer.pull(divided, plus), dead)
 

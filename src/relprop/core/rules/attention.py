@@ -88,7 +88,7 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
 
 def _choose_values(graph: Graph, node: Node) -> Rule:
     """The value is paid alone: of what depends on the image, queries, keys and the mask only weigh it."""
-    by_image = [isinstance(a, Ref) and graph.depends[a.index] for a in node.args]
+    by_image = [isinstance(a, Ref) for a in node.args]
     if not by_image[2] or any(by_image[4:]) or len(node.inputs) != sum(by_image):
         return Rule(attention_values.name, _share_values)  # cannot serve
     pays = tuple(place == 2 for place, depends in enumerate(by_image) if depends)

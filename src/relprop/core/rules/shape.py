@@ -11,6 +11,7 @@ from relprop.core.graph import with_defaults
 from relprop.core.ops import COPIES
 from relprop.core.rules.rule import rule
 from relprop.core.trace import Absent, Step
+from relprop.core.views import view
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
@@ -93,6 +94,16 @@ _VIEWS = {
     "slice_scatter": (torch.ops.aten.slice.Tensor, torch.ops.aten.slice_scatter.default),
     "select_scatter": (torch.ops.aten.select.int, torch.ops.aten.select_scatter.default),
 }
+
+
+@rule("write", name="split up", reads=(), several=True)
+def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """A write through a view: what is written gets the relevance of its place, the rest what was there before."""
+    base, part, views = step.args
+    there = view(relevance, views)
+    rest = relevance.clone()
+    view(rest, views).zero_()
+    return tuple(given for given, argument in ((rest, base), (there, part)) if isinstance(argument, Absent))
 
 
 @rule("copy", name="move", reads=(), several=True)

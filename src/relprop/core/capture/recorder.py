@@ -1,0 +1,491 @@
+"""Record the forward run of the batch that is explained, call by call, as it happens.
+
+Each run of a model comes down to a sequence of ATen calls, which torch's dispatcher hands to a mode on their way. Above
+autograd's own decompositions these are the calls that rules know (`conv2d`, `batch_norm`, `linear`, ...). What is
+recorded is what is explained: hooks, flags, branches on values, TorchScript and the weights of the moment are in it.
+
+The recorder belongs to the thread that runs it, and attaches nothing to the model. It computes each call as the model
+asks for it, but for convolutions, whose weights it may lay out once (`prepared`), and for half precision, which it
+computes with as float32. It keeps the values that rules will read, and a copy of those that are overwritten later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from relprop.core.capture.calls import FUSED, Call, Facts, facts_of, plain
+from relprop.core.capture.memory import Tensors, Value
+from relprop.core.capture.model import HALVES, Names, Output, scores_in
+from relprop.core.capture.modules import Line, Modules, bottom
+from relprop.core.geometry import conv_geometry
+from relprop.core.graph import Ref, State, ref, state
+from relprop.core.packed import packs
+from relprop.core.prepared import Prepared
+from relprop.core.views import write
+from relprop.errors import CaptureError, InputError, RelpropError
+
+aten = torch.ops.aten
+
+#: which values of a call to keep: (its operation, how many of its inputs depend on the image) -> (inputs, output)
+Keeps = Callable[[str, int], tuple[bool, bool]]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One forward run.
+
+    Attributes:
+        calls: in order; each is hashable, so that equal runs are found by comparing them.
+        lines: where each call stands in the user's code.
+        image: (N, ...) the input as the model was given it.
+        output: (N, ...) the scores, and the number of their value.
+        values: tensors by the number of their value, or by the name of the weight or constant.
+        states: (name, shape, type) of each weight and constant that was used.
+        shapes: shape of each value.
+    """
+
+    calls: tuple[Call, ...]
+    lines: tuple[Line, ...]
+    image: Tensor
+    output: tuple[Tensor, int]
+    values: dict[int | str, Tensor]
+    states: tuple[tuple[State, torch.Size, torch.dtype], ...]
+    shapes: Mapping[int, torch.Size]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for runs of the same calls, on inputs and weights of the same shapes: their graphs are equal too."""
+        return self.calls, self.output[1], self.states, self.image.shape, self.image.dtype, self.image.device
+
+
+def record(
+    model: nn.Module, image: Tensor, keeps: Keeps, prepared: Prepared, names: Names, output: Output = None
+) -> Recording:
+    """Run a model once on a batch, and write down what it calls.
+
+    Args:
+        model: a module in evaluation mode.
+        image: (N, ...) finite numbers; not written to.
+        keeps: which values rules will read.
+        prepared: weights laid out for this run; says in which memory format images are run.
+        names: of the model's weights and modules.
+        output: which of the tensors that it returns is explained.
+
+    Raises:
+        InputError: the model cannot take such images; its own words are in the message.
+        CaptureError: its output does not depend on the image, or it is in training mode.
+    """
+    layouts = (True, False) if prepared.channels_last else (False,)
+    for layout in layouts:
+        recorder = _Recorder(names, keeps, prepared, _laid_out(image, layout))
+        try:
+            return recorder.run(model, output)
+        except _OtherLayoutError:
+            continue
+        except RelpropError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            if recorder.refused is not None:
+                raise recorder.refused from error
+            reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+            raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error
+        finally:
+            recorder.put_back()
+    raise AssertionError("images in row-major order need no other layout")
+
+
+def _laid_out(image: Tensor, channels_last: bool) -> Tensor:
+    """A copy, which the model may write to."""
+    return image.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+class _OtherLayoutError(Exception):
+    """The model writes through a view that images in the channels-last format do not have."""
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down each call of a run on its way to where it is computed."""
+
+    refused: RelpropError | None = None
+    relaid: bool = False
+
+    def __init__(self, names: Names, keeps: Keeps, prepared: Prepared, image: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names, self._keeps, self._prepared, self._image = names, keeps, prepared, image
+        self._tensors = Tensors()
+        self._calls: list[Call] = []
+        self._lines: list[Line] = []
+        self._values: dict[int | str, Tensor] = {}
+        self._states: dict[str, tuple[State, torch.Size, torch.dtype]] = {}
+        self._shapes: dict[int, torch.Size] = {0: image.shape}
+        self._constants = 0
+        self._read_again = False
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._tensors.add(image, ref(0))
+        self._modules: Modules
+
+    def run(self, model: nn.Module, output: Output) -> Recording:
+        """Run the model, and return what was recorded."""
+        self._modules = Modules(self._names, bottom())
+        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), self:
+            scores = scores_in(model(self._image), output)
+        if self.refused is not None:  # and the user's code caught it
+            raise self.refused
+        if self.relaid:
+            raise _OtherLayoutError
+        value = self._known(scores)
+        if not isinstance(value.leaf, Ref):
+            raise CaptureError("the model's output does not depend on its input")
+        calls, lines = tuple(self._calls), tuple(self._lines)
+        last = scores.float() if scores.dtype in HALVES else scores.detach()
+        return Recording(
+            calls, lines, self._image, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
+        )
+
+    def put_back(self) -> None:
+        """Give buffers and weights that the run wrote to the numbers that they had."""
+        with torch.no_grad():
+            for tensor, before in reversed(self._before):
+                tensor.copy_(before)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute a call, and write it down if it depends on the image."""
+        try:
+            return self._dispatch(func, args, kwargs or {})
+        except RelpropError as error:
+            self.refused = error  # the user's code may catch it
+            raise
+
+    def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func in FUSED:
+            with self:
+                return FUSED[func](*args, **kwargs)
+        if func is aten.equal.default:  # traced sizes arrive as numbers, which it does not take
+            return torch.equal(*map(torch.as_tensor, args))
+        if func is aten.item.default and not isinstance(args[0], Tensor):  # likewise, before TorchScript has warmed up
+            return args[0]
+        func, args, kwargs = plain(func, args, kwargs)
+        facts = facts_of(func)
+        tensors = [*_tensors(args)]
+        if kwargs:
+            tensors += _tensors(tuple(kwargs.values()))
+        values = [*map(self._known, tensors)]
+        depends = any(isinstance(value.leaf, Ref) for value in values)
+        written = [_argument(place, args, kwargs) for place in facts.writes]
+        if not depends or facts.constant:
+            return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
+        return self._dependent(func, facts, args, kwargs, tensors, values, written)
+
+    def _constant(
+        self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]
+    ) -> Any:
+        """A call that does not depend on the image: its value is a constant of this run."""
+        for tensor in written:
+            self._before_write(tensor)
+        result = func(*args, **kwargs)
+        learned = any(value.learned for value in values)
+        for tensor in written:
+            value = self._known(tensor)
+            value.memory.version += 1
+            value.memory.base.leaf, value.leaf, value.seen = None, None, value.memory.version
+            value.learned = value.memory.base.learned = learned
+        for place, part in enumerate(_parts(result)):
+            if isinstance(part, Tensor) and self._tensors.find(part) is None:
+                self._note(part, None, func, args, kwargs, place, learned=learned)
+        return result
+
+    def _dependent(
+        self, func: Any, facts: Facts, args: Any, kwargs: Any, tensors: list[Tensor], values: list[Value], written: Any
+    ) -> Any:
+        """A call on the image: computed, written down, and its values kept where a rule will read them."""
+        named, keywords = self._named(args), {name: self._named(value) for name, value in kwargs.items()}
+        weight = next((v.leaf.name for v in values if isinstance(v.leaf, State) and v.leaf.kept), None)
+        scopes, line = self._modules.around(func._schema.name, weight)
+        self._refuse(func, facts, args, scopes)
+        read, made = self._keeps(facts.op, sum(isinstance(value.leaf, Ref) for value in values))
+        for tensor, value in zip(tensors, values, strict=True):
+            if read or not isinstance(value.leaf, Ref):
+                self._keep(value, tensor)
+        for tensor in written:
+            self._before_write(tensor)
+        if facts.writes:
+            keywords = {name: value for name, value in keywords.items() if name not in facts.writes}
+        result = self._computed(func, facts, args, kwargs, named)
+        results: list[int | None] = []
+        writes: list[tuple[Value, Ref]] = []
+        for place, part in enumerate(_parts(result)):
+            if not isinstance(part, Tensor):
+                results.append(None)
+                continue
+            carries = part.is_floating_point() or part.is_complex()
+            new = self._next(part.shape) if carries else None
+            results.append(None if new is None else new.index)
+            if any(part is tensor for tensor in written):
+                if new is not None:
+                    writes.append((self._known(part), new))
+                continue
+            if any(part is tensor for tensor in tensors):  # handed on as it is: `contiguous`, dropout in evaluation
+                self._known(part).leaf = new
+                continue
+            noted = self._note(part, new, func, args, kwargs, place)
+            if made and new is not None:
+                self._keep(noted, part)
+        single = isinstance(result, Tensor)
+        sizes = () if single else tuple(tuple(p.shape) for p in _parts(result) if isinstance(p, Tensor))
+        if any(number is not None for number in results):
+            self._write_down(facts.functional, named, keywords, tuple(results), single, sizes, scopes, line)
+        for value, new in writes:
+            self._written(value, new, scopes, line)
+            if made:
+                self._keep(value, value.tensor())  # type: ignore[arg-type]
+        return result
+
+    def _write_down(
+        self, func: Any, args: Any, kwargs: dict[str, Any], results: Any, single: bool, sizes: Any, scopes: Any, line: Line
+    ) -> None:
+        self._calls.append(Call(func, args, tuple(kwargs.items()), results, single, sizes, scopes))
+        self._lines.append(line)
+
+    def _computed(self, func: Any, facts: Facts, args: Any, kwargs: Any, named: Any) -> Any:
+        """The result of a call; half precision is computed with as float32, also under the model's own autocast."""
+        if torch.is_autocast_enabled(self._image.device.type):
+            with torch.autocast(self._image.device.type, enabled=False):
+                return self._computed(func, facts, args, kwargs, named)
+        if any(t.dtype in HALVES for t in _tensors(args)) or _half_type(args, kwargs):
+            args, kwargs = self._widened(args, named), {n: self._widened(v, None) for n, v in kwargs.items()}
+        if facts.op == "conv" and not facts.writes and self._prepared.channels_last and not kwargs:
+            weight = named[1]
+            if isinstance(weight, State) and weight.kept:
+                geometry = conv_geometry(func, (*args[:3], *named[3:]))
+                if packs(geometry, args[0], args[1]):
+                    bias = args[2] if len(args) > 2 else None
+                    return self._prepared.push(weight.name, geometry, args[0], args[1], bias, exact=True)
+        if func is aten.view.default or func is aten._unsafe_view.default:
+            return self._viewed(func, args)
+        return func(*args, **kwargs)
+
+    def _viewed(self, func: Any, args: Any) -> Tensor:
+        """A view, or a copy where the memory format that we chose for images has no such view."""
+        try:
+            viewed: Tensor = func(*args)
+        except RuntimeError:
+            if self._image.is_contiguous():
+                raise
+            self._known(args[0]).memory.relaid = True
+            viewed = args[0].reshape(args[1])
+            self._tensors.add(viewed, None).memory.relaid = True
+        return viewed
+
+    def _refuse(self, func: Any, facts: Facts, args: Any, scopes: Any) -> None:
+        """Refuse what is random, mixes the images of a batch, or has its weights out of sight."""
+        where = scopes[-1][1] if scopes and scopes[-1][1] else "the model"
+        if facts.functional is None:
+            raise CaptureError(
+                f"{func} at {where} writes to a value that depends on the image, and has no form without writing"
+            )
+        if facts.mode is not None and len(args) > facts.mode and args[facts.mode] is True:
+            raise CaptureError(
+                f"{facts.op} at {where} runs as in training mode, with random numbers or the statistics of the batch; "
+                "call model.eval() first, or replace it where it does so in evaluation mode too"
+            )
+        if facts.quantized:
+            raise CaptureError(
+                f"{where} is quantized ({func}): its weights are packed integers, which rules cannot read. Explain the "
+                "network that it was made from"
+            )
+
+    def _known(self, tensor: Tensor) -> Value:
+        """What a tensor stands for now."""
+        value = self._tensors.find(tensor)
+        if value is None:
+            return self._met(tensor)
+        if value.seen != value.memory.version:
+            self._bring_up_to_date(value)
+        return value
+
+    def _met(self, tensor: Tensor) -> Value:
+        """A tensor that no call returned: a weight, a constant of the code, or another handle of a known one."""
+        name = self._names.of_tensor(tensor)
+        if name is None and not self._read_again and isinstance(tensor, nn.Parameter | nn.Buffer):
+            self._names.read()
+            self._read_again = True
+            name = self._names.of_tensor(tensor)
+        memory = self._tensors.memory_of(tensor)
+        if name is not None:
+            return self._tensors.add(tensor, name, learned=True, memory=memory, views=None)
+        if memory is None:
+            return self._tensors.add(tensor, None)
+        shaped = (tensor.shape, tensor.stride(), tensor.storage_offset())
+        twin = next((value for value in memory.values if value.geometry == shaped), None)
+        if twin is None:
+            if isinstance(memory.base.leaf, Ref):
+                raise CaptureError(
+                    "the model makes a view of a value without PyTorch's dispatcher, so what it shows is not known"
+                )
+            return self._tensors.add(tensor, None, learned=memory.base.learned, memory=memory, views=None)
+        if twin.seen != memory.version:
+            self._bring_up_to_date(twin)
+        return self._tensors.add(tensor, twin.leaf, learned=twin.learned, memory=memory, views=twin.views)
+
+    def _bring_up_to_date(self, value: Value) -> None:
+        """What a view stands for after its memory was written to: the same view of the new base."""
+        base = value.memory.base
+        value.seen = value.memory.version
+        if not isinstance(base.leaf, Ref):
+            value.leaf = None
+            return
+        if value.views is None:
+            raise CaptureError("the model writes to memory that tensors share in a way that is not known")
+        leaf: Ref = base.leaf
+        for func, args, (place, *keywords) in value.views:
+            leaf = self._view_again(leaf, func, args, place, dict(keywords))
+        value.leaf = leaf
+
+    def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: dict[str, Any]) -> Ref:
+        shaped = torch.empty(self._shapes[leaf.index], device="meta")
+        parts = [part for part in _parts(func(shaped, *args, **kwargs)) if isinstance(part, Tensor)]
+        single = len(parts) == 1
+        new = self._next(parts[0 if single else place].shape)
+        results = tuple(new.index if k == place or single else None for k in range(len(parts)))
+        sizes = () if single else tuple(tuple(part.shape) for part in parts)
+        self._write_down(func, (leaf, *args), kwargs, results, single, sizes, (), None)
+        return new
+
+    def _note(
+        self, tensor: Tensor, leaf: Ref | None, func: Any, args: Any, kwargs: Any, place: int, *, learned: bool = False
+    ) -> Value:
+        """Take note of a result: a view of an argument, or memory of its own."""
+        memory = self._tensors.memory_of(tensor)
+        if memory is None:
+            return self._tensors.add(tensor, leaf, learned=learned)
+        source = args[0] if args and isinstance(args[0], Tensor) else None
+        known = None if source is None else self._tensors.find(source)
+        if known is None or known.memory is not memory or known.views is None:
+            return self._tensors.add(tensor, leaf, learned=learned, memory=memory, views=None)
+        keywords = tuple((name, _hashable(value)) for name, value in kwargs.items())
+        views = (*known.views, (func, tuple(map(_hashable, args[1:])), (place, *keywords)))
+        return self._tensors.add(tensor, leaf, learned=learned, memory=memory, views=views)
+
+    def _before_write(self, tensor: Tensor) -> None:
+        """Keep what a write would change: recorded values, and the model's own buffers."""
+        value = self._known(tensor)
+        memory = value.memory
+        if memory.relaid:
+            self.relaid = True  # the user's code may catch what is raised
+            raise _OtherLayoutError
+        for key in memory.kept:
+            self._values[key] = self._values[key].clone()
+        memory.kept.clear()
+        if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
+            owner = memory.base.tensor()
+            if owner is not None:
+                self._before.append((owner, owner.detach().clone()))
+
+    def _written(self, value: Value, new: Ref, scopes: Any, line: Line) -> None:
+        """Give a tensor that was written to, and the base of its memory, their new values."""
+        memory, base = value.memory, value.memory.base
+        if value is not base:
+            if value.views is None:
+                raise CaptureError("the model writes to memory that tensors share in a way that is not known")
+            old = base.leaf if isinstance(base.leaf, Ref) else self._constant_before(value)
+            made = self._next(base.geometry[0])
+            self._write_down(write, (old, new, value.views), {}, (made.index,), True, (), scopes, line)
+            base.leaf = made
+        else:
+            base.leaf = new
+        value.leaf = new
+        memory.version += 1
+        base.seen = value.seen = memory.version
+
+    def _constant_before(self, value: Value) -> State:
+        """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""
+        tensor = value.tensor()
+        assert tensor is not None
+        base = tensor.detach().as_strided(*value.memory.base.geometry).clone()
+        name = self._new_constant(base, value.memory.base.learned)
+        self._values[name.name] = base
+        return name
+
+    def _named(self, argument: Any) -> Any:
+        """An argument with tensors by what they stand for, hashable."""
+        if isinstance(argument, Tensor):
+            value = self._known(argument)
+            if value.leaf is None:
+                value.leaf = self._new_constant(argument, value.learned)
+            elif isinstance(value.leaf, State) and value.leaf.name not in self._states:
+                self._states[value.leaf.name] = (value.leaf, argument.shape, argument.dtype)
+            return value.leaf
+        if isinstance(argument, list | tuple):
+            return tuple(map(self._named, argument))
+        return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else _hashable(argument)
+
+    def _new_constant(self, tensor: Tensor, learned: bool) -> State:
+        name = state(f"constant_{self._constants}", learned=learned, kept=False)
+        self._constants += 1
+        self._states[name.name] = (name, tensor.shape, tensor.dtype)
+        return name
+
+    def _keep(self, value: Value, tensor: Tensor) -> None:
+        """Hold a value for the backward pass."""
+        leaf = value.leaf
+        assert leaf is not None
+        key = leaf.index if isinstance(leaf, Ref) else leaf.name
+        if key not in self._values:
+            self._values[key] = self._wide(tensor, leaf)
+            value.memory.kept.append(key)
+
+    def _wide(self, tensor: Tensor, leaf: Ref | State) -> Tensor:
+        """A tensor in half precision as float32; that of a weight is kept for as long as the weight is the same."""
+        if tensor.dtype not in HALVES:
+            return tensor
+        if isinstance(leaf, State) and leaf.kept:
+            return self._prepared.get(leaf.name, "float32", (tensor,), tensor.float)
+        return tensor.float()
+
+    def _widened(self, argument: Any, named: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return self._wide(argument, named if isinstance(named, State) else ref(0))
+        if isinstance(argument, list | tuple):
+            parts = named if isinstance(named, tuple) else (None,) * len(argument)
+            return type(argument)(self._widened(a, n) for a, n in zip(argument, parts, strict=False))
+        return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else argument
+
+    def _next(self, shape: torch.Size) -> Ref:
+        new = ref(len(self._shapes))
+        self._shapes[new.index] = shape
+        return new
+
+
+def _tensors(argument: Any) -> Iterator[Tensor]:
+    """The tensors in an argument, nested lists included, in order."""
+    for part in argument:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, list | tuple):
+            yield from _tensors(part)
+
+
+def _parts(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, list | tuple) else (result,)
+
+
+def _argument(place: int | str, args: Any, kwargs: Any) -> Any:
+    if isinstance(place, str):
+        return kwargs.get(place)
+    return args[place] if place < len(args) else None
+
+
+def _half_type(args: Any, kwargs: Any) -> bool:
+    return any(isinstance(a, torch.dtype) and a in HALVES for a in (*args, *kwargs.values()))
+
+
+def _hashable(argument: Any) -> Any:
+    return tuple(map(_hashable, argument)) if isinstance(argument, list | tuple) else argument
+
+

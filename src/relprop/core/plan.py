@@ -1,0 +1,223 @@
+"""What is known of a backward pass before the run: made once for each graph and composite, and found again by its calls."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from relprop.core.batch import FIRST, Place, mixing, places
+from relprop.core.capture.recorder import Keeps, Recording
+from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
+from relprop.core.composite import Assignment, Composite
+from relprop.core.families import FAMILIES, family_of
+from relprop.core.graph import Graph, Node, refs
+from relprop.core.joins import SUMS, Join
+from relprop.core.nonnegative import nonnegative
+from relprop.core.rules.rule import DEFAULTS, Rule
+from relprop.core.splits import symmetric
+from relprop.core.support import Support, supports
+from relprop.core.trace import Trace
+
+#: kinds of run that are remembered; of more, the least recently used is planned anew
+RUNS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that is known of a backward pass before the run.
+
+    Attributes:
+        graph: the computation.
+        assignment: rule of each step.
+        supports: positions of each value that depend on the image.
+        places: where the batch lies in each value.
+        nonnegative: for each node, whether its value can be negative nowhere.
+        reads: the values that rules and splits read.
+        spent: for each node, the values that are read for the last time there.
+    """
+
+    graph: Graph
+    assignment: Assignment
+    supports: tuple[Support, ...]
+    places: tuple[Place, ...]
+    nonnegative: tuple[bool, ...]
+    reads: frozenset[int]
+    spent: Mapping[int, tuple[int, ...]]
+
+
+@dataclass(eq=False)
+class Kind:
+    """All runs of the same calls: one graph, and what follows from it alone.
+
+    Attributes:
+        translated: the graph, and the number in a recording of each node's value.
+        supports: positions of each value that depend on the image.
+        read: whole numbers among the constants of the run, which the supports depend on: places, masks.
+    """
+
+    translated: Translated
+    supports: tuple[Support, ...]
+    read: Mapping[str, Tensor]
+    _plans: list[tuple[Composite, Plan]] = field(default_factory=list)
+
+    @property
+    def graph(self) -> Graph:
+        """The computation."""
+        return self.translated.graph
+
+    @cached_property
+    def mixing(self) -> tuple[Node, ...]:
+        """Steps in whose value the images of a batch do not stay apart."""
+        return mixing(self.graph)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Where the batch lies in each value."""
+        return tuple(place or FIRST for place in places(self.graph))
+
+    @cached_property
+    def nonnegative(self) -> tuple[bool, ...]:
+        """For each node, whether its value can be negative nowhere."""
+        return nonnegative(self.graph)
+
+    def plan(self, composite: Composite | None) -> Plan:
+        """The plan of a composite, by default of the one that suits the network.
+
+        Raises:
+            UnsupportedOpError: some steps have no rule; all are named.
+        """
+        chosen = composite or family_of(self.graph).composite()
+        known = next((plan for other, plan in self._plans if other == chosen), None)
+        if known is None:
+            assignment = chosen.assign(self.graph)
+            reads, spent = _reads(self.graph, assignment), _spent(self.graph, assignment)
+            known = Plan(self.graph, assignment, self.supports, self.places, self.nonnegative, reads, spent)
+            self._plans.append((chosen, known))
+            del self._plans[:-RUNS]
+        return known
+
+    def trace(self, recording: Recording, reads: frozenset[int]) -> Trace:
+        """The values of a run that some plans read, by node."""
+        numbers, values = self.translated.numbers, recording.values
+        kept = {node: values[numbers[node]] for node in reads}
+        states = {name: value for name, value in values.items() if isinstance(name, str)}
+        output = recording.output[0]
+        if self.graph.output != len(numbers) - 1 or numbers[self.graph.output] != recording.output[1]:
+            output = values[numbers[self.graph.output]]
+        shapes = {node.index: node.shape for node in self.graph.nodes}
+        return Trace(kept, states, shapes, output)
+
+    def fits(self, recording: Recording) -> bool:
+        """Whether the whole numbers that the supports depend on are the same in another run."""
+        pairs = ((value, recording.values.get(name)) for name, value in self.read.items())
+        return all(other is not None and torch.equal(value, other) for value, other in pairs)
+
+
+class Kinds:
+    """The kinds of run that were met, found by comparing their calls."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, recording: Recording) -> Kind:
+        """The kind that a recording is of."""
+        key = recording.key
+        with self._lock:
+            kind = self._known.get(key)
+        if kind is None or not kind.fits(recording):
+            kind = _kind(recording)
+        with self._lock:
+            self._known[key] = kind
+            self._known.move_to_end(key)
+            while len(self._known) > RUNS:
+                self._known.popitem(last=False)
+        return kind
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _kind(recording: Recording) -> Kind:
+    translated = graph_of(recording)
+    states = {name: value for name, value in recording.values.items() if isinstance(name, str)}
+    whole = {name: v.clone() for name, v in states.items() if not v.is_floating_point() and not v.is_complex()}
+    return Kind(translated, supports(translated.graph, states), whole)
+
+
+def keeps(composites: Sequence[Composite | None]) -> Keeps:
+    """Which values of a run to keep for the rules of some composites, by the operation alone.
+
+    The output of a last softmax or sigmoid is left, and its input explained, so that is kept too.
+    """
+    chosen = [c for composite in composites for c in ([composite] if composite else _by_default())]
+    by_op: dict[str, tuple[bool, bool]] = {}
+    joins = any(composite.split is not symmetric for composite in chosen)
+
+    def keep(op: str, inputs: int) -> tuple[bool, bool]:
+        known = by_op.get(op)
+        if known is None:
+            names = (op, f"{op}[0]", f"{op}[1]", ONE_OF_TWO.get(op, op))
+            rules = [rule for composite in chosen for name in names for rule in _rules_of(composite, name)]
+            last = op in ("softmax", "log_softmax", "_safe_softmax", "sigmoid", "log_sigmoid")
+            known = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
+            by_op[op] = known
+        return (True, known[1]) if joins and inputs > 1 and op in SUMS else known
+
+    return keep
+
+
+def _by_default() -> list[Composite]:
+    return [family.composite() for family in FAMILIES]
+
+
+def _rules_of(composite: Composite, op: str) -> list[Rule]:
+    """The rules that a composite may give to an operation."""
+    found = [composite.rules.get(op) or DEFAULTS.get(op), *(rule for _, rule in composite.names)]
+    found += [composite.first, composite.classifier] if op in ("conv", "conv_transpose", "linear") else []
+    return [rule for rule in found if rule is not None]
+
+
+def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
+    """For each step, the values that no step reads from there to the image."""
+    last: dict[int, int] = {}
+    for node in reversed(graph.steps):
+        join = assignment.joins.get(node.index)
+        for value in (node.index, *refs((node.args, node.kwargs)), *(join.branches if join else ())):
+            last[value] = node.index
+    order = [node.index for node in reversed(graph.steps)]
+    after = dict(itertools.pairwise(order))
+    spent: dict[int, list[int]] = {index: [] for index in order}
+    for value, reader in last.items():
+        if reader in after:
+            spent[after[reader]].append(value)
+    return {index: tuple(values) for index, values in spent.items()}
+
+
+def _reads(graph: Graph, assignment: Assignment) -> frozenset[int]:
+    """Which forward values the rules and splits read."""
+    keep: set[int] = set()
+    for index, rule in assignment.rules.items():
+        if "inputs" in rule.reads:
+            keep.update(graph.nodes[index].inputs)
+        if "output" in rule.reads:
+            keep.add(index)
+    for join in assignment.joins.values():
+        sharing = sharing_branches(join, assignment)
+        if len(sharing) > 1 and assignment.composite.split is not symmetric:
+            keep.update(join.branches[k] for k in sharing)
+    return frozenset(keep)
+
+
+def sharing_branches(join: Join, assignment: Assignment) -> list[int]:
+    """The branches that take part: all, less the identity skips where they are left out."""
+    everyone = range(len(join.branches))
+    chosen = [k for k in everyone if assignment.composite.identity or not join.identities[k]]
+    return chosen or [*everyone]
