@@ -18,7 +18,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from relprop.core.graph import Graph
+    pass
 
 #: a small member of each family, where the shortest name is not one
 MEMBERS = {
@@ -97,30 +96,11 @@ def sane(model: nn.Module, x: Tensor) -> nn.Module:
     return model
 
 
-def in_double(graph: Graph) -> Graph:
-    """The same graph in float64: capturing is most of the time, and is not done twice for it."""
-
-    def double(argument: Any) -> Any:
-        if argument is torch.float32:
-            return torch.float64
-        if isinstance(argument, list | tuple):
-            return type(argument)(double(part) for part in argument)
-        return argument
-
-    nodes = tuple(
-        replace(node, args=double(node.args), kwargs={name: double(value) for name, value in node.kwargs.items()})
-        for node in graph.nodes
-    )
-    constants = {k: v.double() if v.is_floating_point() else v for k, v in graph.constants.items()}
-    return replace(graph, nodes=nodes, constants=constants)
-
-
 def measure(name: str) -> dict[str, Any]:
     """Build, explain, time: one line of the survey."""
     import timm
 
     import relprop
-    from relprop.core import captured
 
     model = timm.create_model(name).eval().requires_grad_(False)
     config: dict[str, Any] = model.default_cfg
@@ -136,17 +116,12 @@ def measure(name: str) -> dict[str, Any]:
     result = lrp(x)
     row: dict[str, Any] = {"model": name, "size": x.shape[-1], "capture": time.perf_counter() - begin}
     assert result.ledger is not None
-    row |= {"route": lrp.graph(x).route, "any_batch": lrp.graph(x).any_batch, "composite": result.composite}
+    row |= {"composite": result.composite}
     row |= {"gap": result.ledger.gap, "absorbed": result.ledger.absorbed}
     one = x[1:]
     alone = lrp(one, target=result.target[1:]).relevance
     row["apart"] = float((alone - result.relevance[1:]).abs().sum() / alone.abs().sum())
-    graph, one = lrp.graph(x), one.double()
-    model = model.double()
-    if (
-        graph.any_batch and graph.tape is None
-    ):  # checked against the model's own scores, and captured anew if they differ
-        captured._GRAPHS[model][captured.keys(model, one)[0]] = [in_double(graph)]
+    model, one = model.double(), one.double()
     row["gap64"] = relprop.explain(model, one).ledger.gap  # type: ignore[union-attr]
     return row
 

@@ -25,15 +25,15 @@ def assert_equal(found, expected):
 def small_memory(monkeypatch):
     """Runs of more than two images run out of memory; the sizes tried are listed."""
     tried = []
-    run = engine.run
+    run = engine.record
 
-    def limited(program, graph, state, image, prepared):
+    def limited(model, image, *given):
         tried.append(len(image))
         if len(image) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return run(program, graph, state, image, prepared)
+        return run(model, image, *given)
 
-    monkeypatch.setattr(engine, "run", limited)
+    monkeypatch.setattr(engine, "record", limited)
     return tried
 
 
@@ -57,7 +57,7 @@ def test_one_image_that_does_not_fit_raises_and_says_so(monkeypatch):
 
     lrp = relprop.LRP(Tiny())
     lrp(images())
-    monkeypatch.setattr(engine, "run", never)
+    monkeypatch.setattr(engine, "record", never)
     with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
         lrp(images(4))
     assert caught.value.__notes__ == ["relprop: memory is too short to explain even one image of this size"]
@@ -68,7 +68,7 @@ def test_other_errors_are_no_reason_to_halve(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     lrp = relprop.LRP(Tiny())
-    monkeypatch.setattr(engine, "run", broken)
+    monkeypatch.setattr(engine, "record", broken)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         lrp(images(4))
     assert lrp._chunks.size is None
@@ -116,8 +116,8 @@ def test_several_targets_share_one_forward_run(monkeypatch):
     lrp = relprop.LRP(model)
     lrp(x)
     runs = []
-    run = engine.run
-    monkeypatch.setattr(engine, "run", lambda *given: runs.append(1) or run(*given))
+    run = engine.record
+    monkeypatch.setattr(engine, "record", lambda *given: runs.append(1) or run(*given))
     found = lrp(x, columns)
     assert len(runs) == 1
     assert found.heatmap.shape == (2, 3, 8, 8)
@@ -134,8 +134,8 @@ def test_several_composites_share_one_forward_run(monkeypatch):
     lrp = relprop.LRP(model)
     lrp.explain_each(x, composites)
     runs = []
-    run = engine.run
-    monkeypatch.setattr(engine, "run", lambda *given: runs.append(1) or run(*given))
+    run = engine.record
+    monkeypatch.setattr(engine, "record", lambda *given: runs.append(1) or run(*given))
     results = lrp.explain_each(x, composites, 1, start="logit")
     assert len(runs) == 1
     monkeypatch.undo()

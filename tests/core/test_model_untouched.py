@@ -88,8 +88,8 @@ def test_after_an_error(model, call, error):
 
 @pytest.mark.parametrize(
     "end",
-    [lambda y: y.logcumsumexp(1), lambda y: (y, y), lambda y: torch.from_numpy(y.detach().numpy() + 0)],
-    ids=["op", "tuple", "numpy"],
+    [lambda y: y.logcumsumexp(1), lambda y: {"a": y, "b": y}, lambda y: torch.from_numpy(y.detach().numpy() + 0)],
+    ids=["op", "dict", "numpy"],
 )
 def test_after_a_model_that_cannot_be_explained(end):
     model = Ends(end).eval()

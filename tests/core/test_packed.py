@@ -12,8 +12,8 @@ from torch import nn
 import relprop
 from relprop.core.geometry import ConvGeometry
 from relprop.core.packed import available, pack_pull, pack_push, packs
+from relprop.core.plan import Kind
 from relprop.core.prepared import Prepared
-from relprop.core.program import run
 
 needs_packing = pytest.mark.skipif(not available(), reason="this build of PyTorch has no packed convolutions")
 
@@ -77,8 +77,9 @@ def test_changed_weights_are_packed_anew():
     weight, value = torch.tensor([2.0, 3.0]).view(2, 1, 1, 1), torch.full((1, 1, 2, 2), 5.0)
     for factor in (1.0, 10.0):
         weight.mul_(factor)
-        assert prepared.push(0, geometry, value, weight)[0, :, 0, 0].tolist() == [10 * factor, 15 * factor]
-        pulled = prepared.pull(0, geometry, torch.ones(1, 2, 2, 2), weight, value)
+        run = prepared.for_run(value)
+        assert run.push("w", geometry, value, weight)[0, :, 0, 0].tolist() == [10 * factor, 15 * factor]
+        pulled = run.pull("w", geometry, torch.ones(1, 2, 2, 2), weight, value)
         assert pulled[0, 0, 0].tolist() == [5 * factor, 5 * factor]
 
 
@@ -86,7 +87,7 @@ def test_without_packing_the_maps_are_the_same(monkeypatch):
     model = Tiny()
     model.conv1.stride = (2, 2)
     packed = relprop.explain(model, images(3))
-    monkeypatch.setattr("relprop.core.prepared.packs", lambda *_: False)
+    monkeypatch.setattr("relprop.core.prepared.packs", lambda *_, **__: False)
     plain = relprop.explain(model, images(3))
     torch.testing.assert_close(packed.relevance, plain.relevance, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(packed.logits, plain.logits, rtol=1e-5, atol=1e-6)
@@ -101,7 +102,7 @@ def test_weights_that_the_model_computes_are_not_kept():
     sizes = []
     for _ in range(3):
         lrp(images())
-        sizes.append(sum(map(len, lrp._prepared[True]._kept.values())))
+        sizes.append(len(lrp._prepared.store.entries))
     assert sizes == sizes[:1] * 3
 
 
@@ -109,26 +110,27 @@ def test_weights_that_the_model_computes_are_not_kept():
 def test_a_packed_weight_is_held_once_for_each_use():
     lrp = relprop.LRP(Tiny())
     lrp(images())
-    prepared = lrp._prepared[True]
-    plain = {name for (_, name), made in prepared.tensors().items() if made.dim() == 4}
+    prepared = lrp._prepared
+    plain = {name.partition(" s(")[0] for (_, name), made in prepared.tensors().items() if made.dim() == 4}
     assert plain == {"z of ones (3, 8, 8)"}
-    assert {name.split(",")[0] for names in prepared._kept.values() for name in names if "packed" in name} == {
-        "folded weight", "plus of weight"
-    }  # fmt: skip
+    packed = {name.partition(",")[0] for _, name in prepared.store.entries if "packed" in name}
+    assert packed == {"weight", "plus of weight"}
 
 
 def test_the_last_walk_gives_up_what_it_has_read(monkeypatch):
     traces = []
 
+    make = Kind.trace
+
     def noted(*given):
-        traces.append(run(*given))
+        traces.append(make(*given))
         return traces[-1]
 
-    monkeypatch.setattr("relprop.core.lrp.run", noted)
+    monkeypatch.setattr(Kind, "trace", noted)
     lrp = relprop.LRP(Tiny())
     lrp(images(), target=[[0, 1]] * len(images()))
     first = lrp.graph(images()).steps[0].index
-    assert {index for index in traces[0].values if lrp.graph(images()).depends[index]} <= {0, first}
+    assert {*traces[0].values} <= {0, first}
 
 
 @needs_packing

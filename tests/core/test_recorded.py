@@ -12,10 +12,8 @@ from test_model_untouched import everything
 from torch import nn
 
 import relprop
-from relprop.core.capture import EXPORT, RECORDED
-from relprop.core.captured import _GRAPHS
 from relprop.core.joins import find_joins
-from relprop.errors import CaptureError, RecordedWarning
+from relprop.errors import CaptureError, UnsupportedOpError
 
 X = images(3)
 
@@ -111,12 +109,6 @@ def twice(value: torch.Tensor) -> torch.Tensor:
     return value * 2
 
 
-def told(call):
-    """The result of a call that warns once."""
-    with pytest.warns(RecordedWarning, match="a run is recorded for each input"):
-        return call()
-
-
 def same(ours, theirs, rtol=1e-12):
     assert ours.ledger.gap < rtol
     torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=rtol, atol=rtol * 1e-2)
@@ -127,10 +119,9 @@ def same(ours, theirs, rtol=1e-12):
 def test_a_branch_gives_what_its_way_alone_gives(bright, dtype, rtol):
     x = (X + 2 * bright).to(dtype)
     lrp = relprop.LRP(Branches().to(dtype))
-    result = told(lambda: lrp(x))
+    result = lrp(x)
     same(result, relprop.explain(Straight(bright).to(dtype), x), rtol)
     graph, plain = lrp.graph(x), relprop.LRP(Straight(bright).to(dtype)).graph(x)
-    assert (graph.route, plain.route) == (RECORDED, EXPORT)
     assert [node.name for node in graph] == [node.name for node in plain]
     assert [node.inputs for node in graph] == [node.inputs for node in plain]
     assert graph.by_name["conv2"].source.startswith("test_recorded.py:")
@@ -139,7 +130,7 @@ def test_a_branch_gives_what_its_way_alone_gives(bright, dtype, rtol):
 
 def test_another_branch_is_noticed_at_every_call():
     lrp, dark, bright = relprop.LRP(Branches().double()), X.double(), X.double() + 2
-    told(lambda: lrp(dark))
+    lrp(dark)
     for x, way in ((bright, True), (dark, False), (bright * 1.5, True), (dark * 0.9, False)):
         same(lrp(x), relprop.explain(Straight(way).double(), x))
     assert lrp.graph(dark) is lrp.graph(dark * 0.9)
@@ -152,7 +143,7 @@ def test_a_branch_that_hardly_changes_the_scores_is_noticed():
         nn.init.constant_(net.other.weight, 1e-9)
         nn.init.zeros_(net.other.bias)
     lrp = relprop.LRP(model)
-    told(lambda: lrp(X.double()))
+    lrp(X.double())
     assert "other" not in lrp.graph(X.double()).modules
     same(lrp(X.double() + 2), relprop.explain(straight, X.double() + 2))
     assert "other" in lrp.graph(X.double() + 2).modules
@@ -163,28 +154,25 @@ def test_a_loop_takes_as_many_turns_as_the_input_asks_for():
     x = X.double() / X.abs().max()
     turns = {}
     for factor in (0.5, 1.5, 2.5):
-        result = told(lambda f=factor: lrp(x * f)) if factor == 0.5 else lrp(x * factor)
+        result = lrp(x * factor)
         assert result.ledger.gap < 1e-12
         turns[factor] = sum(node.op == "conv" for node in lrp.graph(x * factor).steps)
     assert turns == {0.5: 2, 1.5: 3, 2.5: 4}
 
 
-def test_batches_equal_single_images_and_batches_of_other_sizes_need_no_recording():
+def test_batches_equal_single_images():
     model = Branches().double()
     lrp = relprop.LRP(model)
-    whole = told(lambda: lrp(X.double()))
-    graph = lrp.graph(X.double())
-    assert graph.any_batch
+    whole = lrp(X.double())
     for k in range(3):
         one = X[k : k + 1].double()
         torch.testing.assert_close(lrp(one).relevance, whole.relevance[k : k + 1], rtol=1e-12, atol=1e-15)
-        assert lrp.graph(one) is graph
 
 
 def test_images_that_take_different_ways_are_explained_one_by_one():
     x = torch.stack([X[0], X[1] + 2, X[2]]).double()
     lrp = relprop.LRP(EachForItself().double(), keep=["conv1"])
-    result = told(lambda: lrp(x, target=[0, 1, 2]))
+    result = lrp(x, target=[0, 1, 2])
     for k, way in enumerate((False, True, False)):
         alone = relprop.explain(Straight(way).double(), x[k : k + 1], target=[k])
         torch.testing.assert_close(result.relevance[k : k + 1], alone.relevance, rtol=1e-12, atol=1e-15)
@@ -201,15 +189,15 @@ def test_images_that_cannot_be_told_apart_are_refused():
             scores = torch.stack([self.fc(self.features(one[None]))[0] for one in x])
             return scores * (1 + float(x[0].mean()))
 
-    with pytest.raises(CaptureError, match="scores for an image depend on the others in its batch"):
-        told(lambda: relprop.explain(Together(), X))
+    with pytest.raises(UnsupportedOpError, match="scores for an image depend on the others in its batch"):
+        relprop.explain(Together(), X)
 
 
 def test_places_that_depend_on_values_hold_for_them_alone():
     model = Masks().double()
     lrp = relprop.LRP(model)
     x = X[:1].double()
-    result = told(lambda: lrp(x))
+    result = lrp(x)
     h = model.relu(model.bn1(model.conv1(x))).flatten(2)
     bright = h.sum((0, 1)) * 2 > (h.sum((0, 1)) * 2).median()
     kept = relprop.LRP(model, keep=["bn1"])(x).at("bn1")[0].flatten(1).sum(0)
@@ -223,7 +211,7 @@ def test_places_that_depend_on_values_hold_for_them_alone():
 
 def test_in_place_operations_and_writes_through_views():
     x = X.double()
-    same(told(lambda: relprop.explain(WritesInPlace().double(), x)), relprop.explain(WritesPlainly().double(), x))
+    same(relprop.explain(WritesInPlace().double(), x), relprop.explain(WritesPlainly().double(), x))
 
 
 @pytest.mark.parametrize(
@@ -236,11 +224,9 @@ def test_torchscript_gives_what_the_python_model_gives(way, dtype, rtol):
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
     scripted = scripts(net, x, way)
     lrp, plain = relprop.LRP(scripted), relprop.LRP(net)
-    result, expected = told(lambda: lrp(x)), plain(x)
+    result, expected = lrp(x), plain(x)
     same(result, expected, rtol)
     graph = lrp.graph(x)
-    assert graph.route == RECORDED
-    assert graph.any_batch
     one = lrp(x[1:], target=result.target[1:])
     torch.testing.assert_close(one.relevance, result.relevance[1:], rtol=rtol, atol=rtol * 1e-2)
     kinds = [(j.skips, j.identities) for j in find_joins(graph).values()]
@@ -272,7 +258,7 @@ def test_scripted_attention(way):
     net = torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5).eval().double()
     nn.init.normal_(net.heads.head.weight, std=0.1)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
-    same(told(lambda: relprop.explain(scripts(net, x, way), x)), relprop.explain(net, x))
+    same(relprop.explain(scripts(net, x, way), x), relprop.explain(net, x))
 
 
 @pytest.mark.parametrize("branches", [False, True])
@@ -292,8 +278,7 @@ def test_a_part_that_is_torchscript(branches):
     plain.load_state_dict(outer.state_dict())
     outer.inner = scripts(outer.inner, x, "trace")
     lrp = relprop.LRP(outer)
-    expected = (told if branches else lambda call: call())(lambda: relprop.explain(plain, x))
-    same((told if branches else lambda call: call())(lambda: lrp(x)), expected)
+    same(lrp(x), relprop.explain(plain, x))
     if branches:
         assert {"inner.conv1", "inner.bn2", "inner.add", "fc"} <= {node.name for node in lrp.graph(x)}
 
@@ -301,7 +286,7 @@ def test_a_part_that_is_torchscript(branches):
 def test_the_model_comes_back_untouched():
     model = Branches()
     before = everything(model)
-    told(lambda: relprop.explain(model, X))
+    relprop.explain(model, X)
     assert everything(model) == before
     assert torch.backends.mha.get_fastpath_enabled()
     assert not nn.modules.module._global_forward_hooks
@@ -311,7 +296,7 @@ def test_the_model_comes_back_untouched():
 def test_weights_are_read_anew():
     model = Branches().double()
     lrp = relprop.LRP(model)
-    told(lambda: lrp(X.double()))
+    lrp(X.double())
     graph = lrp.graph(X.double())
     with torch.no_grad():
         model.conv1.weight.mul_(1.7)
@@ -321,37 +306,16 @@ def test_weights_are_read_anew():
     assert lrp.graph(X.double()) is graph
 
 
-def test_recordings_do_not_pile_up(monkeypatch):
+def test_kinds_of_run_do_not_pile_up(monkeypatch):
     class Reads(Tiny):
         def features(self, x):
             return super().features(x) * float(x.mean())
 
     lrp = relprop.LRP(Reads())
-    told(lambda: lrp(X[:1]))
-    monkeypatch.setattr("relprop.core.captured.RECORDINGS", 2)
-    monkeypatch.setattr("relprop.core.lrp.RECORDINGS", 2)
-    for k in range(3):
+    monkeypatch.setattr("relprop.core.plan.RUNS", 2)
+    for k in range(4):
         lrp(X[:1] + k)
-    assert len(lrp._ways) == 2
-    assert max(map(len, _GRAPHS[lrp.model].values())) <= 2
-
-
-def test_the_warning_comes_once():
-    model = Branches()
-    told(lambda: relprop.explain(model, X))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        relprop.explain(model, X + 2)
-        relprop.LRP(model)(X[:1])
-
-
-def test_where_neither_way_leads_both_reasons_are_given():
-    class Neither(Tiny):
-        def forward(self, x):
-            return twice(super().forward(x))
-
-    with pytest.raises(CaptureError, match=r"cannot capture Neither for .*torch.export: .* A recorded run: "):
-        relprop.explain(Neither(), X)
+    assert len(lrp._kinds) == 2
 
 
 def test_an_output_that_leaves_torch_is_refused():

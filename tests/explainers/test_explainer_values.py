@@ -147,11 +147,11 @@ def test_lrp_is_the_engine_with_the_composite_asked_for():
 
 
 def test_lrp_captures_once_and_follows_the_weights(monkeypatch):
-    from relprop.core import captured as engine
+    from relprop.core import plan as engine
 
     seen = []
-    original = engine.capture
-    monkeypatch.setattr(engine, "capture", lambda *a: seen.append(1) or original(*a))
+    original = engine.graph_of
+    monkeypatch.setattr(engine, "graph_of", lambda *a: seen.append(1) or original(*a))
     model, x = made(Plain), torch.randn(2, 3, 8, 8)
     explainer = EXPLAINERS.build("lrp")
     first = explainer(model, x, tensor([0, 1]))

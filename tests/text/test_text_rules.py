@@ -101,11 +101,11 @@ def test_the_books_balance_in_double_precision(kind):
 
 
 def test_one_capture_serves_every_mask_of_a_length(monkeypatch):
-    import relprop.core.captured as captured
+    import relprop.core.plan as plan
 
     calls = []
-    capture = captured.capture
-    monkeypatch.setattr(captured, "capture", lambda *given: calls.append(1) or capture(*given))
+    graph_of = plan.graph_of
+    monkeypatch.setattr(plan, "graph_of", lambda *given: calls.append(1) or graph_of(*given))
     lrp = relprop.text.TokenLRP(make(), TOKENIZER)
     first = lrp(SHORT, target=0)
     lrp([LONG, SHORT, "so"], target=0)

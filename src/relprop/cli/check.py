@@ -68,7 +68,7 @@ def check(
     rows = _rows(graph, assignment)
     joins = _joins(loaded, graph, assignment, image) if image is not None and not assignment.missing else []
     if json:
-        document = {"model": loaded.name, "family": family.name, "composite": rules.name, "route": graph.route}
+        document = {"model": loaded.name, "family": family.name, "composite": rules.name}
         missing = [row for row in rows if row["rule"] is None]
         console.print_json({**document, "steps": rows, "missing": missing, "joins": joins})
     else:
@@ -143,7 +143,7 @@ def _join_table(joins: list[dict[str, Any]]) -> Any:
 def _print(
     name: str, graph: Graph, assignment: Assignment, rows: list[dict[str, Any]], steps: bool, family: Family
 ) -> None:
-    console.heading(f"{name} · {assignment.composite.name} · captured by {graph.route}, {len(rows)} steps")
+    console.heading(f"{name} · {assignment.composite.name} · {len(rows)} steps")
     console.out.print(f"{family.name}; takes {family.composite().name} by default: {family.source}", soft_wrap=True)
     console.show(_step_table(rows) if steps else _kind_table(rows))
     for line in _lines(rows):

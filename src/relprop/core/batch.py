@@ -1,7 +1,7 @@
 """Where the images of a batch lie in each value, and which steps mix them.
 
 Relevance and its ledger are kept apart for each image. Moving the batch is no obstacle: attention puts it second,
-(3, N, heads, ...), and windows share its dimension, (N k, ...). A batch of one image is all that image, wherever it lies.
+(3, N, heads, ...), and windows share its dimension, (N k, ...). Of a batch of one image, all is of that image.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from relprop.core.ops import COPIES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
-    {"mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]", "median[0]",
-     "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm"}
+    {
+        "mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]",
+        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm",
+    }
 )  # fmt: skip
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin", "std", "var", "prod", "linalg_vector_norm", "norm"})
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
@@ -50,6 +52,8 @@ class Place:
         """
         exact = torch.float32 if value.device.type == "mps" else torch.float64
         rows = value.abs() if magnitude else value
+        if not rows.dim():
+            rows = rows[None]  # one number of one image
         if self.axis:
             rows = rows.movedim(self.axis, 0)
         if rows.dim() > 2:
@@ -96,7 +100,7 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int) -> Place | 
     return _aligned(node, below, shapes, count)
 
 
-def _aligned(node: Node, below: list[Place], shapes: list[tuple[int, ...]], count: int) -> Place | None:
+def _aligned(node: Node, below: list[Place], shapes: list[torch.Size], count: int) -> Place | None:
     """Any other step: the batch keeps its distance from the front, or of operands that broadcast, from the end."""
     rank = len(node.shape)
     candidates = {
@@ -128,7 +132,8 @@ def _reshaped(shape: tuple[int, ...], place: Place, given: tuple[int, ...], coun
 
 def _copied(node: Node, place: Place, given: tuple[int, ...], count: int) -> Place | None:
     """Where the numbers of the images come to lie when the step moves them."""
-    numbers = torch.arange(count, dtype=torch.float64).repeat_interleave(place.rows // place.before).repeat(place.before)
+    behind = place.rows // place.before
+    numbers = torch.arange(count, dtype=torch.float64).repeat_interleave(behind).repeat(place.before)
     sizes = [1] * len(given)
     sizes[place.axis] = len(numbers)
 
@@ -138,7 +143,9 @@ def _copied(node: Node, place: Place, given: tuple[int, ...], count: int) -> Pla
     try:
         moved: Tensor = _without_value(node)(*bind(node.args, value), **bind(_kwargs(node), value))
     except (TypeError, RuntimeError, IndexError):
-        return _aligned(node, [place], [given], count)  # it takes places from a tensor: the batch is not moved
+        return _aligned(
+            node, [place], [torch.Size(given)], count
+        )  # it takes places from a tensor: the batch is not moved
     return _found(moved, count)
 
 
@@ -148,7 +155,8 @@ def _kwargs(node: Node) -> dict[str, Any]:
 
 def _without_value(node: Node) -> Any:
     """The step; of padding, with NaN where there is nothing of an image."""
-    if node.op != "pad" or len(node.args) > 2 and isinstance(node.args[2], str) and node.args[2] != "constant":
+    named = len(node.args) > 2 and isinstance(node.args[2], str) and node.args[2] != "constant"
+    if node.op != "pad" or named:
         return node.call
     return lambda value, amounts, *_: torch.nn.functional.pad(value, [*amounts], value=math.nan)
 
@@ -191,7 +199,7 @@ def _reduced(node: Node, place: Place, rank: int) -> Place | None:
     return Place(place.axis - (sum(dim < place.axis for dim in reduced) if lost else 0), place.before, place.rows)
 
 
-def _joined(node: Node, below: list[Place], shapes: list[tuple[int, ...]]) -> Place | None:
+def _joined(node: Node, below: list[Place], shapes: list[torch.Size]) -> Place | None:
     """Concatenated or stacked along another dimension than the batch's."""
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     place, rank = below[0], len(node.shape)

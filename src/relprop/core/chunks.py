@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relprop.core.ledger import Entry, Ledger
 from relprop.core.relevance import Relevance
+from relprop.core.shortage import is_out_of_memory
 
 #: explains images with what belongs to them (targets, start): one result for each composite
 Explain = Callable[[Tensor, Any, Any], tuple[Relevance, ...]]
@@ -38,7 +39,7 @@ class Chunks:
             try:
                 parts.append(explain(x if whole else x[piece], *given))
             except (RuntimeError, ValueError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if size == 1:
                     error.add_note("relprop: memory is too short to explain even one image of this size")
@@ -47,12 +48,6 @@ class Chunks:
                 continue
             at += size
         return tuple(joined(results) for results in zip(*parts, strict=True))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the computer, ran out of memory; on CPUs torch has no error of its own for that."""
-    cause = error.__cause__ is not None and _is_out_of_memory(error.__cause__)
-    return cause or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def cut(given: Any, piece: slice, count: int) -> Any:

@@ -217,4 +217,5 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
 
 
 def place_of(node: Node) -> str:
+    """A step's name and its place in the code, for messages."""
     return f"{node.name} ({node.source})" if node.source else node.name

@@ -37,7 +37,7 @@ def _takes_bias(node: Node) -> bool:
 
 
 def _are_states(arguments: tuple[object, ...]) -> bool:
-    """Whether all are the model's own weights, or absent; one that the model computes first (weight norm) is neither."""
+    """Whether all are the model's own weights, or absent; one that it computes first (weight norm) is neither."""
     return all(argument is None or (isinstance(argument, State) and argument.kept) for argument in arguments)
 
 

@@ -75,7 +75,7 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[int, ...] = ()
-    shape: torch.Size = torch.Size()
+    shape: torch.Size = torch.Size()  # noqa: RUF009 - a constant
     scopes: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
@@ -92,7 +92,7 @@ class Graph:
     Attributes:
         nodes: in order of execution; `nodes[0]` is the input, and all others depend on it.
         output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
-        link: what turns these scores into probabilities: "softmax" over classes, or "sigmoid" where the model ends in one.
+        link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one.
     """
 
     nodes: tuple[Node, ...]

@@ -97,8 +97,7 @@ def _skips(branches: tuple[int, ...], fork: int, weights: list[int]) -> tuple[bo
 def _parameter_free(graph: Graph, fork: int, branch: int, ancestors: list[int]) -> bool:
     """Whether nothing learned lies between fork and branch."""
     return not any(
-        _has_state((graph.nodes[i].args, graph.nodes[i].kwargs))
-        for i in _between(graph, fork, branch, ancestors)
+        _has_state((graph.nodes[i].args, graph.nodes[i].kwargs)) for i in _between(graph, fork, branch, ancestors)
     )
 
 

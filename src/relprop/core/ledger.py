@@ -75,7 +75,7 @@ class Ledger:
     def scale(self) -> Tensor:
         """(steps, N) what differences are judged against: absolute relevance at the step, or at the start if more."""
         tiny = torch.finfo(self.start.dtype).tiny
-        start = self.start.abs().clamp(min=tiny)
+        start = torch.maximum(self.start.abs(), self.entries[0].magnitude.abs()).clamp(min=tiny)
         return torch.stack([torch.maximum(e.magnitude.abs(), start) for e in self.entries])
 
     @cached_property

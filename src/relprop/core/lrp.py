@@ -100,7 +100,7 @@ class LRP(nn.Module):
 
     def _forget(self) -> None:
         """Begin without what former calls have left: all of it can be made again."""
-        runs = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
+        runs: nn.Module = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
         self._kinds = Kinds()
@@ -110,11 +110,11 @@ class LRP(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or another process, needs: the options and the model."""
         made_again = ("_runs", "_names", "_kinds", "_prepared", "_compiler")
-        return {name: value for name, value in super().__getstate__().items() if name not in made_again}
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over options and model."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._forget()
 
     def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
@@ -161,11 +161,11 @@ class LRP(nn.Module):
 
     def _record(self, image: Tensor, composites: Sequence[Composite | None]) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
-        require_evaluation_mode(self._runs)
-        if self._names is None:
-            self._names = Names(self._runs)
+        model: Any = self._runs
+        require_evaluation_mode(model)
+        names = self._names = self._names or Names(model)
         prepared = self._prepared.for_run(image)
-        recording = record(self._runs, image, keeps(composites), prepared, self._names, self.output)
+        recording = record(model, image, keeps(composites), prepared, names, self.output)
         return self._kinds.of(recording), recording, prepared
 
     def _explain(
@@ -283,7 +283,9 @@ class LRP(nn.Module):
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
         names = (
-            [*graph.modules, *(n.name for n in graph.steps), "input", "output"] if everything else self._kept_names(graph)
+            [*graph.modules, *(n.name for n in graph.steps), "input", "output"]
+            if everything
+            else self._kept_names(graph)
         )
         layers: dict[tuple[str, str], int] = {}
         for name in names:

@@ -1,4 +1,4 @@
-"""What is known of a backward pass before the run: made once for each graph and composite, and found again by its calls."""
+"""What is known of a backward pass before the run: made once for each graph and composite, and found again."""
 
 from __future__ import annotations
 

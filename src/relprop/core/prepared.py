@@ -1,4 +1,4 @@
-"""What is derived from weights alone (W+, folded batch norms, packed layouts), kept for as long as they are the same."""
+"""What is derived from weights alone (W+, folded batch norms, packed layouts), kept while they are the same."""
 
 from __future__ import annotations
 
@@ -159,8 +159,7 @@ class Prepared:
         entry = self.store.entries.get(key)
         sources = () if entry is None else [source() for source in entry.sources]
         return entry is not None and all(
-            source is not None and self._mark(source) == mark
-            for source, mark in zip(sources, entry.marks, strict=True)
+            source is not None and self._mark(source) == mark for source, mark in zip(sources, entry.marks, strict=True)
         )
 
     def derived(self, weight: Tensor) -> Derived:
@@ -290,9 +289,8 @@ def _sums(weight: Tensor) -> tuple[Any, Tensor, Tensor]:
 
 
 def _is_dense(weight: Tensor) -> bool:
-    return weight.storage_offset() == 0 and (
-        weight.is_contiguous() or (weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last))
-    )
+    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return weight.is_contiguous() or last
 
 
 @cache

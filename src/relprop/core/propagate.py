@@ -113,8 +113,8 @@ def _share(
         shares = (shares,)
     if len(shares) != len(node.inputs):
         raise UsageError(
-            f"the rule {plan.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at {node.name}, "
-            f"which has {len(node.inputs)}; return a tuple, with None for those that get nothing"
+            f"the rule {plan.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at "
+            f"{node.name}, which has {len(node.inputs)}; return a tuple, with None for those that get nothing"
         )
     pairs = [(source, share) for source, share in zip(node.inputs, shares, strict=True) if share is not None]
     for source, share in pairs:
@@ -208,7 +208,9 @@ def _of_one_sign(start: Tensor) -> bool:
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 
-def _entry(plan: Plan, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool) -> Entry:
+def _entry(
+    plan: Plan, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool
+) -> Entry:
     assert account.total is not None
     magnitude = account.total if positive else account.magnitude()
     totals = [part.total for part in sent if part.total is not None]

@@ -4,7 +4,7 @@ Padding does not, nor do constants that are concatenated. Relevance that reached
 so joins send none there, dead units share over the positions that do depend, and what arrives all the same
 (at a unit that sees padding alone) is absorbed and itemised.
 
-A support is a bool tensor that broadcasts on the value, or None for "every position", which is nearly always the answer.
+A support is a bool tensor that broadcasts on the value, or None for "every position", which it nearly always is.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from relprop.core.roles import signal_of
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset(
-    {"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write"}
-)
+_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write"})
 
 
 def supports(graph: Graph, state: dict[str, Tensor]) -> tuple[Support, ...]:
@@ -43,7 +41,7 @@ class _Masks:
 
     graph: Graph
     state: dict[str, Tensor]
-    shapes: list[tuple[int, ...]]
+    shapes: list[torch.Size]
     known: list[Support]
 
     def of(self, index: int) -> Tensor:

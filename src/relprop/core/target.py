@@ -115,9 +115,7 @@ def read_target(target: object, logits: Tensor) -> Tensor:
     return chosen.long()
 
 
-def start_relevance(
-    logits: Tensor, target: Tensor, start: object, link: str = "softmax"
-) -> tuple[Tensor, Tensor]:
+def start_relevance(logits: Tensor, target: Tensor, start: object, link: str = "softmax") -> tuple[Tensor, Tensor]:
     """Relevance of the output: the class's probability or logit at the class, zero elsewhere.
 
     Args:

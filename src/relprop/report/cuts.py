@@ -26,10 +26,9 @@ def cuts(graph: Graph, depth: int = 3, most: int = MOST) -> list[str]:
     found: list[Node] = []
     reach = 0  # the latest use of any value so far
     for node in graph.nodes:
-        if graph.depends[node.index]:
-            if reach <= node.index and _is_map(node):
-                found.append(node)
-            reach = max([reach, *graph.consumers[node.index]])
+        if reach <= node.index and _is_map(node):
+            found.append(node)
+        reach = max([reach, *graph.consumers[node.index]])
     last = [node for node, after in pairwise(found) if not _same_place(node, after, depth)] + found[-1:]
     names = ["input" if node.index == 0 else node.name for node in last]
     if len(names) <= most:

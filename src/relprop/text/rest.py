@@ -5,9 +5,7 @@ models take that in the place of the names (`inputs_embeds`), so the rest of a m
 it is replaced or hooked. Positions and token types are constants that the embedding layer adds, and the layer norm
 after them passes relevance, so that each token's number is the same before and after these.
 
-What else belongs to a batch (which tokens are padding, which belong to the second text) are buffers of this module: a
-graph reads a buffer anew at each run, so one capture serves every mask. They are (1, T) for a capture, and (N, T) at a
-run; the expansion to N rows is the only step that sees which.
+What else belongs to a batch (which tokens are padding, which belong to the second text) are buffers of this module.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What each tensor of a run stands for, also after writes in place: tensors that share memory change together.
 
-Every tensor is a view of the *base* of its memory, the tensor that was met there first. A write gives the written
-tensor a new value, and its base too (`calls.write`). Any other view of that base is out of date from then on; when it is
-read again, it is the same view of the new base.
+Every tensor is a view of the *base* of its memory, the first tensor that was met there. A write gives the written
+tensor a new value, and its base too (`calls.write`). Any other view of that base is out of date from then on; when it
+is read again, it is the same view of the new base.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from relprop.core.graph import Ref, State
 from relprop.core.views import View
+
 
 class Memory:
     """The memory that some tensors share.

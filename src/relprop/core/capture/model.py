@@ -57,7 +57,7 @@ def trains(module: nn.Module) -> bool:
     """Whether a module is in training mode, and what it computes depends on that."""
     if not getattr(module, "training", False):  # a frozen TorchScript module has no mode
         return False
-    return isinstance(module, torch.jit.ScriptModule) or _reads_mode(type(module))
+    return isinstance(module, torch.jit.ScriptModule) or _reads_mode(type(module))  # type: ignore[arg-type]
 
 
 @cache
@@ -81,7 +81,11 @@ def first_weight(model: Model) -> Tensor | None:
 
 
 class Names:
-    """Names of a model's weights, buffers and modules, by identity; read again when something unknown is met."""
+    """Names of a model's weights, buffers and modules, by identity; read again when something unknown is met.
+
+    Attributes:
+        frozen: whether the model has none, so that its weights are constants of its code (frozen TorchScript).
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -92,6 +96,7 @@ class Names:
         model = self._model
         own: Any = getattr(model, "named_states", None)  # of an exported program, whose names are no attributes
         tensors = [*own()] if own is not None else [*_named_tensors(model)]
+        self.frozen = not tensors
         self._tensors = {id(tensor): (tensor, state(name)) for name, tensor in reversed(tensors)}
         modules = [*model.named_modules(remove_duplicate=False)]
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}

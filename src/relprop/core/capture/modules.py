@@ -1,7 +1,7 @@
 """Which modules of the model, and which line of its code, a call comes from.
 
-Nothing is attached to the model for it: the interpreter's own stack says which modules run. `nn.Module.__call__` has one
-frame for each module that is called, whatever hooks there are, and frames belong to one thread alone.
+Nothing is attached to the model for it: the interpreter's own stack says which modules run. `nn.Module.__call__` has
+one frame for each module that is called, whatever hooks there are, and frames belong to one thread alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relprop.core.capture.model import Names
 from relprop.core.capture.program import ProgramModule
 from relprop.core.capture.scripted import Places, Scopes
 
-_CALL = nn.Module._call_impl.__code__  # type: ignore[attr-defined]
+_CALL = nn.Module._call_impl.__code__
 
 #: where a call stands in the user's code: what it is part of, and its line; None where that is not known
 Line = tuple[CodeType, int] | str | None
@@ -140,5 +140,3 @@ def text_of(line: Line) -> str:
 def bottom() -> FrameType:
     """The frame of the caller, at which `Modules` stops to look."""
     return sys._getframe(1)
-
-

@@ -23,10 +23,12 @@ from relprop.core.capture.calls import FUSED, Call, Facts, facts_of, plain
 from relprop.core.capture.memory import Tensors, Value
 from relprop.core.capture.model import HALVES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
+from relprop.core.capture.scripted import Scopes
 from relprop.core.geometry import conv_geometry
 from relprop.core.graph import Ref, State, ref, state
 from relprop.core.packed import packs
 from relprop.core.prepared import Prepared
+from relprop.core.shortage import is_out_of_memory
 from relprop.core.views import write
 from relprop.errors import CaptureError, InputError, RelpropError
 
@@ -91,6 +93,8 @@ def record(
         except RelpropError:
             raise
         except Exception as error:  # whatever the user's code raises
+            if is_out_of_memory(error):
+                raise
             if recorder.refused is not None:
                 raise recorder.refused from error
             reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
@@ -182,12 +186,12 @@ class _Recorder(TorchDispatchMode):
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
         return self._dependent(func, facts, args, kwargs, tensors, values, written)
 
-    def _constant(
-        self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]
-    ) -> Any:
+    def _constant(self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]) -> Any:
         """A call that does not depend on the image: its value is a constant of this run."""
         for tensor in written:
             self._before_write(tensor)
+        if _half_type(args, kwargs):  # a weight under autocast
+            args, kwargs = self._widened(args, None), {n: self._widened(v, None) for n, v in kwargs.items()}
         result = func(*args, **kwargs)
         learned = any(value.learned for value in values)
         for tensor in written:
@@ -247,7 +251,15 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _write_down(
-        self, func: Any, args: Any, kwargs: dict[str, Any], results: Any, single: bool, sizes: Any, scopes: Any, line: Line
+        self,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        results: tuple[int | None, ...],
+        single: bool,
+        sizes: tuple[tuple[int, ...], ...],
+        scopes: Scopes,
+        line: Line,
     ) -> None:
         self._calls.append(Call(func, args, tuple(kwargs.items()), results, single, sizes, scopes))
         self._lines.append(line)
@@ -320,7 +332,7 @@ class _Recorder(TorchDispatchMode):
         if name is not None:
             return self._tensors.add(tensor, name, learned=True, memory=memory, views=None)
         if memory is None:
-            return self._tensors.add(tensor, None)
+            return self._tensors.add(tensor, None, learned=self._names.frozen)
         shaped = (tensor.shape, tensor.stride(), tensor.storage_offset())
         twin = next((value for value in memory.values if value.geometry == shaped), None)
         if twin is None:
@@ -450,7 +462,7 @@ class _Recorder(TorchDispatchMode):
 
     def _widened(self, argument: Any, named: Any) -> Any:
         if isinstance(argument, Tensor):
-            return self._wide(argument, named if isinstance(named, State) else ref(0))
+            return self._wide(argument, named if isinstance(named, State) else ref(0)) if named else argument
         if isinstance(argument, list | tuple):
             parts = named if isinstance(named, tuple) else (None,) * len(argument)
             return type(argument)(self._widened(a, n) for a, n in zip(argument, parts, strict=False))
@@ -487,5 +499,3 @@ def _half_type(args: Any, kwargs: Any) -> bool:
 
 def _hashable(argument: Any) -> Any:
     return tuple(map(_hashable, argument)) if isinstance(argument, list | tuple) else argument
-
-

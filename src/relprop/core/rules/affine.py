@@ -74,7 +74,9 @@ def _conv(step: Step) -> Affine:
 
     def once(name: str, make: Callable[[], Tensor]) -> Tensor:
         fixed = kept and not any(map(is_stand_in, sources[1:]))
-        return prepared.get(owner, f"{name}{tuple(shape[1:])} {geometry.text}", sources, make, sized=True) if fixed else make()
+        if not fixed:
+            return make()
+        return prepared.get(owner, f"{name}{tuple(shape[1:])} {geometry.text}", sources, make, sized=True)
 
     def mask() -> Tensor | None:
         return None if support is None else once("mask", lambda: support.to(weight))
@@ -90,7 +92,8 @@ def _conv(step: Step) -> Affine:
         ones: Tensor = prepared.get(owner, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
         single = geometry.one_channel_a_group
         narrow = value.new_empty(1).expand(value.shape[0], geometry.groups, *shape[2:])
-        return geometry.spread(value, shape[2:], mask(), lambda sums: prepared.pull(f"{owner}, ones", single, sums, ones, narrow))
+        pull_ones = partial(prepared.pull, f"{owner}, ones", single, weight=ones, goal=narrow)
+        return geometry.spread(value, shape[2:], mask(), pull_ones)
 
     return Affine(
         weight,
