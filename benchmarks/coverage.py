@@ -9,8 +9,8 @@
 the relevance there, for the default composite; "absorbed" what a rule takes away by its own account. "batch against
 single" is how far the second image's map in the batch is from the same image explained alone, relative, in float64.
 "gradients" is the time of an explanation of one image, books included, in plain gradients (forward and backward to the
-image) of the same model: runs alternate in one process on one thread, and the ratio is of medians. "captured by" says
-how the model was captured. Each network runs in a process of its own.
+image) of the same model: runs alternate in one process on one thread, and the ratio is of medians. Each network
+runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -80,8 +80,10 @@ def test_the_model_is_untouched_when_something_raises(spec, failure):
 def test_a_class_that_does_not_exist_and_a_model_in_training_are_errors(spec):
     with pytest.raises(TargetError, match="class 4 does not exist"):
         EXPLAINERS.build(spec)(made(Plain), pictures(1), torch.tensor([4]))
-    with pytest.raises(CaptureError, match=r"call model.eval\(\) first"):
-        EXPLAINERS.build(spec)(made(Plain).train(), pictures(1), torch.tensor([0]))
+    model = made(Plain)
+    model.drop = torch.nn.Dropout()  # a part that computes something else in training
+    with pytest.raises(CaptureError, match=r"in training mode \(at drop\); call model.eval\(\) first"):
+        EXPLAINERS.build(spec)(model.train(), pictures(1), torch.tensor([0]))
 
 
 @pytest.mark.parametrize("spec", SPECS)

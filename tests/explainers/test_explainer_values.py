@@ -146,7 +146,7 @@ def test_lrp_is_the_engine_with_the_composite_asked_for():
         EXPLAINERS.build("lrp:g=0.5")
 
 
-def test_lrp_captures_once_and_follows_the_weights(monkeypatch):
+def test_lrp_plans_once_and_follows_the_weights_and_modules(monkeypatch):
     from relprop.core import plan as engine
 
     seen = []
@@ -160,11 +160,11 @@ def test_lrp_captures_once_and_follows_the_weights(monkeypatch):
     with torch.no_grad():
         model.conv.weight.mul_(-1)
     assert torch.equal(explainer(model, x, tensor([0, 1])), EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
-    assert len(seen) == 1
+    assert len(seen) == 2  # once for each explainer
     model.relu = nn.Identity().eval()
     changed = explainer(model, x, tensor([0, 1]))
     assert torch.equal(changed, EXPLAINERS.build("lrp")(model, x, tensor([0, 1])))
-    assert len(seen) == 2
+    assert len(seen) == 4
 
 
 def test_lrp_holds_two_models_and_no_more():

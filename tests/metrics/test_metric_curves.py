@@ -284,7 +284,11 @@ def test_relevance_gain_is_insertion_less_deletion_under_its_own_fill():
         ({"preprocess": None}, UsageError, "a black fill is a colour"),
         ({"ties": "fairly"}, UsageError, "ties must be one of together, shuffled, row-major, expected, not 'fairly'"),
         ({"model": torch.nn.Identity().eval()}, InputError, r"must return scores \(N, classes\), not \(\d+, 3, 8, 8\)"),
-        ({"model": small_network().train()}, CaptureError, r"training mode .*call model.eval\(\) first"),
+        (
+            {"model": torch.nn.Sequential(small_network(), torch.nn.Dropout()).train()},
+            CaptureError,
+            r"training mode .*call model.eval\(\) first",
+        ),
     ],
 )
 def test_what_cannot_be_measured_says_why(change, error, message):

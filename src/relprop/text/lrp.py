@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.core.capture import unwrap
+from relprop.core.capture import require_evaluation_mode, unwrap
 from relprop.core.chunks import cut
 from relprop.core.composite import Composite
 from relprop.core.lrp import LRP
@@ -132,6 +132,7 @@ class TokenLRP:
 
     @torch.no_grad()
     def _explain(self, tokens: Tokens, target: Target, start: Start) -> Relevance:
+        require_evaluation_mode(self.model)
         rest, lrp = self._engine(tokens)
         embedded = self.embedding(tokens.ids)
         key = (tuple(tokens.beside), tokens.ids.shape[1])
