@@ -65,7 +65,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def unusable(tensor: Tensor) -> str:
-    """Say why a tensor of a file cannot be a weight; "" where it can. A view that claims more than is there is not read."""
+    """Say why a tensor of a file cannot be a weight; "" where it can.
+
+    A view that claims more values than the file holds is not read: that alone could take all memory.
+    """
     save = "save dense float32 weights"
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return f"is {'quantized' if tensor.is_quantized else 'sparse'}, which is not read here; {save}"
