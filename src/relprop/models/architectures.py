@@ -75,10 +75,10 @@ def find_architecture(name: str, *, projections: bool = False) -> Architecture:
     Raises:
         ModelError: there is none; the message names the nearest.
     """
+    if imports(name):
+        return _factory(name)
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"))
-    if ":" in name:
-        return _factory(name)
     if match := CIFAR.fullmatch(name):
         return _cifar(name, int(match[1]), "B" if match[2] or projections else "A")
     if name in torchvision_names():
@@ -86,6 +86,11 @@ def find_architecture(name: str, *, projections: bool = False) -> Architecture:
     with contextlib.suppress(MissingDependencyError, ModelError):
         return _timm(name)
     raise unknown(name, [*CIFAR_NAMES, *torchvision_names(), *timm_names()])
+
+
+def imports(name: str) -> bool:
+    """Whether to build the network of this name, a module would be imported and called: `package.module:factory`."""
+    return ":" in name and not name.startswith("timm:")
 
 
 def unknown(name: str, known: list[str]) -> ModelError:

@@ -9,7 +9,7 @@ from torchvision import models as zoo
 
 from relprop.errors import ModelError, UsageError
 from relprop.images import Preprocess
-from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, torchvision_names
+from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, imports, torchvision_names
 from relprop.models.fit import ends, fit
 from relprop.models.loaded import LoadedModel
 
@@ -17,18 +17,29 @@ if TYPE_CHECKING:
     from relprop.models.checkpoint import Checkpoint
 
 
-def load_into(checkpoint: Checkpoint, arch: str | None) -> LoadedModel:
+SIDE = 8192
+"""Largest side of an input that a file's metadata may ask for."""
+
+
+def load_into(checkpoint: Checkpoint, arch: str | None, *, trust: bool = False) -> LoadedModel:
     """Build the network that `checkpoint` belongs to and load it.
 
     Which one is said by `arch`, by the metadata of a safetensors file, or by the name of a file that torchvision
-    publishes.
+    publishes. What metadata say is not imported unless `trust` says that it may be.
 
     Raises:
-        ModelError: nobody says which, or the tensors do not fit it.
+        ModelError: nobody says which, the metadata ask for an import, or the tensors do not fit it.
     """
     path = checkpoint.path
     published = _published(path.name)
-    arch = arch or checkpoint.facts.get("arch") or (published and published[0])
+    said = checkpoint.facts.get("arch")
+    if arch is None and isinstance(said, str) and imports(said) and not trust:
+        raise ModelError(
+            f"the metadata of {path} ask for the architecture {said!r}, which would be imported and run; nothing is "
+            f"imported because a file says so. If you trust the file, say it yourself: arch={said!r} (--arch), or "
+            "trust=True (--trust)"
+        )
+    arch = arch or said or (published and published[0])
     if not isinstance(arch, str):
         raise ModelError(
             f"{path} does not say what network it belongs to; give arch (--arch): a torchvision or timm name, "
@@ -61,7 +72,10 @@ def _published(filename: str) -> tuple[str, Any] | None:
 def _preprocess(checkpoint: Checkpoint, usual: Preprocess) -> Preprocess:
     """Take what the file's metadata say, over what is usual for the network."""
     said = {key: checkpoint.facts[key] for key in ("size", "resize", "mean", "std") if key in checkpoint.facts}
+    sides = {key: said[key] for key in ("size", "resize") if key in said}
     try:
+        if not all(type(side) is int and 0 < side <= SIDE for side in sides.values()):
+            raise UsageError(f"size and resize have to be whole numbers from 1 to {SIDE}; they are {sides}")
         return replace(usual, **said)
     except (TypeError, UsageError) as error:
         raise ModelError(f"{checkpoint.path}: its metadata on preprocessing cannot be used: {error}") from None
@@ -75,6 +89,8 @@ def _classes(checkpoint: Checkpoint, arch: str, weights: Any, outputs: int | Non
         said = CIFAR_CLASSES if outputs == len(CIFAR_CLASSES) else None
     if said is None:
         return None
+    if not isinstance(said, list | tuple):
+        raise ModelError(f"{checkpoint.path}: its metadata on classes are a {type(said).__name__}, not a list of names")
     if "classes" in checkpoint.facts and len(said) != outputs:
         raise ModelError(
             f"{checkpoint.path}: its metadata name {len(said)} classes, but the network has {outputs} outputs"

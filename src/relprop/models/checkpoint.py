@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 NESTS = ("state_dict", "model", "model_state_dict", "net")
 SHOWN = 3
+DEPTH = 8
+"""Dictionaries within dictionaries that are looked into; a pickle may hold itself."""
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors, facts = _read_safetensors(path)
     else:
         tensors, facts = find_tensors(path, _read_pickle(path)), {}
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors; save model.state_dict()")
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ModelError(
-                f"{path}: {name} holds NaN or infinite weights; the training diverged or the file is damaged"
-            )
+        if problem := unusable(tensor):
+            raise ModelError(f"{path}: {name} {problem}")
     return Checkpoint(path, tensors, facts)
+
+
+def unusable(tensor: Tensor) -> str:
+    """Say why a tensor of a file cannot be a weight; "" where it can.
+
+    A view that claims more values than the file holds is not read: that alone could take all memory.
+    """
+    save = "save dense float32 weights"
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return f"is {'quantized' if tensor.is_quantized else 'sparse'}, which is not read here; {save}"
+    if tensor.device.type != "cpu":
+        return f"is on the device {tensor.device.type!r}, so its values are not in the file; {save}"
+    if tensor.is_complex():
+        return "holds complex numbers; relevance is defined for real weights alone"
+    if tensor.dtype not in (*REAL, *WHOLE):
+        return f"holds {str(tensor.dtype).removeprefix('torch.')}, which torch does not compute with; {save}"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        held = tensor.untyped_storage().nbytes()
+        return f"claims the shape {tuple(tensor.shape)}, and only {held} bytes of it are in the file; {save}"
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        return "holds NaN or infinite weights; the training diverged or the file is damaged"
+    return ""
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,7 +101,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # other writers put plain text there
 
 
@@ -122,11 +148,21 @@ def find_tensors(path: Path, content: Any) -> dict[str, Tensor]:
     Raises:
         ModelError: there is none.
     """
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), None)
+    for _ in range(DEPTH):
+        nested = (
+            (content[key] for key in NESTS if isinstance(content.get(key), Mapping))
+            if isinstance(content, Mapping)
+            else ()
+        )
+        inner = next(iter(nested), None)
         if inner is None:
             break
         content = inner
+    else:
+        raise ModelError(
+            f"{path} holds dictionaries in dictionaries, more than {DEPTH} deep or in themselves; "
+            "save model.state_dict()"
+        )
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

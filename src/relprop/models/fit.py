@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from relprop.errors import ModelError
-from relprop.models.checkpoint import few
+from relprop.models.checkpoint import DEPTH, few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,9 +55,9 @@ def fit(model: nn.Module, checkpoint: Checkpoint, arch: str) -> list[str]:
 def _rename(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
     """Strip the prefixes of wrappers and use our word for modules with several, wherever that makes names fit."""
     notes: list[str] = []
-    while True:
+    for _ in range(DEPTH):
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
-        if prefix is None or any(name in wanted for name in tensors):
+        if prefix is None or not tensors or any(name in wanted for name in tensors):
             break
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         notes.append(f"prefix {prefix!r} dropped")

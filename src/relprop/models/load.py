@@ -55,7 +55,8 @@ def load_model(
         mean: of each channel of the picture in [0, 1], subtracted first.
         std: of each channel; divides what is left.
         device: where the model goes.
-        trust: load a `.pt2` file although its reader can run code that the file holds.
+        trust: load a `.pt2` file although its reader can run code that the file holds, and import the factory that the
+            metadata of a checkpoint name.
 
     Raises:
         ModelError: no such model, or its weights cannot be had, read or fitted; the message says what to do.
@@ -102,7 +103,7 @@ def _load(name: str, arch: str | None, trust: bool, device: str) -> LoadedModel:
         return load_named(name)
     if Path(name).suffix == ".pt2":
         return load_exported(Path(name), trust=trust, device=device)
-    return load_into(read_checkpoint(Path(name)), arch)
+    return load_into(read_checkpoint(Path(name)), arch, trust=trust)
 
 
 def _shipped() -> LoadedModel:

@@ -53,11 +53,11 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
     place = _place(str(name))
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             classifies = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
             kind = AutoModelForSequenceClassification if classifies else AutoModel
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            model, info = kind.from_pretrained(place, config=config, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            model, info = kind.from_pretrained(place, config=config, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # transformers raises errors of many unrelated types
         reason = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
         raise ModelError(
