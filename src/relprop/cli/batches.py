@@ -172,9 +172,7 @@ def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[It
     return [replace(item, name=name) for item, name in zip(found, names, strict=True)]
 
 
-def aim(
-    items: list[Item], target: list[str] | None, loaded: LoadedModel, *, contrast: str | None = None
-) -> list[Item]:
+def aim(items: list[Item], target: list[str] | None, loaded: LoadedModel, *, contrast: str | None = None) -> list[Item]:
     """Say what to explain of each image; one that several classes were asked of stands once for each.
 
     Raises:

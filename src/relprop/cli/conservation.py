@@ -55,9 +55,7 @@ def conservation(
     items = find_items(images, recursive=recursive)
     options.require_targets(target, len(items))
     options.require_indices(target, options.known_outputs(model))
-    loaded = options.load(
-        model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
-    )
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
     items = aim(items, target, loaded)
     job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
     book = Book(depth)

@@ -218,7 +218,9 @@ def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | No
         return None
     found = _classes_of(given, classes, outputs)
     if len(found) != 2 or found[0] == found[1]:
-        raise TargetError(f"--contrast takes two classes with a comma, such as 281,285 (why 281 and not 285); not {given!r}")
+        raise TargetError(
+            f"--contrast takes two classes with a comma, such as 281,285 (why 281 and not 285); not {given!r}"
+        )
     return found[0], found[1]
 
 

@@ -73,7 +73,9 @@ def serve(
     benches: dict[str, Workbench] = {}
     names: list[str | None] = [*model] if model else [None]
     for wanted in names:
-        loaded = options.load(wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+        loaded = options.load(
+            wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+        )
         benches[_free_name(loaded, benches)] = Workbench(loaded, place)
     local = host in LOOPBACK
     limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
