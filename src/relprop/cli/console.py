@@ -78,9 +78,9 @@ def show(made: Table) -> None:
             return
         heads = [str(column.header) for column in made.columns]
         for row in zip(*(column.cells for column in made.columns), strict=True):
-            wide = max(map(len, heads))
+            longest = max(map(len, heads))
             for head, cell in zip(heads, row, strict=True):
-                out.print(f"[{QUIET}]{escape(head):{wide}}[/]  {cell}", soft_wrap=True)
+                out.print(f"[{QUIET}]{escape(head):{longest}}[/]  {cell}", soft_wrap=True)
             out.print()
     else:
         wide = Console(width=10_000, highlight=False)

@@ -99,8 +99,9 @@ def explain(
 
     For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
     and NAME/ (relevance per channel and a manifest). The picture is drawn after a Gaussian of one pixel, and says so:
-    the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it explains the bundled photograph. With --reading
-    the heatmap is read from several cuts of the network (explainer lrp-cuts), and NAME/ holds their relevance too.
+    the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it
+    explains the bundled photograph. With --reading the heatmap is read from several cuts of the network (explainer
+    lrp-cuts), and NAME/ holds their relevance too.
 
     Exit code 1 if some images could not be read; the others are done, and those are listed.
     """

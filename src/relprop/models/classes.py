@@ -1,4 +1,4 @@
-"""Names of classes: given as a list, in a file, as an image folder, or in a checkpoint; and how to find one by its name."""
+"""Names of classes, from a list, a file, an image folder or a checkpoint, and the index of a class by its name."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _from_path(path: Path) -> tuple[str, ...]:
 def _in_order(given: Any, where: str) -> tuple[str, ...]:
     """Names of a list, or of a mapping of names to indices (or of indices to names)."""
     if isinstance(given, Mapping):
-        pairs = {k: v for k, v in given.items()} if _are_indices(given.values()) else {v: k for k, v in given.items()}
+        pairs = dict(given) if _are_indices(given.values()) else {v: k for k, v in given.items()}
         try:
             by_index = {int(index): name for name, index in pairs.items()}
         except (TypeError, ValueError):

@@ -66,7 +66,7 @@ def squares(values: Any, size: tuple[int, int]) -> Floats:
     """Enlarge a layer's map (h, w) to (H, W) for drawing: each value becomes a rectangle of its own colour."""
     small = as_map(values)
     rows, columns = (np.arange(side) * length // side for side, length in zip(size, small.shape, strict=True))
-    return small[rows][:, columns]
+    return np.asarray(small[rows][:, columns], dtype=np.float64)
 
 
 def as_picture(image: Any) -> Floats:
