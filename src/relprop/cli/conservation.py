@@ -44,7 +44,8 @@ def conservation(
     """Show what every block received and passed on; exit 1 if relevance leaks.
 
     A leak is relevance lost where a rule must keep all of it. What a rule takes on purpose (bias, epsilon) is
-    absorbed: itemised, and no leak, but the map then does not sum to the score, which is said too. Exit code 1 also if some images could not be read.
+    absorbed: itemised, and no leak, but the map then does not sum to the score, which is said too. Exit code 1 also if
+    some images could not be read.
     """
     from relprop import LRP
     from relprop.cli.batches import Job, aim, find_items

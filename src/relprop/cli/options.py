@@ -51,10 +51,7 @@ Std = Annotated[
 Device = Annotated[
     str, typer.Option(rich_help_panel=_MODEL, help="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")
 ]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", rich_help_panel=_MODEL, help="Run code that a .pt2 file or a pickled model may hold."),
-]
+Trust = Annotated[bool, typer.Option("--trust", rich_help_panel=_MODEL, help="Run code that a .pt2 file may hold.")]
 Classes = Annotated[
     Path | None,
     typer.Option(

@@ -124,8 +124,8 @@ def _refused(path: Path, reason: str) -> ModelError:
     culprit = re.search(r"GLOBAL ([\w.]+\w)", reason)
     return ModelError(
         f"{path} holds pickled Python objects{f' ({culprit[1]})' if culprit else ''}; reading them can run code, so it "
-        "is refused. If you trust where it comes from, say so with trust=True (--trust), or convert it where its code "
-        "is installed: "
+        "is refused. trust=True (--trust) opens .pt2 files alone: they bring their computation, while a pickled model "
+        "needs the code of its classes. If you trust the file, convert it once where that code is installed: "
         f"c = torch.load({str(path)!r}, weights_only=False); "
         "torch.save(c['state_dict'] if isinstance(c, dict) else c.state_dict(), 'weights.pth')"
     )

@@ -18,7 +18,6 @@ from relprop.models.by_name import load_named
 from relprop.models.checkpoint import read_checkpoint
 from relprop.models.classes import read_classes, require_count
 from relprop.models.exported import load_exported
-from relprop.models.trusted import load_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +61,8 @@ def load_model(
             of a text file with one name a line, of a JSON file, or of a folder with a subfolder for each class. By
             default those that the file or the library brings.
         device: where the model goes.
-        trust: load a `.pt2` file, or a pickle of a whole model, although reading one can run code that it holds.
+        trust: load a `.pt2` file although its reader can run code that the file holds. A pickle of a whole model is not
+            opened with it either: that needs the code of its classes, and one line converts it, which the error gives.
 
     Raises:
         ModelError: no such model, or its weights cannot be had, read or fitted, or it has not as many outputs as there
@@ -115,7 +115,7 @@ def _load(name: str, arch: str | None, trust: bool, device: str) -> LoadedModel:
         return load_named(name)
     if Path(name).suffix == ".pt2":
         return load_exported(Path(name), trust=trust, device=device)
-    return load_trusted(Path(name), arch) if trust else load_into(read_checkpoint(Path(name)), arch)
+    return load_into(read_checkpoint(Path(name)), arch)
 
 
 def _shipped() -> LoadedModel:
