@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -223,7 +224,7 @@ def test_names_are_not_broken_in_a_narrow_terminal(monkeypatch):
     from relprop.cli import console
 
     for width, lines in ((80, 3), (200, 2)):
-        drawn = Console(width=width, force_terminal=True, no_color=True, record=True, file=open(os.devnull, "w"))
+        drawn = Console(width=width, force_terminal=True, no_color=True, record=True, file=io.StringIO())
         monkeypatch.setattr(console, "out", drawn)
         made = console.table("image", "class", *(f">column{k}" for k in range(5)))
         made.add_row("a_long_name_of_a_photograph_2026.jpg", "rhinoceros-beetle", *["0.123456"] * 5)
