@@ -43,7 +43,7 @@ def result_document(study: Study, levels: int | None, smooth: float = 0.0) -> di
         "smooth": smooth,
         "overlay": data_uri(blend(study.picture, heatmap, scale)),
         "scale": _legend(scale),
-        "half": half_on(as_map(heatmap)),
+        "half": half_on(as_map(result.heatmap[0])),
         "stops": [_stop(study.picture, stop, score) for stop in study.stops],
         "books": book.document(),
         "methods": _methods(study),
