@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -154,6 +155,85 @@ def test_what_is_drawn_may_be_smoothed_and_the_files_stay_raw(folder, model, tmp
     assert (plain / "a.png").read_bytes() != (smooth / "a.png").read_bytes()
 
 
+def test_the_picture_is_smoothed_unless_told_and_says_so(folder, model, tmp_path):
+    done = run("explain", folder / "a.png", *model, "--out", tmp_path / "default")
+    assert "pictures are drawn after smooth:1, files hold the raw heatmap" in done.stdout
+    run("explain", folder / "a.png", *model, "--out", tmp_path / "smooth", "--post", "smooth:1")
+    raw = run("explain", folder / "a.png", *model, "--out", tmp_path / "raw", "--post", "none")
+    assert "drawn after" not in raw.stdout
+    pictures = [(tmp_path / name / "a.png").read_bytes() for name in ("default", "smooth", "raw")]
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert (tmp_path / "default" / "a.npy").read_bytes() == (tmp_path / "raw" / "a.npy").read_bytes()
+
+
+def test_several_classes_of_one_image_and_a_contrast(folder, model, tmp_path):
+    image = folder / "a.png"
+    several = document("explain", image, *model, "--out", tmp_path / "s", "--target", "3,1")
+    assert [(row["name"], row["target"]) for row in several["images"]] == [("a-3", 3), ("a-1", 1)]
+    assert (tmp_path / "s" / "a-3.npy").exists()
+    (row,) = document("explain", image, *model, "--out", tmp_path / "c", "--contrast", "3,1")["images"]
+    x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(image))[None]
+    result = relprop.explain(cli_tiny.network(), x, target=relprop.targets.Contrast(3, 1))
+    assert row["score"] == pytest.approx(float(result.score[0]), rel=1e-4)
+    assert np.load(row["files"][1]) == pytest.approx(result.heatmap[0].numpy(), rel=1e-3, abs=1e-7)
+    assert row["class"] == "class 3 rather than class 1"
+    run("report", tmp_path / "c", "--out", tmp_path / "report.html")
+    assert "class 3 rather than class 1" in (tmp_path / "report.html").read_text()
+    both = run("explain", image, *model, "--contrast", "3,1", "--target", "2", "--out", tmp_path, code=2)
+    assert "give it or --target, not both" in both.stderr
+
+
+def test_layers_and_formats(folder, model, tmp_path):
+    run("explain", folder / "a.png", *model, "--out", tmp_path, "--layer", "block", "--format", "npz,csv")
+    arrays = np.load(tmp_path / "a.npz")
+    assert np.array_equal(np.loadtxt(tmp_path / "a.csv", delimiter=",", dtype=np.float32), arrays["heatmap"])
+    assert arrays["relevance"].sum(0) == pytest.approx(arrays["heatmap"], abs=1e-7)
+    assert not (tmp_path / "a.npy").exists()
+    x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(folder / "a.png"))[None]
+    inside = relprop.LRP(cli_tiny.network(), keep=["block"])(x).at("block")[0]
+    assert np.load(tmp_path / "a.block.npy") == pytest.approx(inside.numpy(), rel=1e-4, abs=1e-8)
+    assert (tmp_path / "a.block.png").exists()
+    assert "takes npy, npz and csv" in run("explain", *model, "--format", "tiff", code=2).stderr
+
+
+def test_class_names_from_a_file(folder, model, tmp_path):
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    named = [*model, "--classes", tmp_path / "names.txt", "--out", tmp_path / "out"]
+    (row,) = document("explain", folder / "a.png", *named, "--target", "Cat")["images"]
+    assert (row["target"], row["class"]) == (2, "cat")
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    assert "2 class names were given, but the network has 5" in run("explain", folder, *named, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["nowhere.png"], "there is no file or folder"), (["--target", "1000"], "class 1000 does not exist")],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(options, sentence, monkeypatch):
+    def load(*given, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("relprop.cli.options.load", load)
+    for command in ("explain", "conservation", "report"):
+        assert sentence in run(command, *options, code=2).stderr
+
+
+def test_names_are_not_broken_in_a_narrow_terminal(monkeypatch):
+    from rich.console import Console
+
+    from relprop.cli import console
+
+    for width, lines in ((80, 3), (200, 2)):
+        drawn = Console(width=width, force_terminal=True, no_color=True, record=True, file=io.StringIO())
+        monkeypatch.setattr(console, "out", drawn)
+        made = console.table("image", "class", *(f">column{k}" for k in range(5)))
+        made.add_row("a_long_name_of_a_photograph_2026.jpg", "rhinoceros-beetle", *["0.123456"] * 5)
+        console.show(made)
+        text = drawn.export_text()
+        assert "a_long_name_of_a_photograph_2026.jpg" in text
+        assert len(text.strip().splitlines()) >= lines
+
+
 def test_split_and_identity_reach_the_rules(folder, model, tmp_path):
     maps = {}
     for name, options in {
@@ -205,7 +285,10 @@ def test_the_table_shows_what_was_predicted_where_something_else_was_asked_for(f
     ("options", "sentence"),
     [
         (["--target", "5"], "class 5 does not exist: the model has 5 classes"),
-        (["--target", "cat"], "the model brings no class names, so 'cat' cannot be found; give an index"),
+        (
+            ["--target", "cat"],
+            "the model brings no class names, so 'cat' cannot be found; give an index, or the names: --classes FILE",
+        ),
         (["--composite", "papre"], "no composite is named 'papre'; did you mean 'paper'?"),
         (["--composite", "epsilon", "--split", "ratio"], "composite 'epsilon' has no option 'split'"),
         (["--split", "half"], "half"),
@@ -318,7 +401,8 @@ def test_check_names_everything_that_is_missing(tmp_path):
 
 def test_conservation_balances(folder, model):
     done = run("conservation", folder, *model)
-    assert "the books balance" in done.stdout
+    assert "✓ no leak: at most" in done.stdout
+    assert "✓ the score is conserved" in done.stdout
     report = document("conservation", folder, *model)
     assert report["balances"] is True
     assert 0 <= report["gap"] <= 1e-5
@@ -330,12 +414,13 @@ def test_conservation_balances(folder, model):
 
 
 def test_conservation_fails_where_less_is_allowed(folder, model):
-    assert "the books do not balance" in run("conservation", folder, *model, "--rtol", 0, code=1).stdout
+    assert "✗ relevance leaks: " in run("conservation", folder, *model, "--rtol", 0, code=1).stdout
 
 
 def test_absorbed_relevance_is_itemised_and_no_leak(folder, model):
     done = run("conservation", folder, *model, "--composite", "epsilon:0.1")
-    assert "absorbed" in done.stdout
+    assert "✓ no leak" in done.stdout
+    assert "✗ the score is not conserved: rules " in done.stdout
     report = document("conservation", folder, *model, "--composite", "epsilon:0.1")
     assert report["absorbed"] > 1e-3
     assert report["balances"] is True

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from relprop.cli import options
 from relprop.cli.batches import _distinct
 from relprop.errors import TargetError, UsageError
+from relprop.models.classes import class_index
 
 CLASSES = ("tench, Tinca tinca", "crane", "goldfish", "crane", "tabby, tabby cat")
 
@@ -35,7 +36,7 @@ def test_split_and_identity_are_options_of_the_composite():
     ("text", "index"), [("3", 3), ("-1", -1), ("Tench", 0), ("tinca tinca", 0), ("tench, tinca tinca", 0), ("tabby", 4)]
 )
 def test_a_class_by_index_or_name(text, index):
-    assert options.class_index(text, CLASSES) == index
+    assert class_index(text, CLASSES) == index
 
 
 @pytest.mark.parametrize(
@@ -48,15 +49,33 @@ def test_a_class_by_index_or_name(text, index):
 )
 def test_a_class_that_cannot_be_found(text, classes, sentence):
     with pytest.raises(TargetError, match=sentence):
-        options.class_index(text, classes)
+        class_index(text, classes)
 
 
-def test_one_target_serves_all_images():
-    assert options.targets(["2"], 3, None) == [2, 2, 2]
-    assert options.targets(["2", "0", "1"], 3, None) == [2, 0, 1]
+def test_one_target_serves_all_images_and_each_may_be_several_classes():
+    assert options.targets(["2"], 3, None) == [(2,)] * 3
+    assert options.targets(["2", "0", "1"], 3, None) == [(2,), (0,), (1,)]
+    assert options.targets(["5,3"], 2, None) == [(5, 3)] * 2
+    assert options.targets(["tabby,goldfish"], 1, CLASSES) == [(4, 2)]
+    assert options.targets(["tench, Tinca tinca"], 1, CLASSES) == [(0,)]  # a name with a comma of its own
     assert options.targets(None, 3, None) is None
     with pytest.raises(TargetError, match="given 2 times for 3 images"):
         options.targets(["2", "0"], 3, None)
+    with pytest.raises(TargetError, match="class 5 does not exist: the model has 5 classes, 0 to 4"):
+        options.targets(["1,5"], 1, None, 5)
+
+
+def test_a_contrast_is_of_two_classes():
+    assert options.contrast("tabby,goldfish", CLASSES) == (4, 2)
+    for wrong in ("1", "1,1", "1,2,3"):
+        with pytest.raises(TargetError, match="takes two classes with a comma"):
+            options.contrast(wrong, CLASSES)
+
+
+def test_the_number_of_classes_of_a_known_name_needs_no_model():
+    assert (options.known_outputs(None), options.known_outputs("resnet50@IMAGENET1K_V2")) == (1000, 1000)
+    assert options.known_outputs("resnet20-cifar10") == 10
+    assert options.known_outputs("mine.pth") is None
 
 
 def test_a_device_that_is_not_here():

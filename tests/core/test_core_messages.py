@@ -50,8 +50,8 @@ def test_inputs(tiny, x, message):
         ([[[0]], [[1]]], r"shape \(2, 1, 1\) for 2 image"),
         (1.0, "whole class numbers, not torch.float32"),
         (True, "whole class numbers, not torch.bool"),
-        ("cat", "must be an int, a list of ints or an integer tensor, not 'cat'"),
-        ([[0], [1, 2]], "must be an int, a list of ints"),
+        ("cat", "must be the index of a class, a list of them or an integer tensor, not 'cat'"),
+        ([[0], [1, 2]], "must be the index of a class, a list of them"),
         (torch.zeros(2, 0, dtype=torch.long), "target names no class at all"),
     ],
 )

@@ -168,3 +168,32 @@ def test_the_table_names_every_weighted_layer():
     for name in ("conv1", "conv2", "fc", "largest leak"):
         assert name in table
     assert "relu@1" in relprop.explain(Net().eval(), X).ledger.table(by="step")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "share", "said"),
+    [
+        (1.0, 1.0, 0.0, "the score is conserved"),
+        (1.0, 0.25, 0.75, "rules absorbed 75 % of it"),
+        (0.5, 0.75, -0.5, "rules created 50 % of it"),
+        (1.0, -19.0, 20.0, "rules absorbed 20 times as much"),
+        (1.0, float("nan"), None, "the relevance is not finite"),
+    ],
+)
+def test_no_leak_and_a_conserved_score_are_two_statements(start, end, share, said):
+    first, last = (torch.tensor([value], dtype=torch.float64) for value in (start, end))
+    said_of = Ledger((Entry("fc", "linear", "epsilon", False, first, last, first.abs()),), first, last).conservation()
+    assert said in said_of.score_text
+    assert said_of.conserves_score is (start == end)
+    if share is not None:
+        assert said_of.absorbed == pytest.approx(share)
+        assert not said_of.leaks()  # the rule says that it absorbs
+        assert said_of.leak_text().startswith("no leak: at most 0.0e+00")
+
+
+def test_the_worst_of_several_explanations_is_told():
+    start = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    end = torch.tensor([1.2, 0.2], dtype=torch.float64)
+    ledger = Ledger((Entry("fc", "linear", "epsilon", False, start, end, start),), start, end)
+    assert ledger.conservation().absorbed == pytest.approx(0.8)
+    assert ledger.conservation(start).conserves_score

@@ -179,7 +179,8 @@ def test_safetensors_metadata_say_everything(net, x, tmp_path):
 def test_safetensors_metadata_that_do_not_fit_are_refused(net, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(plain(net), path, {"arch": json.dumps(CIFAR), "classes": json.dumps(["one"])})
-    assert message(path) == f"{path}: its metadata name 1 classes, but the network has 10 outputs"
+    said = "1 class names were given, but the network has 10 outputs; give one for each, in the order of the outputs"
+    assert message(path) == f"{path}: {said}"
     save_file(plain(net), path, {"arch": json.dumps(CIFAR), "mean": json.dumps("grey")})
     assert message(path).startswith(f"{path}: its metadata on preprocessing cannot be used")
     save_file(plain(net), path, {"format": "pt"})

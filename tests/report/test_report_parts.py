@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import nn
 from relprop import LRP
 from relprop.report.book import block_of
 from relprop.report.cuts import cuts, heat
-from relprop.report.of_studies import plain
+from relprop.report.of_run import warnings_of
+from relprop.report.of_studies import _axis, plain
 from relprop.report.pictures import common_scale, half_on, shares, where
 from relprop.report.render import TEMPLATES
 from relprop.report.svg import COLOURS, Line, bar, dot, line_chart, looks, nice_range
@@ -93,10 +95,26 @@ def test_axes_have_round_ticks_that_hold_the_data(low, high, ticks):
 def test_bars_and_dots_lie_where_their_values_say():
     assert 'x="0.00" y="2" width="50.00"' in bar(0.5, 0.0, 1.0)
     assert 'x="25.00" y="2" width="25.00"' in bar(-1.0, -2.0, 2.0)
+    assert 'class="bar against"' in bar(-1.0, -2.0, 2.0)
+    assert _axis([0.723, -23.55]) == (-23.55, 0.723)
+    assert bar(0.723, *_axis([0.723, -23.55])) != bar(-23.55, *_axis([0.723, -23.55]))
     assert 'width="100.00"' in bar(7.0, 0.0, 1.0)  # beyond the axis: to its end
     drawn = dot(0.5, 0.1, 0.0, 1.0)
     assert 'class="whisker loud" x="40.00" y="6" width="20.00"' in drawn
     assert 'class="dot loud" x="49.30"' in drawn
+
+
+def test_few_samples_and_overlapping_errors_are_warned_of():
+    def line(explainer, mean, error, n):
+        return SimpleNamespace(
+            explainer=explainer, post="none", metric="insertion", protocol="fair", ties="mean", mean=mean,
+            standard_error=error, n=n, failures=0,
+        )  # fmt: skip
+
+    few, close = warnings_of([line("lrp", 0.5, 0.02, 20), line("grad-cam", 0.47, 0.02, 20), line("random", 0.5, 0, 20)])
+    assert "as few as 20 samples" in few
+    assert "insertion under fair, ties mean (lrp and grad-cam, 0.0300 apart)" in close
+    assert warnings_of([line("lrp", 0.5, 0.01, 500), line("grad-cam", 0.4, 0.01, 500)]) == []
 
 
 def test_curves_run_from_the_first_step_to_the_last():

@@ -71,7 +71,10 @@ def wait_for(page, headline):
 def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
     page.set_input_files("#file", {"name": "../../etc/a.png", "mimeType": "image/png", "buffer": encoded()})
     page.wait_for_selector("#result:not([hidden])")
-    assert "The books balance" in page.inner_text("#verdict")
+    assert page.locator("#verdict .good").count() == page.locator("#verdict span").count() == 2
+    assert "The score is conserved" in page.inner_text("#verdict")
+    assert page.inner_text("#filename").endswith("a.png")
+    page.wait_for_function("document.getElementById('preview').naturalWidth > 0")
     first = page.get_attribute("#overlay", "src")
     names = page.locator("#top li button span:first-child").all_inner_texts()
     assert sorted(names) == ["<b>cat</b>", "ant", "bee"]  # text, not markup
@@ -111,6 +114,44 @@ def test_a_bad_file_gives_a_message_and_the_page_goes_on(page):
     page.fill("#target", "nonsense")
     page.click("#go")
     page.wait_for_function("document.getElementById('error').textContent.includes('no class is called')")
+
+
+def test_an_error_stands_beside_the_button_takes_the_focus_and_dims_the_old_result(page):
+    page.click("#samples button >> nth=1")
+    page.wait_for_selector("#result:not([hidden])")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.fill("#target", "nonsense")
+    page.click("#go")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "error"
+    button, error = page.locator("#go").bounding_box(), page.locator("#error").bounding_box()
+    assert 0 <= error["y"] - (button["y"] + button["height"]) < 40
+    assert 0 <= error["y"] < 800
+    assert "stale" in page.get_attribute("#result", "class")
+
+
+def test_explain_lies_within_the_first_screen(page):
+    box = page.locator("#go").bounding_box()
+    assert box["y"] + box["height"] <= 900
+
+
+def test_a_sum_that_is_not_the_score_is_never_green(page):
+    page.click("#samples button >> nth=1")
+    page.wait_for_selector("#result:not([hidden])")
+    page.select_option("#composite", "gamma")
+    page.wait_for_selector("#verdict .bad")
+    assert "The score is not conserved: rules " in page.inner_text("#verdict .bad")
+    assert page.locator("#verdict .good").all_inner_texts()[0].startswith("No leak: at most ")
+
+
+def test_a_contrast_and_what_is_drawn_smoothed_say_so(page):
+    page.click("#samples button >> nth=1")
+    page.wait_for_selector("#result:not([hidden])")
+    assert "drawn after a Gaussian of 1 px, the files hold the raw map" in page.inner_text("#note")
+    page.fill("#target", "0")
+    page.fill("#against", "1")
+    page.click("#go")
+    wait_for(page, "ant rather than bee: ")
 
 
 @pytest.mark.parametrize("width", [390, 1200])

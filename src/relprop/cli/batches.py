@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from relprop import LRP, Relevance
+    from relprop.core.target import Target
     from relprop.models import LoadedModel
 
 
@@ -26,7 +27,7 @@ class Item:
     Attributes:
         name: unique, for its files.
         source: where it comes from; None for the bundled photograph.
-        target: class that was asked for.
+        target: class that was asked for, and `against`, the one that it is set against in a contrast.
         picture: the photograph; once read, the part of it that the network sees.
         x: the network's input (C, H, W), once read.
     """
@@ -34,6 +35,7 @@ class Item:
     name: str
     source: Path | None
     target: int | None = None
+    against: int | None = None
     picture: Any = None
     x: Tensor | None = None
 
@@ -111,7 +113,12 @@ class Job:
             return
         import torch
 
-        wanted = None if items[0].target is None else [item.target for item in items]
+        from relprop.core.targets import Contrast
+
+        first = items[0]  # all items of a job ask for the same kind of thing
+        wanted: Target = None if first.target is None else [item.target for item in items if item.target is not None]
+        if first.target is not None and first.against is not None:
+            wanted = Contrast(first.target, first.against)
         try:
             x = torch.stack([item.x for item in items if item.x is not None]).to(self.device)
             yield items, self.lrp(x, target=wanted, start=self.start)
@@ -147,14 +154,11 @@ def _sample(result: Relevance, at: slice) -> Relevance:
     return replace(result, **parts, ledger=book, kept=kept)
 
 
-def find_items(
-    images: list[Path] | None, target: list[str] | None, classes: tuple[str, ...] | None, *, recursive: bool = False
-) -> list[Item]:
+def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[Item]:
     """List the images that were asked for, each with a name of its own; the bundled photograph if none.
 
     Raises:
         InputError, DataError: a path that does not exist, a folder without images.
-        TargetError: `target` does not fit.
     """
     if images:
         from relprop.images import find_images
@@ -164,12 +168,29 @@ def find_items(
         from relprop import demo
 
         found = [Item(demo.NAME, None, picture=demo.photograph())]
-    wanted = options.targets(target, len(found), classes)
     names = _distinct([item.name for item in found])
-    return [
-        replace(item, name=name, target=None if wanted is None else wanted[at])
-        for at, (item, name) in enumerate(zip(found, names, strict=True))
+    return [replace(item, name=name) for item, name in zip(found, names, strict=True)]
+
+
+def aim(items: list[Item], target: list[str] | None, loaded: LoadedModel, *, contrast: str | None = None) -> list[Item]:
+    """Say what to explain of each image; one that several classes were asked of stands once for each.
+
+    Raises:
+        TargetError: `target` or `contrast` does not fit.
+    """
+    if not target and contrast is None:
+        return items
+    outputs = len(loaded.classes) if loaded.classes else loaded.outputs()
+    if (pair := options.contrast(contrast, loaded.classes, outputs)) is not None:
+        return [replace(item, target=pair[0], against=pair[1]) for item in items]
+    wanted = options.targets(target, len(items), loaded.classes, outputs) or []
+    found = [
+        (item, replace(item, target=index, name=item.name if len(classes) == 1 else f"{item.name}-{index}"))
+        for item, classes in zip(items, wanted, strict=True)
+        for index in classes
     ]
+    names = _distinct([made.name for _, made in found])
+    return [replace(made, name=name) for (_, made), name in zip(found, names, strict=True)]
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`relprop conservation`: what every block received and passed on, and whether the books balance."""
+"""`relprop conservation`: what every block received and passed on, and whether the score is conserved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from relprop.report.book import Book
 
 Rtol = Annotated[
-    float, typer.Option(min=0.0, help="Largest leak that still balances, relative to the relevance at that place.")
+    float, typer.Option(min=0.0, help="Largest leak that is allowed, relative to the relevance at that place.")
 ]
 Depth = Annotated[
     int,
@@ -37,22 +37,27 @@ def conservation(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
-    """Show what every block received and passed on; exit 1 if the books do not balance.
+    """Show what every block received and passed on; exit 1 if relevance leaks.
 
     A leak is relevance lost where a rule must keep all of it. What a rule takes on purpose (bias, epsilon) is
-    absorbed: itemised, and no leak. Exit code 1 also if some images could not be read.
+    absorbed: itemised, and no leak, but the map then does not sum to the score, which is said too. Exit code 1 also if
+    some images could not be read.
     """
     from relprop import LRP
-    from relprop.cli.batches import Job, find_items
+    from relprop.cli.batches import Job, aim, find_items
     from relprop.report.book import Book
 
     rules = options.composite(composite, split, identity)
     place = options.choose_device(device)
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
-    items = find_items(images, target, loaded.classes, recursive=recursive)
+    items = find_items(images, recursive=recursive)
+    options.require_targets(target, len(items))
+    options.require_indices(target, options.known_outputs(model))
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    items = aim(items, target, loaded)
     job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
     book = Book(depth)
     for _, result in job.results():
@@ -86,9 +91,4 @@ def _print(book: Book, described: str, rtol: float) -> None:
     console.out.print(
         f"started with {console.number(book.start)}, {console.number(book.end)} arrived at the image", soft_wrap=True
     )
-    if absorbs:
-        text = f"up to {100 * book.absorbed:.3g} % was absorbed by rules that say so (bias, ε)"
-        console.out.print(text, soft_wrap=True)
-    yes = f"the books balance: largest gap {book.gap:.1e}, at most {rtol:g} allowed"
-    no = f"the books do not balance: largest gap {book.gap:.1e}, at most {rtol:g} allowed"
-    console.out.print(console.verdict(book.gap <= rtol, yes, no), soft_wrap=True)
+    console.statements(book.conservation, rtol)

@@ -18,6 +18,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from relprop.core.ledger import Conservation
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -58,10 +60,28 @@ def number(value: float) -> str:
     return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
+def statements(said: Conservation, rtol: float = 1e-5) -> None:
+    """Print the two statements about conservation, each on a line, marked and coloured."""
+    out.print(verdict(not said.leaks(rtol), said.leak_text(rtol), said.leak_text(rtol)), soft_wrap=True)
+    out.print(verdict(said.conserves_score, said.score_text, said.score_text), soft_wrap=True)
+
+
 def show(made: Table) -> None:
-    """Print a table; where standard output is no terminal, as wide as it needs to be."""
+    """Print a table; where standard output is no terminal, as wide as it needs to be.
+
+    In a terminal too narrow for it, where names would be broken in the middle, each row becomes a list of its cells.
+    """
     if out.is_terminal:
-        out.print(made)
+        needed = made.__rich_measure__(out, out.options.update(width=10_000)).minimum
+        if needed <= out.width:
+            out.print(made)
+            return
+        heads = [str(column.header) for column in made.columns]
+        for row in zip(*(column.cells for column in made.columns), strict=True):
+            longest = max(map(len, heads))
+            for head, cell in zip(heads, row, strict=True):
+                out.print(f"[{QUIET}]{escape(head):{longest}}[/]  {cell}", soft_wrap=True)
+            out.print()
     else:
         wide = Console(width=10_000, highlight=False)
         Console(width=wide.measure(made).maximum + 1, highlight=False).print(made)

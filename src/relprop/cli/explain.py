@@ -1,4 +1,4 @@
-"""`relprop explain`: pictures, raw heatmaps and books for images."""
+"""`relprop explain`: pictures, raw heatmaps and the conservation of relevance for images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relprop.cli import console, options
+from relprop.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +27,24 @@ Quantize = Annotated[
     typer.Option(min=1, help="Draw the heatmap in this many levels (Heat Quantization, Eq. 8); the paper takes 8."),
 ]
 Post = Annotated[
+    str | None,
+    typer.Option(
+        help="What the picture shows of the heatmap: none (each pixel), smooth:1, positive, ...; files keep it raw.",
+        show_default="smooth:1, or none with --quantize or --reading",
+    ),
+]
+Contrast = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Explain why class A rather than class B: relevance sums to p(A) - p(B)."),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", metavar="NAME", help="Write the relevance of what leaves this layer too; repeatable."),
+]
+Formats = Annotated[
     str,
     typer.Option(
-        help="What the picture shows of the heatmap: none (all of it), smooth:1.5, positive, ...; files keep it raw."
+        "--format", help="Files for the raw heatmap, with commas: npy, npz (all tensors), csv (a row a line)."
     ),
 ]
 ReadingSpec = Annotated[
@@ -58,13 +74,16 @@ def explain(
     model: options.Model = None,
     recursive: options.Recursive = False,
     target: options.Target = None,
+    contrast: Contrast = None,
     composite: Composite = None,
     reading: ReadingSpec = None,
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
     quantize: Quantize = None,
-    post: Post = "none",
+    post: Post = None,
+    layer: Layers = None,
+    formats: Formats = "npy",
     out: Out = Path("relprop-out"),
     batch_size: options.BatchSize = 8,
     arch: options.Arch = None,
@@ -72,14 +91,17 @@ def explain(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Explain images: which pixels the probability of a class comes from.
 
     For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
-    and NAME/ (relevance per channel and a manifest). Without images it explains the bundled photograph. With --reading
-    the heatmap is read from several cuts of the network (explainer lrp-cuts), and NAME/ holds their relevance too.
+    and NAME/ (relevance per channel and a manifest). The picture is drawn after a Gaussian of one pixel, and says so:
+    the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it
+    explains the bundled photograph. With --reading the heatmap is read from several cuts of the network (explainer
+    lrp-cuts), and NAME/ holds their relevance too.
 
     Exit code 1 if some images could not be read; the others are done, and those are listed.
     """
@@ -89,37 +111,46 @@ def explain(
     from relprop.explainers.cuts import find_reading
 
     read = None if reading is None else find_reading(reading)
+    if target and contrast is not None:
+        raise UsageError("--contrast names both classes itself; give it or --target, not both")
     spec = composite or ("paper" if read is None else read.composite)
+    drawn = post or ("smooth:1" if read is None and quantize is None else "none")
     view = View(
         out,
-        POST.build(post),
-        post,
+        POST.build(drawn),
+        drawn,
         quantize,
         options.full_spec(spec, split, identity),
         None if read is None else read.text,
+        tuple(layer or ()),
+        _formats(formats),
     )
     rules = options.composite(spec, split, identity)
     place = options.choose_device(device)
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
-    items = batches.find_items(images, target, loaded.classes, recursive=recursive)
+    items = batches.find_items(images, recursive=recursive)  # what can be refused is, before a model is loaded
+    options.require_targets(target, len(items))
+    options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    items = batches.aim(items, target, loaded, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
-    lrp = LRP(loaded.model, composite=rules, keep=() if read is None else [*read.weights])
+    lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if read is None else read.weights)])
     job = batches.Job(loaded, lrp, items, batch_size, place, start)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
             if single.relevance.isfinite().all():
-                rows.append(_row(item, single, view.heatmap(single), job) | {"files": view.write(item, single, loaded)})
+                rows.append(_row(item, single, view, job) | {"files": view.write(item, single, loaded)})
             else:
                 job.fail(item, f"the relevance is not finite: {spec!r} diverges on this network; paper does not")
     job.require(len(rows))
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
+        document |= {"drawn_after": view.spec}
         document |= {} if view.reading is None else {"reading": view.reading}
         console.print_json({**document, "images": rows, "failures": job.failed()})
     else:
         console.heading(f"{loaded.name} · {view.rules}")
-        _print(rows, start, out)
+        _print(rows, start, view)
         job.report()
     return 1 if job.failures else 0
 
@@ -134,6 +165,8 @@ class View:
         quantize: levels of the drawn heatmap, None for a continuous one.
         composite: spec of the rules, for the caption.
         reading: weights of the cuts that the heatmap is read from; None for the pixels alone.
+        layers: whose relevance is written too.
+        formats: of the raw heatmap's files.
     """
 
     out: Path
@@ -142,6 +175,8 @@ class View:
     quantize: int | None
     composite: str
     reading: str | None = None
+    layers: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("npy",)
 
     @property
     def rules(self) -> str:
@@ -156,12 +191,10 @@ class View:
 
     def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
-        import numpy as np
-
         from relprop import quantize, viz
         from relprop.report.saved import annotate
 
-        picture, raw, whole = (self.out / f"{item.name}{suffix}" for suffix in (".png", ".npy", ""))
+        picture, whole = self.out / f"{item.name}.png", self.out / item.name
         heatmap = self.heatmap(result)
         drawn = self.post(heatmap)
         drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
@@ -170,47 +203,116 @@ class View:
         figure = viz.side_by_side(
             item.picture,
             drawn[0],
-            title=f"{loaded.class_name(int(result.target[0]))}   {100 * float(result.probability[0]):.1f} %",
+            title=f"{explained(result, loaded, item)}   {_size(result)}",
             subtitle=caption if self.spec == "none" else f"{caption} · drawn after {self.spec}",
             score=score,
             levels=self.quantize is not None or self.spec.startswith("quantize"),
         )
         viz.save(figure, picture)
-        np.save(raw, heatmap[0].float().numpy())
+        files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
+        for layer in self.layers:
+            files += self._layer(item, result, layer, score)
         result.save(whole)
-        annotate(whole, item.picture, self._about(result, loaded))
-        return [str(picture), str(raw), str(whole)]
+        annotate(whole, item.picture, self._about(result, loaded, item))
+        return [*files, str(whole)]
 
-    def _about(self, result: Relevance, loaded: LoadedModel) -> dict[str, Any]:
+    def _raw(self, name: str, result: Relevance, heatmap: Any) -> list[str]:
+        """Write the raw heatmap (H, W), float32, in each format: as an array, with all tensors, as text."""
+        import numpy as np
+
+        paths = {kind: self.out / f"{name}.{kind}" for kind in self.formats}
+        if "npy" in paths:
+            np.save(paths["npy"], heatmap)
+        if "npz" in paths:
+            tensors = {part: result.numpy(part)[0] for part in ("relevance", "logits", "target", "score")}
+            np.savez_compressed(paths["npz"], heatmap=heatmap, **tensors)
+        if "csv" in paths:
+            np.savetxt(paths["csv"], heatmap, fmt="%.9g", delimiter=",")  # nine digits give float32 back exactly
+        return [str(path) for path in paths.values()]
+
+    def _layer(self, item: Item, result: Relevance, layer: str, score: float) -> list[str]:
+        """Write what leaves a layer: its relevance in its own shape, and its map over the picture if it has one."""
+        import numpy as np
+
+        from relprop import viz
+        from relprop.report.cuts import heat
+
+        values = result.at(layer)
+        raw, picture = (self.out / f"{item.name}.{layer}.{kind}" for kind in ("npy", "png"))
+        np.save(raw, values[0].float().numpy())
+        if values.dim() != 4:
+            return [str(raw)]
+        width, height = item.picture.size
+        squares = viz.squares(heat(values)[0], (height, width))
+        total = float(values.double().sum())
+        subtitle = f"relevance there sums to {total:.6f} of {score:.6f} · each value of the layer's map is a rectangle"
+        viz.save(viz.side_by_side(item.picture, squares, title=layer, subtitle=subtitle, score=score), picture)
+        return [str(picture), str(raw)]
+
+    def _about(self, result: Relevance, loaded: LoadedModel, item: Item) -> dict[str, Any]:
         """Say what a reader of the result will want to know; `relprop report` does."""
         from relprop.report.study import top_classes
 
         return {
-            "class": loaded.class_name(int(result.target[0])),
+            "class": explained(result, loaded, item),
             "model": loaded.name,
             "weights": loaded.source,
             "composite": self.composite,
+            "drawn_after": self.spec,
             **({} if self.reading is None else {"reading": self.reading}),
             "top": top_classes(loaded, result.logits[0]),
             "command": shlex.join(["relprop", *sys.argv[1:]]),
         }
 
 
-def _row(item: Item, result: Relevance, heatmap: Tensor, job: Job) -> dict[str, Any]:
+def explained(result: Relevance, loaded: LoadedModel, item: Item) -> str:
+    """What was explained of an image: the class by name, or the two of a contrast."""
+    if item.target is not None and item.against is not None:
+        return f"{loaded.class_name(item.target)} rather than {loaded.class_name(item.against)}"
+    return loaded.class_name(int(result.target[0]))
+
+
+def _size(result: Relevance) -> str:
+    """The probability that was explained, or the difference of two."""
+    if result.what:
+        return f"difference {float(result.score[0]):+.4f}"
+    return f"{100 * float(result.probability[0]):.1f} %"
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """Read `--format`.
+
+    Raises:
+        UsageError: a format that there is not, or none.
+    """
+    found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    if not found or not set(found) <= {"npy", "npz", "csv"}:
+        raise UsageError(f"--format takes npy, npz and csv, with commas; not {text!r}")
+    return found
+
+
+def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
     """Say in numbers what was explained, and where its relevance went."""
-    assert result.ledger is not None  # LRP keeps the books unless told not to
-    target, predicted = int(result.target[0]), int(result.logits[0].argmax())
+    assert result.ledger is not None  # LRP counts unless told not to
+    heatmap = view.heatmap(result)
+    total = heatmap.double().sum((1, 2))
+    said = result.ledger.conservation(None if view.reading is None else total)
+    target, predicted = int(result.target[0]) if item.target is None else item.target, int(result.logits[0].argmax())
+    probabilities = result.logits[0].softmax(-1)
     return {
         "image": item.name if item.source is None else str(item.source),
+        "name": item.name,
         "target": target,
-        "class": job.loaded.class_name(target),
-        "probability": float(result.probability[0]),
+        "class": explained(result, job.loaded, item),
+        **({} if item.against is None else {"against": item.against}),
+        "probability": float(probabilities[target]),
         "predicted": predicted,
         "predicted_class": job.loaded.class_name(predicted),
         "score": float(result.score[0]),
-        "sum": float(heatmap.double().sum()),
+        "sum": float(total[0]),
         "gap": result.ledger.gap,
         "absorbed": result.ledger.absorbed,
+        "conservation": said.document(),
         "half_on": concentration(heatmap[0]),
     }
 
@@ -224,23 +326,32 @@ def concentration(heatmap: Tensor) -> float:
     return (int((held < 0.5 - 1e-12).sum()) + 1) / len(sizes)
 
 
-def _print(rows: list[dict[str, Any]], start: str, out: Path) -> None:
-    """Print one line an image, then the files."""
+def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
+    """Print one line an image, the two statements on conservation, then the files."""
+    from relprop.core.ledger import Conservation
+
+    contrast = any("against" in row for row in rows)
     wanted = {
-        "logit": start == "logit",
+        "score": start == "logit" or contrast,
         "predicted": any(row["target"] != row["predicted"] for row in rows),
-        "absorbed": any(row["absorbed"] != 0 for row in rows),
     }
     cells = [{name: cell for name, cell in _cells(row).items() if wanted.get(name.lstrip(">"), True)} for row in rows]
     made = console.table(*cells[0])
     for line in cells:
         made.add_row(*line.values())
     console.show(made)
+    worst = max((row["conservation"]["absorbed_of_score"] for row in rows), key=abs)
+    console.statements(Conservation(max(row["gap"] for row in rows), worst))
     files = [file for row in rows for file in row["files"]]
     if len(rows) > 4:
-        files = [f"{out}: NAME.png, NAME.npy and NAME/ for {len(rows)} images"]
+        kinds = ", ".join(f"NAME.{kind}" for kind in ("png", *view.formats))
+        files = [f"{view.out}: {kinds} and NAME/ for {len(rows)} images"]
     for file in files:
         console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(file)}[/]", soft_wrap=True)
+    if view.spec != "none":
+        console.out.print(
+            f"pictures are drawn after {view.spec}, files hold the raw heatmap; --post none draws it", soft_wrap=True
+        )
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -249,10 +360,9 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "image": console.escape(Path(row["image"]).name),
         "class": console.escape(row["class"]),
         ">probability": f"{100 * row['probability']:.1f} %",
-        ">logit": f"{row['score']:.6f}",
+        ">score": f"{row['score']:.6f}",
         "predicted": console.escape(row["predicted_class"]),
         ">Σ relevance": console.number(row["sum"]),
-        ">gap": f"{row['gap']:.1e}",
-        ">absorbed": f"{row['absorbed']:.1e}",
-        ">half of it on": f"{100 * row['half_on']:.1f} % of pixels",
+        ">largest leak": f"{row['gap']:.1e}",
+        ">half of it on": f"{100 * row['half_on']:.1f} %",
     }

@@ -12,6 +12,8 @@ from relprop.cli import console
 from relprop.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from relprop.models import LoadedModel
@@ -53,6 +55,15 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", rich_help_panel=_MODEL, help="Run code that a .pt2 file holds or a file's metadata name."),
 ]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        rich_help_panel=_MODEL,
+        help="Names of the classes: a file with one a line, a JSON list, or a folder with a subfolder for each.",
+        show_default="those that the model brings",
+    ),
+]
 Composite = Annotated[
     str,
     typer.Option(
@@ -84,7 +95,7 @@ Target = Annotated[
     typer.Option(
         "--target",
         "-t",
-        help="Class to explain: index or name; once, or once for each image.",
+        help="Class to explain: index or name, several with commas; once, or once for each image.",
         show_default="predicted",
     ),
 ]
@@ -100,6 +111,7 @@ def load(
     mean: str | None = None,
     std: str | None = None,
     device: str = "auto",
+    classes: Path | None = None,
     trust: bool = False,
 ) -> LoadedModel:
     """Load the model that the options describe; without a name the bundled one.
@@ -114,7 +126,9 @@ def load(
         from relprop.models import DEFAULT_MODEL, load_model
 
         name = DEFAULT_MODEL if model is None else model
-        return load_model(name, arch=arch, size=size, mean=means, std=deviations, device=place, trust=trust)
+        return load_model(
+            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=place, trust=trust
+        )
 
 
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -169,42 +183,87 @@ def full_spec(spec: str, split: str | None, identity: bool | None) -> str:
     return spec + "".join(f":{name}={value}" for name, value in given.items() if value is not None)
 
 
-def targets(given: list[str] | None, images: int, classes: tuple[str, ...] | None) -> list[int] | None:
-    """Read `--target`: one class for all images, or one for each; as indices, None for the predicted ones.
+def targets(
+    given: list[str] | None, images: int, classes: Sequence[str] | None, outputs: int | None = None
+) -> list[tuple[int, ...]] | None:
+    """Read `--target`: once for all images or once for each, one class or several with commas; None: the predicted.
 
     Raises:
-        TargetError: a name that no class has or several have, or a wrong count.
+        TargetError: a name that no class has or several have, an index that no class has, or a wrong count.
     """
+    require_targets(given, images)
     if not given:
         return None
-    if len(given) not in (1, images):
-        raise TargetError(f"--target was given {len(given)} times for {images} images; give it once, or once for each")
-    found = [class_index(text, classes) for text in given]
+    found = [_classes_of(text, classes, outputs) for text in given]
     return found if len(found) == images else found * images
 
 
-def class_index(text: str, classes: tuple[str, ...] | None) -> int:
-    """Return the index of a class given by index or by name, in any case.
+def require_targets(given: list[str] | None, images: int) -> None:
+    """Raise unless `--target` was given never, once, or once for each image.
 
     Raises:
-        TargetError: no class is called so, or several are.
+        TargetError: another number of times.
     """
-    if text.strip().lstrip("+-").isdigit():
-        return int(text)
-    if classes is None:
-        raise TargetError(f"the model brings no class names, so {text!r} cannot be found; give an index")
-    wanted = text.strip().lower()
-    names = [[part.strip().lower() for part in name.split(",")] + [name.lower()] for name in classes]
-    found = [index for index, parts in enumerate(names) if wanted in parts]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise TargetError(f"classes {', '.join(map(str, found))} are all called {text!r}; give an index")
-    import difflib
+    if given and len(given) not in (1, images):
+        raise TargetError(f"--target was given {len(given)} times for {images} images; give it once, or once for each")
 
-    near = difflib.get_close_matches(wanted, [part for parts in names for part in parts], n=3)
-    hint = f"; near it: {', '.join(near)}" if near else ""
-    raise TargetError(f"none of the {len(classes)} classes is called {text!r}{hint}")
+
+def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | None = None) -> tuple[int, int] | None:
+    """Read `--contrast A,B`: why A rather than B.
+
+    Raises:
+        TargetError: not two classes of the model.
+    """
+    if given is None:
+        return None
+    found = _classes_of(given, classes, outputs)
+    if len(found) != 2 or found[0] == found[1]:
+        raise TargetError(
+            f"--contrast takes two classes with a comma, such as 281,285 (why 281 and not 285); not {given!r}"
+        )
+    return found[0], found[1]
+
+
+def known_outputs(model: str | None) -> int | None:
+    """Number of classes of a model that is known by its name alone, before anything is loaded; else None."""
+    name = (model or "efficientnet-lite0").partition("@")[0]
+    if name == "efficientnet-lite0":
+        return 1000
+    if name == "resnet20-cifar10":
+        return 10
+    if not name.isidentifier():
+        return None
+    from relprop.models.architectures import torchvision_names, torchvision_weights
+
+    return len(torchvision_weights(name).meta["categories"]) if name in torchvision_names() else None
+
+
+def require_indices(given: list[str] | None, outputs: int | None) -> None:
+    """Refuse an index that no class has, where the number of classes is known; names are looked up once loaded.
+
+    Raises:
+        TargetError: there is no such class.
+    """
+    for part in (part.strip() for text in given or () for part in text.split(",")):
+        if part.lstrip("+-").isdigit():
+            _within(int(part), outputs)
+
+
+def _classes_of(text: str, classes: Sequence[str] | None, outputs: int | None) -> tuple[int, ...]:
+    """Classes by index or name, with commas between them; a name that holds a comma itself goes first."""
+    from relprop.models.classes import class_index
+
+    parts = [text] if classes and text in classes else [part for part in text.split(",") if part.strip()]
+    found = tuple(dict.fromkeys(_within(class_index(part, classes), outputs) for part in parts))
+    if not found:
+        raise TargetError(f"no class is named in {text!r}; give an index or a name")
+    return found
+
+
+def _within(index: int, outputs: int | None) -> int:
+    if outputs is not None and not 0 <= index < outputs:
+        raise TargetError(f"class {index} does not exist: the model has {outputs} classes, 0 to {outputs - 1}")
+    return index
 
 
 def example(loaded: LoadedModel) -> torch.Tensor:

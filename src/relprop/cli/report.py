@@ -1,4 +1,4 @@
-"""`relprop report`: one HTML file with pictures, books, scores and curves."""
+"""`relprop report`: one HTML file with pictures, conservation, scores and curves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from relprop.cli import console, options
 from relprop.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from relprop.cli.batches import Item
     from relprop.models import LoadedModel
     from relprop.report.document import Report
 
@@ -55,6 +56,7 @@ def report(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
 ) -> int:
     """Write a report that anybody can open: one HTML file, no network, no script.
@@ -63,6 +65,7 @@ def report(
     images: the maps of all methods side by side on one scale, and the conservation ledger. Exit code 1 if some images
     could not be read; the report holds the others.
     """
+    from relprop.cli.batches import aim, find_items
     from relprop.report import report_of_results, report_of_run, write
 
     given = sources or []
@@ -79,30 +82,31 @@ def report(
     elif results:
         made = report_of_results(results)
     else:
-        loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
+        items = find_items(given or None, recursive=recursive)
+        options.require_targets(target, len(items))
+        options.require_indices(target, options.known_outputs(model))
+        loaded = options.load(
+            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+        )
         rules = options.full_spec(composite, split, identity)
-        made, failed = _of_images(given, loaded, rules, _specs(explainers), target, start, recursive, place)
+        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, place)
     path = write(made, out)
     console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
     return 1 if failed else 0
 
 
 def _of_images(
-    images: list[Path],
+    items: list[Item],
     loaded: LoadedModel,
     rules: str,
     methods: list[str],
-    target: list[str] | None,
     start: Literal["probability", "logit"],
-    recursive: bool,
     place: str,
 ) -> tuple[Report, int]:
     """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
-    from relprop.cli.batches import find_items
     from relprop.images import read_image
     from relprop.report import Workbench, report_of_studies
 
-    items = find_items(images or None, target, loaded.classes, recursive=recursive)
     bench, studies, failures = Workbench(loaded, place), [], []
     with console.progress("explaining", len(items)) as advance:
         for item in items:

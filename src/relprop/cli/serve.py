@@ -54,6 +54,7 @@ def serve(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
 ) -> int:
     """Open the app: drop a picture, choose a class and rules, see where the probability comes from.
@@ -66,13 +67,15 @@ def serve(
     from relprop.web import Limits, make_app
     from relprop.web.app import LOOPBACK
 
-    if len(model or ()) > 1 and (arch, size, mean, std) != (None, None, None, None):
-        raise UsageError("--arch, --size, --mean and --std describe one model; give one --model with them")
+    if len(model or ()) > 1 and any(given is not None for given in (arch, size, mean, std, classes)):
+        raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     place = options.choose_device(device)
     benches: dict[str, Workbench] = {}
     names: list[str | None] = [*model] if model else [None]
     for wanted in names:
-        loaded = options.load(wanted, arch=arch, size=size, mean=mean, std=std, device=place, trust=trust)
+        loaded = options.load(
+            wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+        )
         benches[_free_name(loaded, benches)] = Workbench(loaded, place)
     local = host in LOOPBACK
     limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)

@@ -6,9 +6,11 @@ A difference at a rule that must conserve is a *leak*; elsewhere (bias, ε, unit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +39,60 @@ class Entry:
     sent: Tensor
     magnitude: Tensor
     blind: Tensor | float = 0.0
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """Two statements that must not be taken for one another: no rule leaks, and what arrives is the score.
+
+    A composite whose rules absorb relevance (bias, ε) leaks nothing, and still its map does not sum to the score.
+
+    Attributes:
+        gap: largest leak at any layer, relative; see `Ledger.gap`.
+        absorbed: share of the score that does not arrive at the image: positive where rules absorbed it, negative where
+            they created some. The largest of all explanations in size; NaN if any is.
+    """
+
+    gap: float
+    absorbed: float
+    SCORE_RTOL: ClassVar[float] = 1e-4
+
+    def leaks(self, rtol: float = 1e-5) -> bool:
+        """Whether a leak exceeds `rtol`. True for NaN."""
+        return not self.gap <= rtol
+
+    @property
+    def conserves_score(self) -> bool:
+        """Whether what arrives is the score, to a ten-thousandth of it. False for NaN."""
+        return abs(self.absorbed) <= self.SCORE_RTOL
+
+    def leak_text(self, rtol: float = 1e-5) -> str:
+        """Whether relevance leaks, in words, with the figure."""
+        if self.leaks(rtol):
+            return f"relevance leaks: {self.gap:.1e} of it at the worst layer, more than {rtol:g}"
+        return f"no leak: at most {self.gap:.1e} of the relevance at any layer"
+
+    @property
+    def score_text(self) -> str:
+        """Whether the score is conserved, in words; where it is not, the share that was absorbed or created."""
+        if self.conserves_score:
+            return "the score is conserved: relevance sums to it"
+        if not math.isfinite(self.absorbed):
+            return "the score is not conserved: the relevance is not finite"
+        size = abs(self.absorbed)
+        share = f"{100 * size:.3g} % of it" if size < 10 else f"{size:.3g} times as much"
+        return f"the score is not conserved: rules {'absorbed' if self.absorbed > 0 else 'created'} {share}"
+
+    def document(self, rtol: float = 1e-5) -> dict[str, Any]:
+        """Both statements for manifests and the app, as JSON knows them."""
+        return {
+            "no_leak": not self.leaks(rtol),
+            "gap": self.gap,
+            "leak_text": self.leak_text(rtol),
+            "conserves_score": self.conserves_score,
+            "absorbed_of_score": self.absorbed,
+            "score_text": self.score_text,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +126,19 @@ class Ledger:
             }
             entries.append(replace(lines[0], **columns))
         return cls(tuple(entries), interleave(b.start for b in ledgers), interleave(b.end for b in ledgers))
+
+    def conservation(self, arrived: Tensor | None = None) -> Conservation:
+        """The two statements about these explanations, each for the worst of them.
+
+        Args:
+            arrived: (N,) sums of the maps that are shown, where these are not the relevance of the image.
+        """
+        end = self.end if arrived is None else arrived.to(self.end)
+        whole = torch.maximum(self.entries[0].magnitude.abs(), self.start.abs()) if self.entries else self.start.abs()
+        shares = (self.start - end) / whole.clamp(min=torch.finfo(self.start.dtype).tiny)
+        size = shares.abs()
+        worst = int((~size.isfinite()).long().argmax() if not bool(size.isfinite().all()) else size.argmax())
+        return Conservation(self.gap, float(shares[worst]))
 
     @cached_property
     def scale(self) -> Tensor:
@@ -111,7 +180,7 @@ class Ledger:
         return float((self.absorptions.abs().cumsum(0) / self.scale).max())
 
     def balances(self, rtol: float = 1e-5) -> bool:
-        """Whether no leak exceeds `rtol`. False for NaN."""
+        """Whether no leak exceeds `rtol`; what rules absorb is no leak (see `conservation`). False for NaN."""
         return self.gap <= rtol
 
     def require_balance(self, rtol: float = 1e-5) -> None:

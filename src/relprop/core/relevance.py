@@ -204,6 +204,7 @@ class Relevance:
             "score": self.score.tolist(),
             "gap": None if self.ledger is None else self.ledger.gap,
             "absorbed": None if self.ledger is None else self.ledger.absorbed,
+            "conservation": None if self.ledger is None else self.ledger.conservation().document(),
             "cuts": None if self.cuts is None else {"places": dict(self.cuts.places), "blocks": list(self.cuts.blocks)},
             "ledger": [{"name": e.name, "op": e.op, "rule": e.rule, "conserves": e.conserves} for e in entries],
         }

@@ -93,9 +93,11 @@ def read_target(target: object, logits: Tensor) -> Tensor:
         return logits.argmax(1)
     try:
         chosen = torch.as_tensor(target, device=logits.device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError):
+        named = isinstance(target, str) or (isinstance(target, Sequence) and any(isinstance(t, str) for t in target))
+        hint = "; a model knows no names: load_model(...).class_index(name) finds the index of one" if named else ""
         raise TargetError(
-            f"target must be an int, a list of ints or an integer tensor, not {target!r} ({error})"
+            f"target must be the index of a class, a list of them or an integer tensor, not {target!r}{hint}"
         ) from None
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
         raise TargetError(f"target must hold whole class numbers, not {chosen.dtype}")

@@ -10,6 +10,7 @@ from torchvision import models as zoo
 from relprop.errors import ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, imports, torchvision_names
+from relprop.models.classes import require_count
 from relprop.models.fit import ends, fit
 from relprop.models.loaded import LoadedModel
 
@@ -91,8 +92,6 @@ def _classes(checkpoint: Checkpoint, arch: str, weights: Any, outputs: int | Non
         return None
     if not isinstance(said, list | tuple):
         raise ModelError(f"{checkpoint.path}: its metadata on classes are a {type(said).__name__}, not a list of names")
-    if "classes" in checkpoint.facts and len(said) != outputs:
-        raise ModelError(
-            f"{checkpoint.path}: its metadata name {len(said)} classes, but the network has {outputs} outputs"
-        )
+    if "classes" in checkpoint.facts:
+        require_count(checkpoint.path, said, outputs)
     return tuple(map(str, said)) if len(said) == outputs else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import ModelError
+from relprop.models.classes import classes_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,9 +54,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.stat().st_size:
         raise ModelError(f"the checkpoint {path} is empty (0 bytes); copy or download it again")
     if path.suffix == ".safetensors":
-        tensors, facts = _read_safetensors(path)
-    else:
-        tensors, facts = find_tensors(path, _read_pickle(path)), {}
+        return checked(path, *_read_safetensors(path))
+    return checkpoint_of(path, _read_pickle(path))
+
+
+def checkpoint_of(path: Path, content: Any) -> Checkpoint:
+    """What a training script saved: its tensors, and the names of its classes if they lie beside them.
+
+    Raises:
+        ModelError: no tensors, or some that are not finite.
+    """
+    names = classes_in(content)
+    return checked(path, find_tensors(path, content), {} if names is None else {"classes": list(names)})
+
+
+def checked(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint of weights that can be used.
+
+    Raises:
+        ModelError: there are none, or some that are no weights, NaN among them.
+    """
     if not tensors:
         raise ModelError(f"{path} holds no tensors; save model.state_dict()")
     for name, tensor in tensors.items():
@@ -132,7 +150,8 @@ def _refused(path: Path, reason: str) -> ModelError:
     culprit = re.search(r"GLOBAL ([\w.]+\w)", reason)
     return ModelError(
         f"{path} holds pickled Python objects{f' ({culprit[1]})' if culprit else ''}; reading them can run code, so it "
-        "is refused. If you trust the file, convert it where its code is installed: "
+        "is refused. trust=True (--trust) opens .pt2 files alone: they bring their computation, while a pickled model "
+        "needs the code of its classes. If you trust the file, convert it once where that code is installed: "
         f"c = torch.load({str(path)!r}, weights_only=False); "
         "torch.save(c['state_dict'] if isinstance(c, dict) else c.state_dict(), 'weights.pth')"
     )

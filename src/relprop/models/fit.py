@@ -44,12 +44,33 @@ def fit(model: nn.Module, checkpoint: Checkpoint, arch: str) -> list[str]:
     problems = (("missing ", missing), ("unexpected ", unexpected), ("", shapes))
     if any(names for _, names in problems):
         listed = "; ".join(word + few(names) for word, names in problems if names)
-        raise ModelError(f"{checkpoint.path} does not fit {arch}: {listed}. Give the architecture it was trained with")
+        advice = _changed_head(model, missing, unexpected, tensors, arch) or "Give the architecture it was trained with"
+        raise ModelError(f"{checkpoint.path} does not fit {arch}: {listed}. {advice}")
     try:
         model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise ModelError(f"{checkpoint.path} does not fit {arch}: {error}") from error
     return notes
+
+
+def _changed_head(
+    model: nn.Module, missing: list[str], unexpected: list[str], tensors: Mapping[str, Tensor], arch: str
+) -> str:
+    """What to do where only the classifier is another one (`fc.1.weight` for `fc.weight`); empty if more differs."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    owners = {name.rpartition(".")[0] for name in missing}
+    if not layers or owners != {layers[-1]} or not unexpected:
+        return ""
+    head = layers[-1].partition(".")[0]
+    if not all(name.startswith(f"{head}.") for name in unexpected):
+        return ""
+    shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in unexpected if name.endswith("weight"))
+    return (
+        f"Only the head differs: the file's has {shapes}. Write the change down as a function, in a file mynet.py of "
+        f"this folder, `def make(): model = ...; model.{head} = ...; return model`, as the training did, and give "
+        "arch='mynet:make' (--arch mynet:make), or the name of your own package.module:factory, in place of "
+        f"{arch!r}"
+    )
 
 
 def _rename(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:

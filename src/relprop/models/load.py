@@ -16,11 +16,13 @@ from relprop.models.architectures import CIFAR_NAMES, timm_names, torchvision_na
 from relprop.models.by_checkpoint import load_into
 from relprop.models.by_name import load_named
 from relprop.models.checkpoint import read_checkpoint
+from relprop.models.classes import read_classes, require_count
 from relprop.models.exported import load_exported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relprop.models.classes import Names
     from relprop.models.loaded import LoadedModel
 
 DEFAULT_MODEL = bundled.EFFICIENTNET
@@ -34,6 +36,7 @@ def load_model(
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Names | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
 ) -> LoadedModel:
@@ -54,12 +57,17 @@ def load_model(
         size: side of the input in pixels; the resize before the crop is scaled with it.
         mean: of each channel of the picture in [0, 1], subtracted first.
         std: of each channel; divides what is left.
+        classes: names of the outputs: a list, a mapping of names to indices (ImageFolder's `class_to_idx`), or the path
+            of a text file with one name a line, of a JSON file, or of a folder with a subfolder for each class. By
+            default those that the file or the library brings.
         device: where the model goes.
         trust: load a `.pt2` file although its reader can run code that the file holds, and import the factory that the
-            metadata of a checkpoint name.
+            metadata of a checkpoint name. A pickle of a whole model is not
+            opened with it either: that needs the code of its classes, and one line converts it, which the error gives.
 
     Raises:
-        ModelError: no such model, or its weights cannot be had, read or fitted; the message says what to do.
+        ModelError: no such model, or its weights cannot be had, read or fitted, or it has not as many outputs as there
+            are names; the message says what to do.
         UsageError: options that do not go together.
         MissingDependencyError: the library that has the model is not installed.
     """
@@ -68,10 +76,15 @@ def load_model(
         raise UsageError(f"arch={arch!r} goes with a checkpoint; {text!r} is not a file")
     if Path(text).suffix == ".pt2" and arch is not None:
         raise UsageError(f"{text} is an exported program, which brings its architecture; leave arch={arch!r} out")
+    names = None if classes is None else read_classes(classes)  # before the model, which may take long
     loaded = _load(text, arch, trust, place)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(place)
-    return replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std))
+    loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std))
+    if names is None:
+        return loaded
+    require_count(loaded.name, names, loaded.outputs())
+    return replace(loaded, classes=names)
 
 
 def model_names() -> list[str]:

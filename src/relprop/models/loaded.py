@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from relprop.models.classes import class_index
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,3 +37,25 @@ class LoadedModel:
     def class_name(self, index: int) -> str:
         """Name of output `index`; "class 7" where it has none."""
         return self.classes[index] if self.classes and 0 <= index < len(self.classes) else f"class {index}"
+
+    def class_index(self, name: str) -> int:
+        """Index of the class called `name`, in any case; of "tabby, tabby cat" each part is a name too.
+
+        Raises:
+            TargetError: no class is called so, several are, or the names are not known.
+        """
+        return class_index(name, self.classes)
+
+    def outputs(self) -> int | None:
+        """How many classes the model tells apart, by a forward run of a grey picture; None where that fails."""
+        import torch
+
+        grey = Image.new("RGB", (256, 256), (127, 127, 127))
+        try:
+            model: Any = self.model if isinstance(self.model, torch.nn.Module) else self.model.module()
+            weight = next(iter(model.parameters()), None)
+            with torch.inference_mode():
+                found = model(self.preprocess(grey)[None].to(torch.device("cpu") if weight is None else weight.device))
+        except Exception:  # whatever the model raises: the explanation will say it in its own place
+            return None
+        return found.shape[1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None

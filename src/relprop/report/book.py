@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from relprop.core.ledger import Conservation
+
 if TYPE_CHECKING:
     from relprop.core.ledger import Ledger
 
@@ -32,7 +34,10 @@ class Line:
 
 @dataclass
 class Book:
-    """The ledgers of all images, added up by block: the first `depth` parts of a step's name."""
+    """The ledgers of all images, added up by block: the first `depth` parts of a step's name.
+
+    `of_score` is the share of the score that was absorbed or created, of the image where that is largest in size.
+    """
 
     depth: int
     lines: dict[str, Line] = field(default_factory=dict)
@@ -40,12 +45,13 @@ class Book:
     end: float = 0.0
     gap: float = 0.0
     absorbed: float = 0.0
+    of_score: float = 0.0
     images: int = 0
 
     def add(self, ledger: Ledger) -> None:
         """Enter one result's ledger, from the output to the input."""
         seen: set[str] = set()
-        share = ledger.absorptions.abs() / ledger.scale
+        shares = ledger.absorptions.abs() / ledger.scale
         for at, entry in enumerate(ledger.entries):
             block = block_of(entry.name, self.depth)
             line = self.lines.setdefault(block, Line())
@@ -55,12 +61,20 @@ class Book:
             line.took += float(ledger.absorptions[at].sum())
             line.leaked += float(ledger.leaks[at].sum())
             line.leak = _worse(line.leak, float(ledger.gaps[at].max()))
-            line.absorbed = _worse(line.absorbed, float(share[at].max()))
+            line.absorbed = _worse(line.absorbed, float(shares[at].max()))
         self.start += float(ledger.start.sum())
         self.end += float(ledger.end.sum())
         self.gap = _worse(self.gap, ledger.gap)
         self.absorbed = _worse(self.absorbed, ledger.absorbed)
+        share = ledger.conservation().absorbed
+        if math.isnan(share) or abs(share) > abs(self.of_score):
+            self.of_score = share
         self.images += len(ledger.start)
+
+    @property
+    def conservation(self) -> Conservation:
+        """The two statements about all images, each for the worst of them."""
+        return Conservation(self.gap, self.of_score)
 
     def document(self) -> dict[str, Any]:
         """Return everything as JSON knows it."""
@@ -68,7 +82,8 @@ class Book:
             {"block": name, "received": line.received, "sent": line.sent, "leak": line.leak, "absorbed": line.absorbed}
             for name, line in self.lines.items()
         ]
-        return {"gap": self.gap, "absorbed": self.absorbed, "start": self.start, "end": self.end, "blocks": blocks}
+        sums = {"gap": self.gap, "absorbed": self.absorbed, "start": self.start, "end": self.end}
+        return {**sums, "conservation": self.conservation.document(), "blocks": blocks}
 
 
 def block_of(name: str, depth: int) -> str:
@@ -80,5 +95,5 @@ def block_of(name: str, depth: int) -> str:
 
 
 def _worse(one: float, other: float) -> float:
-    """Return the larger, and NaN if either is: what cannot be computed does not balance."""
+    """Return the larger, and NaN if either is: what cannot be computed is no good."""
     return other if math.isnan(other) else one if math.isnan(one) else max(one, other)

@@ -190,10 +190,45 @@ def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     )
 
 
+FEW = 100
+"""Below so many samples a difference between methods is easily one of the samples drawn."""
+
+
 def _notes_section(summary: Summary) -> Section:
-    return Section(
-        "Read this before you quote a number", notes=(*map(plain, summary.notes), plain(summary.caption) + ".")
-    )
+    notes = [*warnings_of(summary.lines), *map(plain, summary.notes), plain(summary.caption) + "."]
+    return Section("Read this before you quote a number", notes=tuple(notes))
+
+
+def warnings_of(lines: Sequence[Score]) -> list[str]:
+    """Say where numbers rest on few samples, and where the best two methods lie within each other's standard errors."""
+    counts = [line.n for line in lines if line.mean is not None]
+    said = []
+    if counts and min(counts) < FEW:
+        said.append(
+            f"The means are over as few as {min(counts)} samples. With fewer than {FEW}, the order of methods can be "
+            "one of the samples drawn; explain more before you quote it."
+        )
+    close = []
+    for (metric, protocol, ties), group in groupby(
+        sorted(lines, key=lambda line: (line.metric, line.protocol, line.ties)),
+        key=lambda line: (line.metric, line.protocol, line.ties),
+    ):
+        measured = [line for line in group if line.mean is not None and not is_control(line.explainer)]
+        better = _direction(metric)
+        if better is None or len(measured) < 2:
+            continue
+        best, second = sorted(measured, key=lambda line: line.mean or 0.0, reverse=better)[:2]
+        apart = abs((best.mean or 0.0) - (second.mean or 0.0))
+        if apart <= (best.standard_error or 0.0) + (second.standard_error or 0.0):
+            names = f"{label(best.explainer, best.post)} and {label(second.explainer, second.post)}"
+            under = f" under {protocol}, ties {ties}" if protocol else ""
+            close.append(f"{metric}{under} ({names}, {apart:.4f} apart)")
+    if close:
+        said.append(
+            f"Standard errors of the best two overlap: {'; '.join(close)}. They are measured on the same samples, so "
+            "compare them pair by pair (`relprop summary RUN --versus METHOD`) before you call one better."
+        )
+    return said
 
 
 def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:

@@ -1,7 +1,8 @@
-"""A report of studies: pictures, maps side by side, and the books."""
+"""A report of studies: pictures, maps side by side, and how far relevance is conserved."""
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from importlib import metadata
@@ -85,20 +86,18 @@ def plain(text: str) -> str:
     return re.sub(r"(?<![\w./])(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/]", "", text)
 
 
-def verdict(gap: float, rtol: float = 1e-5) -> str:
-    """Say whether books balance."""
-    return f"the books balance: largest gap {gap:.1e}" if gap <= rtol else f"the books do not balance: gap {gap:.1e}"
-
-
 def _lede(books: Sequence[tuple[Study, str, Relevance]]) -> str:
+    """The sum of one explanation and the two statements on it; of several, the statements on the worst of each."""
     if not books:
         return ""
-    worst = max(result.ledger.gap for _, _, result in books if result.ledger is not None)
-    result = books[0][2]
-    total, score = float(result.relevance.double().sum()), float(result.score.sum())
+    book = Book(depth=2)
+    for _, _, result in books:
+        assert result.ledger is not None  # the caller has looked
+        book.add(result.ledger)
+    said = f"{book.conservation.leak_text()}; {book.conservation.score_text}."
     if len(books) > 1:
-        return f"{len(books)} ledgers were kept; {verdict(worst)}."
-    return f"Relevance of {total:.6f} arrives at the pixels, of a score of {score:.6f}; {verdict(worst)}."
+        return f"Of {len(books)} explanations, the worst: {said}"
+    return f"Relevance of {book.end:.6f} arrives at the pixels, of a score of {book.start:.6f}; {said}"
 
 
 def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
@@ -107,24 +106,25 @@ def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
     assert result.ledger is not None  # the caller has looked
     book.add(result.ledger)
     lines = {name: line for name, line in book.lines.items() if line.leak or line.absorbed or "." in name}
-    low, high = _axis([line.received for line in lines.values()], book.start)
+    low, high = _axis([line.received for line in lines.values()] + [book.start, book.end])
     absorbs = book.absorbed > 0
     rows = []
     for name, line in lines.items():
         cells = (_number(line.received), _small(line.leak), *([_small(line.absorbed)] if absorbs else []))
         rows.append(BarRow(name, bar(line.received, low, high), cells))
     rows.append(BarRow("the image", bar(book.end, low, high), (_number(book.end), *[""] * (1 + absorbs))))
-    note = f"Started with {_number(book.start)}; {_number(book.end)} arrived at the image; {verdict(book.gap)}."
-    if absorbs:
-        note += f" Up to {100 * book.absorbed:.3g} % was absorbed by rules that say so."
+    said = book.conservation
+    note = f"Started with {_number(book.start)}; {_number(book.end)} arrived at the image; {said.leak_text()}; "
+    note += f"{said.score_text}. Bars run from zero to the relevance, on an axis from {low:.3g} to {high:.3g}."
     heads = ("block", "relevance received", "", "leak", *(["absorbed"] if absorbs else []))
     return Bars(f"{study.name} ({study.class_name}), {method}", heads, tuple(rows), note)
 
 
-def _axis(values: Sequence[float], start: float) -> tuple[float, float]:
-    """Ends of the axis: room for every bar, but at most one and a half times the start, where some run away."""
-    most = 1.5 * abs(start) or 1.0
-    return max(min([0.0, *values]), -most), min(max([abs(start), *values]) or 1.0, most)
+def _axis(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of the axis: zero and every finite value, so that bars of other sizes look different."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min([0.0, *finite]), max([0.0, *finite])
+    return low, high if high > low else low + 1.0
 
 
 def _class_bars(study: Study) -> Bars:

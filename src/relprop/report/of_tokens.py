@@ -25,7 +25,10 @@ def page(result: TokenRelevance) -> str:
         }
         for index in range(len(result))
     ]
-    books = "" if result.ledger is None else f" · {result.composite} · largest leak {result.ledger.gap:.1e}"
+    books = ""
+    if result.ledger is not None:
+        said = result.ledger.conservation()
+        books = f" · {result.composite} · {said.leak_text()}; {said.score_text}"
     return template("tokens.html").render(
         title="Relevance of tokens",
         lede="What each token adds: relevance of a text's tokens sums to what was explained of it.",

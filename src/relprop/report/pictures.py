@@ -62,7 +62,8 @@ def common_scale(maps: Sequence[Floats]) -> Scale:
 def strip_of(study: Study) -> Strip:
     """Lay a study's picture and maps side by side."""
     drawn = [(found, shares(found.heatmap)) for found in study.maps if found.heatmap is not None]
-    heading = f"{study.name}: {study.class_name}, {100 * study.probability:.1f} %"
+    probability = "" if study.probability is None else f", {100 * study.probability:.1f} %"
+    heading = f"{study.name}: {study.class_name}{probability}"
     panels = [panel(as_picture(study.picture), "original", f"The picture {study.name}, as the network sees it.")]
     if not drawn:
         return Strip(heading, _said(study), (*panels, *map(_failed, study.maps)))
@@ -123,7 +124,8 @@ def half_on(values: Floats) -> float:
 
 def _alt(study: Study, found: Map, values: Floats) -> str:
     place = where(values)
-    weight = "the map is zero everywhere" if place == "nowhere" else f"its weight lies in the {place} of the picture"
+    part = "centre" if place == "centre" else f"{place} part"
+    weight = "the map is zero everywhere" if place == "nowhere" else f"its weight lies in the {part} of the picture"
     return f"Map of {found.name} for {study.class_name} over the picture: {weight}."
 
 

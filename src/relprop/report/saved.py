@@ -62,7 +62,7 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
         read_image(folder / PICTURE),
         int(result.target[0]),
         str(about.get("class", f"class {int(result.target[0])}")),
-        float(result.probability[0]),
+        None if result.what else float(result.probability[0]),
         (Map(label, heatmap),),
         books=((label, result),),
         top=tuple((int(at), str(name), float(p)) for at, name, p in about.get("top", ())),

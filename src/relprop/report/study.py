@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relprop.core.composites import COMPOSITES
 from relprop.core.lrp import LRP
+from relprop.core.targets import Contrast
 from relprop.errors import InputError, RelpropError
 from relprop.metrics.forward import callable_model
 from relprop.report.cuts import cuts, heat
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from relprop.core.relevance import Relevance
-    from relprop.core.target import Start
+    from relprop.core.target import Start, Target
     from relprop.models import LoadedModel
 
 Tell = Callable[[float, str], None]
@@ -71,7 +72,7 @@ class Study:
         name: of the picture.
         picture: what the network sees of it, RGB.
         target: index of the class explained, and `class_name`.
-        probability: that the model gives it.
+        probability: that the model gives it; None where a contrast was explained.
         maps: of the methods; the first is relevance propagation's own, if any was asked for.
         books: (name of the method, result with its ledger), for the methods that keep books.
         top: (index, name, probability) of the most probable classes.
@@ -83,7 +84,7 @@ class Study:
     picture: Image
     target: int
     class_name: str
-    probability: float
+    probability: float | None
     maps: tuple[Map, ...]
     books: tuple[tuple[str, Relevance], ...] = ()
     top: tuple[tuple[int, str, float], ...] = ()
@@ -105,6 +106,7 @@ class Workbench:
         picture: Image,
         *,
         target: int | None = None,
+        against: int | None = None,
         composite: str = "paper",
         methods: Sequence[str] = (),
         start: Start = "probability",
@@ -116,6 +118,7 @@ class Workbench:
             name: of the picture.
             picture: as it was read; the network sees a crop of it.
             target: index of the class; None for the predicted one.
+            against: explain why `target` rather than this class; other methods explain `target` alone.
             composite: spec of the rules.
             methods: specs of other explainers to set beside it; one that fails says why in its place.
             start: relevance starts as the class's probability or logit.
@@ -129,20 +132,22 @@ class Workbench:
         x = self.loaded.preprocess(picture)[None].to(self.device)
         share = 1.0 / (2 + len(methods))
         tell(share / 2, "capturing the network, then propagating relevance")
-        result = self._explain(x, target, composite, start)
+        result = self._explain(x, target, against, composite, start)
+        logits = result.logits[0]
+        chosen = int(result.target[0]) if against is None else self._class(target, logits)
         maps = [Map(f"lrp:composite={composite}" if composite != "paper" else "lrp", result.heatmap[0])]
         for at, method in enumerate(methods):
             tell(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
-            maps.append(other_map(self.loaded, x, result.target, method))
+            maps.append(other_map(self.loaded, x, torch.tensor([chosen]), method))
         tell(1.0 - share, "drawing")
         stops, result = _stops(result), replace(result, kept={})  # what was kept is as large as all activations
-        chosen = int(result.target[0])
+        what = self.loaded.class_name(chosen)
         return Study(
             name,
             seen,
             chosen,
-            self.loaded.class_name(chosen),
-            float(result.probability[0]),
+            what if against is None else f"{what} rather than {self.loaded.class_name(against)}",
+            float(logits.softmax(-1)[chosen]) if against is None else None,
             tuple(maps),
             books=((maps[0].name, result),),
             top=top_classes(self.loaded, result.logits[0]),
@@ -178,8 +183,17 @@ class Workbench:
             facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
         )
 
-    def _explain(self, x: Tensor, target: int | None, composite: str, start: Start) -> Relevance:
-        wanted = None if target is None else [target]
+    @staticmethod
+    def _class(target: int | None, logits: Tensor) -> int:
+        return int(logits.argmax()) if target is None else target
+
+    def _explain(self, x: Tensor, target: int | None, against: int | None, composite: str, start: Start) -> Relevance:
+        wanted: Target = None if target is None else [target]
+        if against is not None:
+            if target is None:
+                with torch.no_grad():
+                    target = int(callable_model(self.loaded.model)(x)[0].argmax())
+            wanted = Contrast(target, against)
         result: Relevance = self._engine(composite, x)(x, target=wanted, start=start)
         result = result.cpu()
         if not result.relevance.isfinite().all():

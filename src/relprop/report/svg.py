@@ -80,9 +80,9 @@ def legend_line(style: Markup) -> Markup:
 
 
 def bar(value: float, low: float, high: float, *, quiet: bool = False) -> Markup:
-    """Draw a bar from zero to `value` on an axis from `low` to `high`."""
+    """Draw a bar from zero to `value` on an axis from `low` to `high`; one below zero has a colour of its own."""
     start, end = sorted((_place(0.0, low, high), _place(value, low, high)))
-    css = "bar quiet" if quiet else "bar"
+    css = "bar quiet" if quiet else "bar against" if value < 0 else "bar"
     inner = Markup('<rect class="{}" x="{:.2f}" y="2" width="{:.2f}" height="10"/>').format(
         css, start, max(end - start, 0.3)
     )

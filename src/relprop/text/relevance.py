@@ -117,6 +117,7 @@ class TokenRelevance:
             "score": self.score.tolist(),
             "gap": None if self.ledger is None else self.ledger.gap,
             "absorbed": None if self.ledger is None else self.ledger.absorbed,
+            "conservation": None if self.ledger is None else self.ledger.conservation().document(),
         }
 
     @classmethod

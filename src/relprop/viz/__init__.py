@@ -12,6 +12,7 @@ from relprop.viz.grid import side_by_side as side_by_side
 from relprop.viz.overlay import blend as blend
 from relprop.viz.overlay import overlay as overlay
 from relprop.viz.overlay import show as show
+from relprop.viz.overlay import squares as squares
 from relprop.viz.sheet import sheet as sheet
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "sheet",
     "show",
     "side_by_side",
+    "squares",
 ]

@@ -62,6 +62,13 @@ def ground_of(image: Any, shape: tuple[int, ...]) -> Floats:
     return np.repeat(0.03 + 0.55 * (picture @ _LUMA)[..., None], 3, axis=-1)
 
 
+def squares(values: Any, size: tuple[int, int]) -> Floats:
+    """Enlarge a layer's map (h, w) to (H, W) for drawing: each value becomes a rectangle of its own colour."""
+    small = as_map(values)
+    rows, columns = (np.arange(side) * length // side for side, length in zip(size, small.shape, strict=True))
+    return np.asarray(small[rows][:, columns], dtype=np.float64)
+
+
 def as_picture(image: Any) -> Floats:
     """Return any kind of picture as RGB (H, W, 3) in [0, 1].
 

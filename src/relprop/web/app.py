@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from relprop.report import Study, Workbench
     from relprop.web.desk import Job
+    from relprop.web.wish import Wish
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -102,10 +103,10 @@ class _Api:
             Route("/api/jobs", self.wish, methods=["POST"]),
             Route(job, self.status),
             Route(job, self.cancel, methods=["DELETE"]),
-            Route(f"{job}/relevance.png", self._file("image/png", lambda s, n: views.figure(s, n))),
-            Route(f"{job}/heatmap.npy", self._file("application/octet-stream", lambda s, n: views.heatmap_npy(s))),
-            Route(f"{job}/relevance.npz", self._file("application/octet-stream", lambda s, n: views.relevance_npz(s))),
-            Route(f"{job}/report.html", self._file("text/html; charset=utf-8", lambda s, n: _report(s))),
+            Route(f"{job}/relevance.png", self._file("image/png", lambda s, w: views.figure(s, w.levels, w.smooth))),
+            Route(f"{job}/heatmap.npy", self._file("application/octet-stream", lambda s, w: views.heatmap_npy(s))),
+            Route(f"{job}/relevance.npz", self._file("application/octet-stream", lambda s, w: views.relevance_npz(s))),
+            Route(f"{job}/report.html", self._file("text/html; charset=utf-8", lambda s, w: _report(s))),
         ]
 
     async def offers(self, request: Request) -> Response:
@@ -143,7 +144,7 @@ class _Api:
     def _job(self, request: Request) -> Job:
         return self.desk.find(request.path_params["id"])
 
-    def _file(self, kind: str, make: Callable[[Study, int | None], bytes]) -> Callable[[Request], Any]:
+    def _file(self, kind: str, make: Callable[[Study, Wish], bytes]) -> Callable[[Request], Any]:
         """Answer with a file made of a finished study."""
 
         async def answer(request: Request) -> Response:
@@ -151,7 +152,7 @@ class _Api:
             if job.state != "done" or job.study is None:
                 raise GoneError("this explanation is not done")
             async with self._drawing:
-                content = await run_in_threadpool(make, job.study, job.wish.levels)
+                content = await run_in_threadpool(make, job.study, job.wish)
             name = f"relprop-{job.study.name}-{request.url.path.rpartition('/')[2]}"
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 

@@ -195,9 +195,10 @@ class Desk:
 
         wish = job.wish
         job.study = self.benches[wish.model].study(
-            name, picture, target=wish.target, composite=wish.composite, methods=wish.baselines, tell=tell
-        )
-        job.document = result_document(job.study, wish.levels)
+            name, picture, target=wish.target, against=wish.against, composite=wish.composite,
+            methods=wish.baselines, tell=tell,
+        )  # fmt: skip
+        job.document = result_document(job.study, wish.levels, wish.smooth)
         job.progress = 1.0
 
 

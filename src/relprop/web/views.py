@@ -9,10 +9,11 @@ import numpy as np
 
 from relprop import viz
 from relprop.core.heatmap import quantize
+from relprop.explainers.post import Smooth
 from relprop.report.book import Book
 from relprop.report.pictures import common_scale, data_uri, half_on, shares, strip_of
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
-from relprop.viz.overlay import as_picture, blend
+from relprop.viz.overlay import as_picture, blend, squares
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from relprop.report.study import Stop
 
 
-def result_document(study: Study, levels: int | None) -> dict[str, Any]:
+def result_document(study: Study, levels: int | None, smooth: float = 0.0) -> dict[str, Any]:
     """Return all that the page shows of a study, as JSON knows it; pictures are data URIs."""
     result = study.books[0][1]
-    score, heatmap = float(result.score[0]), drawn(study, levels)
+    score, heatmap = float(result.score[0]), drawn(study, levels, smooth)
     scale = scale_of(heatmap, score=score, levels=levels is not None)
-    assert result.ledger is not None  # a workbench keeps the books
+    assert result.ledger is not None  # a workbench counts
     book = Book(depth=2)
     book.add(result.ledger)
     return {
@@ -39,31 +40,35 @@ def result_document(study: Study, levels: int | None) -> dict[str, Any]:
         "facts": [list(fact) for fact in study.facts],
         "top": [{"index": at, "name": name, "probability": p} for at, name, p in study.top],
         "original": data_uri(as_picture(study.picture)),
+        "smooth": smooth,
         "overlay": data_uri(blend(study.picture, heatmap, scale)),
         "scale": _legend(scale),
-        "half": half_on(as_map(heatmap)),
+        "half": half_on(as_map(result.heatmap[0])),
         "stops": [_stop(study.picture, stop, score) for stop in study.stops],
         "books": book.document(),
         "methods": _methods(study),
     }
 
 
-def drawn(study: Study, levels: int | None) -> Floats:
-    """Return the heatmap as it is drawn: quantized, if that was asked for."""
-    heatmap = study.books[0][1].heatmap[0]
+def drawn(study: Study, levels: int | None, smooth: float = 0.0) -> Floats:
+    """Return the heatmap as it is drawn: after a Gaussian of `smooth` pixels, and quantized, if that was asked for."""
+    heatmap = study.books[0][1].heatmap
+    heatmap = (Smooth(smooth)(heatmap) if smooth else heatmap)[0]
     return as_map(heatmap if levels is None else quantize(heatmap, levels))
 
 
-def figure(study: Study, levels: int | None) -> bytes:
+def figure(study: Study, levels: int | None, smooth: float = 0.0) -> bytes:
     """Draw the picture beside its relevance, with a colour bar, as PNG."""
     result = study.books[0][1]
     score, total = float(result.score[0]), float(result.relevance.double().sum())
     facts = dict(study.facts)
+    caption = f"{facts['model']} · {facts['composite']} · relevance sums to {total:.6f} of {score:.6f}"
+    size = f"{score:+.4f}" if study.probability is None else f"{100 * study.probability:.1f} %"
     made = viz.side_by_side(
         study.picture,
-        drawn(study, levels),
-        title=f"{study.class_name}   {100 * study.probability:.1f} %",
-        subtitle=f"{facts['model']} · {facts['composite']} · relevance sums to {total:.6f} of {score:.6f}",
+        drawn(study, levels, smooth),
+        title=f"{study.class_name}   {size}",
+        subtitle=f"{caption} · drawn after smooth:{smooth:g}" if smooth else caption,
         score=score,
         levels=levels is not None,
     )
@@ -92,11 +97,7 @@ def relevance_npz(study: Study) -> bytes:
 
 def _stop(picture: Image, stop: Stop, score: float) -> dict[str, Any]:
     """One place of the walk: its map, each value as a square, over the picture."""
-    values = as_map(stop.heatmap)
-    rows, columns = (
-        np.arange(side) * len_ // side for side, len_ in zip(picture.size[::-1], values.shape, strict=True)
-    )
-    enlarged = values[rows][:, columns]
+    enlarged = squares(stop.heatmap, picture.size[::-1])
     scale = scale_of(enlarged, score=score)
     size = " x ".join(map(str, stop.shape))
     return {
@@ -120,7 +121,8 @@ def _methods(study: Study) -> dict[str, Any]:
 
 def _legend(scale: Scale) -> dict[str, Any]:
     colours = np.asarray(scale.bar_colours()(np.linspace(0, 1, 32)))
-    ends = [f"{scale.printed(value):.2g}" for value in (scale.low, scale.high)]
+    sign = "" if scale.score is None else " %"
+    ends = [f"{scale.printed(value):.2g}{sign}" for value in (scale.low, scale.high)]
     return {
         "low": ends[0],
         "high": ends[1],

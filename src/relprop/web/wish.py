@@ -19,6 +19,8 @@ BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "int
 """Methods that can stand beside relevance. Score-CAM takes minutes without a GPU, and is left to the command line."""
 SPLITS = ("ratio", "symmetric")
 LEVELS = range(2, 33)
+SMOOTHINGS = (0, 1, 2, 4)
+"""Widths in pixels of the Gaussian that the picture may be drawn after."""
 
 
 class GoneError(InputError):
@@ -33,7 +35,9 @@ class Wish:
         picture: "sample:NAME", or the id of an upload.
         model: name of one of the models that are served.
         target: index of the class; None for the predicted one.
+        against: index of the class that it is set against; None to explain the class alone.
         composite: spec of the rules, split and identity included.
+        smooth: width in pixels of the Gaussian that the picture is drawn after; 0 for none.
         levels: of Heat Quantization; None for a continuous map.
         baselines: methods to set beside it.
     """
@@ -44,6 +48,8 @@ class Wish:
     composite: str
     levels: int | None
     baselines: tuple[str, ...]
+    against: int | None = None
+    smooth: int = 0
 
 
 def read_wish(plain: Any, benches: Mapping[str, Workbench]) -> Wish:
@@ -54,7 +60,7 @@ def read_wish(plain: Any, benches: Mapping[str, Workbench]) -> Wish:
     """
     if not isinstance(plain, dict):
         raise UsageError("a wish is one JSON object")
-    known = {"picture", "model", "target", "composite", "split", "identity", "levels", "baselines"}
+    known = {"picture", "model", "target", "composite", "split", "identity", "levels", "baselines", "against", "smooth"}
     if strange := sorted(str(key)[:40] for key in plain if key not in known):
         raise UsageError(f"unknown fields: {', '.join(strange)}; known are {', '.join(sorted(known))}")
     picture, baselines = plain.get("picture"), plain.get("baselines", [])
@@ -67,8 +73,14 @@ def read_wish(plain: Any, benches: Mapping[str, Workbench]) -> Wish:
     chosen = tuple(dict.fromkeys(_one_of("baselines", name, BASELINES) for name in baselines))
     levels = _number("levels", plain.get("levels"), LEVELS)
     classes = benches[model].loaded.classes
-    target = _number("target", plain.get("target"), range(len(classes) if classes else 1_000_000))
-    return Wish(picture, model, target, composite, levels, chosen)
+    indices = range(len(classes) if classes else 1_000_000)
+    target, against = (_number(field, plain.get(field), indices) for field in ("target", "against"))
+    if against is not None and against == target:
+        raise UsageError("a contrast needs two classes; choose another class to set against it")
+    smooth = plain.get("smooth", 0)
+    if isinstance(smooth, bool) or smooth not in SMOOTHINGS:
+        raise UsageError(f"smooth must be one of {', '.join(map(str, SMOOTHINGS))}")
+    return Wish(picture, model, target, composite, levels, chosen, against, int(smooth))
 
 
 def offers(benches: Mapping[str, Workbench]) -> dict[str, Any]:
@@ -85,6 +97,7 @@ def offers(benches: Mapping[str, Workbench]) -> dict[str, Any]:
         ],
         "splits": list(SPLITS),
         "baselines": list(BASELINES),
+        "smoothings": list(SMOOTHINGS),
         "levels": [LEVELS.start, LEVELS.stop - 1],
     }
 

@@ -28,6 +28,10 @@ async function call(path, options = {}) {
 function complain(error) {
   at("error").textContent = error ? error.message : "";
   at("error").hidden = !error;
+  at("result").classList.toggle("stale", Boolean(error)); // an old result is not the answer to what failed
+  if (!error) return;
+  at("error").focus({ preventScroll: true });
+  at("error").scrollIntoView({ block: "nearest" });
 }
 
 function options(select, pairs) {
@@ -42,6 +46,8 @@ async function begin() {
   const levels = [["", "none"], [8, "8 levels, as in the paper"]];
   for (const k of [4, 16, 32]) levels.push([k, `${k} levels`]);
   options(at("levels"), levels);
+  options(at("smooth"), offers.smoothings.map((w) => [w, w === 0 ? "none: every pixel" : `Gaussian of ${w} pixel${w === 1 ? "" : "s"}`]));
+  at("smooth").value = "1";
   at("limits").textContent = `up to ${offers.limits.file_bytes / 1e6} MB and ${offers.limits.pixels / 1e6} million pixels`;
   for (const name of offers.baselines) {
     const box = make("input", "", { type: "checkbox", value: name, checked: name === "grad-cam" });
@@ -71,10 +77,21 @@ function fitComposite() {
   at("split").disabled = at("identity").disabled = !chosen.splits;
 }
 
+function preview(file) {
+  at("chosen").hidden = !file;
+  if (!file) return;
+  const reader = new FileReader(); // a data URI, which the page's policy allows
+  reader.onload = () => { at("preview").src = reader.result; };
+  reader.readAsDataURL(file);
+  at("preview").alt = "The picture that was chosen";
+  at("filename").textContent = file.name;
+}
+
 function choose(id, button = null) {
   picture = id;
+  if (button) preview(null);
   for (const other of at("samples").children) other.setAttribute("aria-pressed", String(other === button));
-  at("target").value = "";
+  at("target").value = at("against").value = "";
   explain();
 }
 
@@ -85,6 +102,7 @@ async function upload(file) {
     return;
   }
   const mine = ++turn;
+  preview(file);
   wait(0, "sending the picture");
   try {
     const got = await call("api/pictures", { method: "POST", body: file });
@@ -94,8 +112,8 @@ async function upload(file) {
   }
 }
 
-function target() {
-  const text = at("target").value.trim();
+function classOf(id) {
+  const text = at(id).value.trim();
   if (!text) return null;
   const model = offers.models.find((m) => m.name === at("model").value);
   const index = /^\d+/.test(text) ? parseInt(text, 10) : model.classes.findIndex((c) => c.toLowerCase() === text.toLowerCase());
@@ -108,7 +126,9 @@ function wish() {
   return {
     picture,
     model: at("model").value,
-    target: target(),
+    target: classOf("target"),
+    against: classOf("against"),
+    smooth: Number(at("smooth").value),
     composite: at("composite").value,
     split: takes ? at("split").value : null,
     identity: takes ? at("identity").checked : null,
@@ -121,7 +141,8 @@ function wait(progress, doing = "") {
   at("status").hidden = progress === null;
   at("result").classList.toggle("stale", progress !== null);
   if (progress === null) return;
-  at("progress").value = progress;
+  if (progress > 0) at("progress").value = progress;
+  else at("progress").removeAttribute("value"); // moves without a share until one is known
   if (at("doing").textContent !== doing) at("doing").textContent = doing;
 }
 
@@ -135,7 +156,6 @@ async function explain() {
   if (pending) call(`api/jobs/${pending}`, { method: "DELETE" }).catch(() => {});
   try {
     wait(0, "asking");
-    if (innerWidth < 900) at("status").scrollIntoView({ block: "start" }); // on a phone it is below the controls
     const body = JSON.stringify(wish());
     let job = await call("api/jobs", { method: "POST", body, headers: { "Content-Type": "application/json" } });
     pending = job.id;
@@ -149,6 +169,7 @@ async function explain() {
     wait(null);
     if (job.state === "failed") throw new Error(job.error);
     if (job.state === "done") show(job);
+    if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the controls
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
   }
@@ -177,16 +198,19 @@ function show(job) {
   const found = job.result;
   at("empty").hidden = true;
   at("result").hidden = false;
-  at("headline").textContent = `${found.class}, ${percent(found.probability)}`;
-  const gap = found.books.gap;
-  const good = gap !== null && gap <= 1e-5;
+  const contrast = found.probability === null;
+  at("headline").textContent = contrast ? `${found.class}: ${number(found.score)}` : `${found.class}, ${percent(found.probability)}`;
+  const said = found.books.conservation;
+  const statement = (good, text) => make("span", `${text[0].toUpperCase()}${text.slice(1)}. `, { className: good ? "good" : "bad" });
   at("verdict").replaceChildren(
     `Relevance sums to ${number(found.sum)} of ${number(found.score)}. `,
-    make("span", good ? `The books balance: largest gap ${small(gap)}.` : `The books do not balance: gap ${small(gap)}.`, { className: good ? "good" : "bad" }),
+    statement(said.no_leak, said.leak_text),
+    statement(said.conserves_score, said.score_text),
   );
   image("original", found.original, "The picture, as the network sees it");
   image("overlay", found.overlay, `Relevance for ${found.class} over the picture; half of it lies on ${percent(found.half)} of the pixels`);
-  at("note").textContent = `Half of it on ${percent(found.half)} of the pixels; ${found.scale.note}`;
+  at("note").textContent = `Half of it on ${percent(found.half)} of the pixels; ${found.scale.note}` +
+    (found.smooth ? `; drawn after a Gaussian of ${found.smooth} px, the files hold the raw map` : "");
   ramp("", found.scale);
   for (const [id, file] of [["png", "relevance.png"], ["npy", "heatmap.npy"], ["npz", "relevance.npz"], ["html", "report.html"]]) {
     at(id).href = `api/jobs/${job.id}/${file}`;
@@ -228,12 +252,21 @@ function showWay(found) {
 }
 
 function showBooks(books) {
-  const most = Math.max(Math.abs(books.start), ...books.blocks.map((b) => Math.min(Math.abs(b.received ?? 0), 1.5 * Math.abs(books.start))));
   const rows = books.blocks.filter((b) => b.leak !== 0 || b.absorbed !== 0 || b.block.includes("."));
+  const values = [0, books.start, books.end, ...rows.map((b) => b.received)].filter((v) => v !== null);
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low || 1;
   const line = (name, received, leak, absorbed) => {
     const row = make("tr");
     const drawn = make("td", "", { className: "drawn" });
-    drawn.append(meter((100 * Math.abs(received ?? 0)) / most));
+    const axis = make("span", "", { className: "axis" });
+    const bar = meter((100 * Math.abs(received ?? 0)) / span);
+    bar.classList.toggle("against", received < 0);
+    bar.style.left = `${(100 * (Math.min(received ?? 0, 0) - low)) / span}%`;
+    const zero = make("span", "", { className: "zero" });
+    zero.style.left = `${(-100 * low) / span}%`;
+    axis.append(bar, zero);
+    drawn.append(axis);
     const cells = [number(received), leak, absorbed].map((text) => make("td", text, { className: "number" }));
     row.append(make("th", name, { scope: "row" }), drawn, ...cells);
     return row;
@@ -244,7 +277,8 @@ function showBooks(books) {
   );
   at("books-note").textContent =
     `From the output to the image: started with ${number(books.start)}, ${number(books.end)} arrived. ` +
-    (books.absorbed ? `Rules that say so absorbed up to ${(100 * books.absorbed).toPrecision(3)} %.` : "Nothing was absorbed on the way.");
+    `Bars run from zero, on an axis from ${low.toPrecision(3)} to ${(low + span).toPrecision(3)}; blue is below zero. ` +
+    "A leak is relevance lost where a rule must keep it; what rules take on purpose (bias, ε) is absorbed.";
 }
 
 function showMethods(methods) {
@@ -268,10 +302,10 @@ at("file").addEventListener("change", () => {
   if (file) upload(file);
 });
 at("composite").addEventListener("change", () => { fitComposite(); if (picture) explain(); });
-for (const id of ["split", "identity", "levels"]) at(id).addEventListener("change", () => { if (picture) explain(); });
-at("model").addEventListener("change", () => { fitModel(); at("target").value = ""; if (picture) explain(); });
+for (const id of ["split", "identity", "levels", "smooth"]) at(id).addEventListener("change", () => { if (picture) explain(); });
+at("model").addEventListener("change", () => { fitModel(); at("target").value = at("against").value = ""; if (picture) explain(); });
 at("baselines").addEventListener("change", () => { if (picture) explain(); });
-at("target").addEventListener("change", () => { if (picture) explain(); });
+for (const id of ["target", "against"]) at(id).addEventListener("change", () => { if (picture) explain(); });
 for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave", false], ["drop", false]]) {
   at("drop").addEventListener(name, (event) => {
     event.preventDefault();
