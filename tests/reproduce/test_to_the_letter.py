@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reproduce_net import pictures
+from reproduce_net import OPTIONS, pictures
 from torchvision.models import resnet50
 from typer.testing import CliRunner
 
@@ -94,7 +94,7 @@ def test_a_wrong_network_is_named_on_cub_and_a_local_file_of_the_right_one_is_no
     file = released / "checkpoints" / "CUB_resnet50_Seed40" / "best.pt"
     assert is_resnet50(load_model(file, arch="resnet50"))
     assert not is_resnet50(load_model("random:resnet34"))
-    model = ["--model", "random:cifar-resnet20", "--seeds", 0, "--data", f"cub:{released}"]
+    model = [*OPTIONS[:-2], "--seeds", 0, "--data", f"cub:{released}"]
     said = run("table1", *model, "--methods", "proposed", "--samples", 2, "--step", 512, "--out", tmp_path)
     assert "not the paper's setting: another network" in said
 
