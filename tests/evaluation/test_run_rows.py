@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from bench_doubles import Sums, bench_of, itself, noise, total
@@ -7,7 +9,9 @@ from bench_doubles import Sums, bench_of, itself, noise, total
 from relprop.data import Sample, open_dataset
 from relprop.errors import DataError, MissingDependencyError
 from relprop.evaluation.bench import Seen
+from relprop.evaluation.plan import Plan
 from relprop.evaluation.run import Measure, chunk_rows
+from relprop.explainers.base import ByChannel
 from relprop.images import Preprocess
 
 
@@ -170,3 +174,65 @@ def test_boxes_go_through_the_pictures_own_resize_and_crop(tmp_path):
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[2:4, 2:6] = True
     assert torch.equal(inside, expected)
+
+
+@dataclass(frozen=True)
+class Counted(ByChannel):
+    """Attributes the picture itself, and counts how often."""
+
+    calls: tuple[list[int], ...] = ()
+    channels: str = "sum"
+
+    def attribute(self, model, x, target):
+        self.calls[0].append(len(x))
+        return x.clone()
+
+    def __hash__(self):
+        return hash(self.channels)
+
+
+def test_maps_that_differ_in_channels_alone_share_their_attribution():
+    calls = ([],)
+    explainers = {"sum": Counted(calls), "red": Counted(calls, "red")}
+    rows = chunk_rows(bench_of(["3", "5"], explainers), 0)
+    assert values(rows) == [(s, e, "none", 4.0 * int(s)) for s in ("3", "5") for e in ("sum", "red")]
+    assert calls == ([2],)
+
+
+def test_a_plan_can_name_the_maps_and_all_of_a_protocol_are_scored_together():
+    seen = []
+
+    def stacked(model, x, heatmap, target):
+        seen.append(tuple(heatmap.shape[:2]))
+        return {"total": heatmap.sum((2, 3))}
+
+    measures = [Measure(stacked, ("total",), protocol=name, stacks=True) for name in ("a", "b")]
+    explainers = {"itself": itself, "twice": lambda model, x, target: 2 * x.sum(1)}
+    posts = {"none": lambda heatmap: heatmap, "minus": lambda heatmap: -heatmap}
+    only = ("a itself none", "a twice minus", "b twice none")
+    bench = bench_of(["3", "5"], explainers, posts, measures, only=only, protocols=("a", "b"))
+    rows = chunk_rows(bench, 0)
+    assert seen == [(2, 2), (1, 2)]
+    assert [(r.protocol, r.explainer, r.post, r.value) for r in rows if r.sample == "3"] == [
+        ("a", "itself", "none", 12.0),
+        ("a", "twice", "minus", -24.0),
+        ("b", "twice", "none", 24.0),
+    ]
+    assert Plan.from_json(bench.plan.to_json()) == bench.plan
+    assert "only" not in replace(bench.plan, only=()).to_json()  # plans without keep the digest that they had
+
+
+def test_a_map_that_fails_on_one_sample_leaves_the_others_scored():
+    def fails_on_5(model, x, target):
+        if (x == 5).any():
+            raise ValueError("no 5")
+        return x.sum(1)
+
+    measures = [Measure(lambda model, x, heatmap, target: {"total": heatmap.sum((2, 3))}, ("total",), stacks=True)]
+    rows = chunk_rows(bench_of(["3", "5"], {"fails": fails_on_5, "itself": itself}, measures=measures), 0)
+    assert values(rows) == [
+        ("3", "fails", "none", 12.0),
+        ("3", "itself", "none", 12.0),
+        ("5", "fails", "none", None),
+        ("5", "itself", "none", 20.0),
+    ]

@@ -15,19 +15,22 @@ from relprop.explainers.base import replica
 
 GRADIENTS = ("integrated-gradients", "guided-backprop", "input-x-gradient")
 SPECS = [
-    *EXPLAINERS.names(),
+    *(name for name in EXPLAINERS.names() if name != "rise"),  # with fewer masks below
     "grad-cam:relu=no:quantize=8",
     "score-cam:layer=layer4:relu=no",
+    "score-cam:weights=probability:batch=3",
+    "rise:masks=20:grid=3",
     "integrated-gradients:steps=3:channels=red",
     "lrp:released:split=symmetric:identity=no:start=logit",
 ]
 SURVIVED = {  # (these use no gradient; capture runs on stand-ins; the libraries take NaN for a number)
     ("score-cam", FailsWhenDifferentiated),
+    ("rise", FailsWhenDifferentiated),
     ("lrp", FailsWhenDifferentiated),
     ("lrp", FailsAtTheSecondCall),
     ("lrp-cuts", FailsWhenDifferentiated),
     ("lrp-cuts", FailsAtTheSecondCall),
-    *((name, "input") for name in ("grad-cam", "score-cam", *GRADIENTS)),
+    *((name, "input") for name in ("grad-cam", "layer-cam", "score-cam", "rise", *GRADIENTS)),
 }
 CONTROLS = ("constant", "random", "gaussian", "sobel")
 

@@ -116,7 +116,65 @@ def test_score_cam_by_hand():
     assert found[3][3] == pytest.approx(5 * weights[1].item(), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["grad-cam", "score-cam"])
+def test_score_cam_as_released_by_hand():
+    # the probability of the class behind each map, times that map at the picture's size; no softmax over channels
+    model = Mapped().eval()
+    with torch.no_grad():
+        expected = torch.zeros(4, 4)
+        for large in nn.functional.interpolate(model.stage(CORNERS), (4, 4), mode="bilinear", align_corners=False)[0]:
+            mask = (large - large.min()) / (large.max() - large.min())
+            expected += model(CORNERS * mask).softmax(1)[0, 1] * large
+    found = tensor(explain("score-cam:weights=probability", model, CORNERS))
+    assert torch.allclose(found, expected.clamp(min=0), atol=1e-5)
+    signed = tensor(explain("score-cam:weights=probability:relu=no", model, CORNERS))
+    assert torch.allclose(signed, expected, atol=1e-5)
+    assert not torch.allclose(found, tensor(explain("score-cam", model, CORNERS)), atol=1e-2)
+
+
+def test_score_cam_as_released_leaves_flat_channels_out():
+    calls = []
+
+    class Counted(Mapped):
+        def forward(self, x):
+            calls.append(len(x))
+            return super().forward(x)
+
+    model = Counted()
+    with torch.no_grad():
+        model.stage[0].weight[1] = 0
+    found = explain("score-cam:weights=probability", model, CORNERS)
+    assert sum(calls[-1:]) == 1  # of two channels one is flat
+    assert tensor(found).isfinite().all()
+
+
+def test_layer_cam_by_hand():
+    # each value times its own positive gradient: those of the class's score for the two maps are 1 and -2 over 4
+    model = Mapped().eval()
+    x = CORNERS.clone().requires_grad_()
+    maps = model.stage(x)
+    gradient = torch.autograd.grad(model.fc(model.pool(maps).flatten(1))[0, 1], maps)[0]
+    small = (gradient.clamp(min=0) * maps).sum(1).clamp(min=0)
+    large = nn.functional.interpolate(small[None], (4, 4), mode="bilinear", align_corners=False)[0, 0]
+    assert torch.allclose(tensor(explain("layer-cam", model, CORNERS)), large, atol=1e-5)
+
+
+def test_rise_finds_the_pixels_that_matter():
+    class Corner(nn.Module):
+        def forward(self, x):
+            seen = 8 * x[:, 0, :4, :4].mean((1, 2)) - 4
+            return torch.stack([torch.zeros_like(seen), seen], 1)
+
+    heat = EXPLAINERS.build("rise:masks=400:grid=4")(Corner().eval(), torch.ones(1, 1, 16, 16), ONE)[0]
+    assert heat[:4, :4].mean() > 1.2 * heat[8:, 8:].mean()
+    flat = EXPLAINERS.build("rise:masks=2000:grid=4:p=0.3")(
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 2)).eval(), torch.zeros(1, 1, 16, 16), ONE
+    )
+    assert flat.std() / flat.mean() < 0.1  # a score that depends on nothing marks no place
+    with pytest.raises(UsageError, match="p between 0 and 1"):
+        EXPLAINERS.build("rise:p=1")
+
+
+@pytest.mark.parametrize("name", ["grad-cam", "layer-cam", "score-cam"])
 def test_cams_say_which_layers_there_are(name):
     with pytest.raises(UsageError, match="no layer 'stag'; near are: stage"):
         explain(f"{name}:layer=stag", Mapped(), CORNERS)

@@ -104,7 +104,7 @@ def test_pictures_by_id_by_class_and_by_the_papers_classes(data, loaded):
     assert both[1].label == 0
     assert [sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "cat.00"))] == [1, 0]
     assert sorted(sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "bee"))) == [0, 1]
-    with pytest.raises(UsageError, match=r"no class 'dgo\.01'; near it: dog\.01"):
+    with pytest.raises(UsageError, match=r"no class 'dgo\.01', and no file .* is there; near it: dog\.01"):
         choose(found, loaded, setting(data, images=("dgo.01",)))
 
 

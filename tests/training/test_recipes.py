@@ -16,11 +16,17 @@ def test_cub_is_the_recipe_of_the_release():
     assert override(cub, "schedule=step:every=30:factor=0.1").schedule == "step:every=30:factor=0.1"
 
 
+def test_cub_released_is_what_the_script_does():
+    released = RECIPES.build("cub-released")
+    changes = ("schedule=released", "augment=resize-crop", "holdout_by=random", "validate=augmented")
+    assert override(RECIPES.build("cub"), *changes).to_json() | {"name": "cub-released"} == released.to_json()
+
+
 def test_folder_takes_its_root():
     assert RECIPES.build("folder:pictures/mine").data == "folder:pictures/mine"
 
 
-@pytest.mark.parametrize("name", ["cub", "cifar10"])
+@pytest.mark.parametrize("name", ["cub", "cub-released", "cifar10"])
 def test_what_is_printed_can_be_set(name):
     recipe = RECIPES.build(name)
     lines = [line.split(None, 1) for line in str(recipe).splitlines()]
@@ -41,7 +47,7 @@ def test_json_is_plain():
         (["epochs"], "cannot set 'epochs'"),
         (["epochs=many"], "epochs must be a whole number, not 'many'"),
         (["mean=0.5"], "mean takes 3 values with commas, not '0.5'"),
-        (["augment=rotate"], "augment must be one of crop, shift, not 'rotate'"),
+        (["augment=rotate"], "augment must be one of crop, resize-crop, shift, not 'rotate'"),
         (["epochs=0"], "epochs must be at least 1, not 0"),
         (["batch=30", "accumulate=4"], r"batch \(30\) must be a multiple of accumulate \(4\)"),
         (["size=300"], r"resize \(256\) must be at least size \(300\)"),

@@ -50,6 +50,19 @@ def test_a_plateau_cuts_when_torch_does(patience):
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
 
 
+def test_released_does_what_a_step_schedule_given_the_loss_does():
+    losses = [5.3, 4.0, 29.9, 31.0, 65.0, 0.2]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.1)
+    optimizer.step()
+    for done, loss in enumerate(losses, start=1):
+        with pytest.warns(UserWarning, match="epoch parameter"):
+            theirs.step(loss)
+        ours = SCHEDULES.build("released")(Position(done, 300, tuple(losses[:done])))
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+    assert SCHEDULES.build("released")(Position(0.0, 300)) == 1.0
+
+
 def test_training_stops_after_patience_epochs_without_a_new_best():
     losses = [3.0, 2.0, 2.0, 2.5, 1.9, 2.2]
     assert [should_stop(losses[:n], 2) for n in range(7)] == [False, False, False, False, True, False, False]

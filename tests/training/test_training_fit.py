@@ -88,6 +88,16 @@ def test_an_epoch_draws_full_batches_in_an_order_of_its_own(small, noise, tmp_pa
     assert first != second
 
 
+def test_validation_can_be_augmented_as_released(small, noise, tmp_path):
+    runs = {}
+    for way in ("centred", "augmented"):
+        recipe = override(small, "augment=crop", "batch=10", "epochs=2", f"validate={way}")
+        events, runs[way, "weights"] = finish(recipe, noise, tmp_path / way)
+        runs[way] = [event.val_loss for event in events if hasattr(event, "val_loss")]
+    assert same(runs["centred", "weights"], runs["augmented", "weights"])  # the same training, and yet
+    assert all(a != b for a, b in zip(runs["centred"], runs["augmented"], strict=True))
+
+
 def test_weight_decay_and_momentum_by_hand(small, tmp_path):
     data = pictures([((255, 255, 255), 0), ((255, 255, 255), 0)])
     recipe = override(small, *BY_HAND, "lr=1", "epochs=2", "momentum=0.5", "weight_decay=0.1", "classes=a,b")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 from training_helpers import pictures
 
 from relprop.errors import DataError
@@ -51,6 +52,26 @@ def test_every_class_is_held_out_by_the_same_share():
     assert labels[held].tolist() == [0, 0, 1, 1]  # round(2.0), round(1.7), round(0.4)
     assert torch.equal(hold_out(labels, 0.1, seed=5)[1], held)
     assert not torch.equal(hold_out(labels, 0.1, seed=6)[1], held)
+
+
+def test_a_random_share_is_held_out_of_all_together():
+    labels = torch.arange(40) // 10
+    trained, held = hold_out(labels, 0.1, 5, "random")
+    assert (len(trained), len(held)) == (36, 4)
+    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(40))
+    counts = {tuple(torch.bincount(labels[hold_out(labels, 0.1, seed, "random")[1]], minlength=4)) for seed in range(9)}
+    assert len(counts) > 1  # by class it would be one of each, whatever the seed
+
+
+def test_files_can_be_resized_before_the_random_crop(noise):
+    recipe = override(RECIPES.build("cub"), "size=6", "resize=16", "augment=resize-crop")
+    at, resize = [torch.tensor([3, 1, 0])], v2.Resize(16)
+    (found, _), *_ = prepare(noise, recipe).draw(at, 1)
+    larger = type(noise)("larger", noise.samples, lambda sample: resize(noise.load(sample)), None)
+    (expected, _), *_ = prepare(larger, override(recipe, "augment=crop")).draw(at, 1)
+    assert torch.equal(found, expected)
+    (plain, _), *_ = prepare(noise, override(recipe, "augment=crop")).draw(at, 1)
+    assert not torch.equal(found, plain)
 
 
 def test_seeds_are_mixed_in_order():

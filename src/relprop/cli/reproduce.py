@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from relprop.evaluation import Plan
     from relprop.evaluation.store import Store
     from relprop.models import LoadedModel
+    from relprop.reproduce.cost import Network
     from relprop.reproduce.setting import Setting
+    from relprop.reproduce.table import Job
 
 _WHAT, _HOW = "What is repeated on what", "How it runs"
 _TABLES, _FIGURES = ("table1", "table2", "table3"), ("figure3", "figure5", "figure6", "figure7")
@@ -38,11 +40,12 @@ class Defaults:
     model: str
     data: str
     seeds: str
+    figure_seed: str = "0"
 
 
 DEFAULTS = {
     "imagenet": Defaults("resnet50", "imagenet:data/imagenet", "0"),
-    "cub": Defaults("runs/cub/seed-{seed}/model.safetensors", "cub:data/CUB_200_2011", "40-44"),
+    "cub": Defaults("runs/cub/seed-{seed}/model.safetensors", "cub:data/CUB_200_2011", "40-44", "42"),
 }
 SAMPLES = {"table1": 1000, "table2": 1000, "table3": 1000, "figure3": 1, "figure5": 5, "figure6": 3, "figure7": 100}
 
@@ -58,8 +61,14 @@ Models = Annotated[
     ),
 ]
 Data = Annotated[
-    str | None,
-    typer.Option("--data", "-d", rich_help_panel=_WHAT, help="As for evaluate.", show_default="imagenet:data/imagenet"),
+    list[str] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        rich_help_panel=_WHAT,
+        help="As for evaluate. figure5 takes several, each with a --model of its own.",
+        show_default="imagenet:data/imagenet",
+    ),
 ]
 Samples = Annotated[
     int | None,
@@ -77,7 +86,7 @@ Seeds = Annotated[
     typer.Option(
         rich_help_panel=_WHAT,
         help="For {seed} in --model; else of the choice of pictures. 40-44 or 0,1,2.",
-        show_default="0; on CUB 40-44",
+        show_default="0; on CUB 40-44, for figures 42",
     ),
 ]
 Against = Annotated[
@@ -114,9 +123,24 @@ CamLayer = Annotated[
         help="table1, figure5: module whose maps Grad-CAM and Score-CAM read.",
     ),
 ]
+Also = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_WHAT, help="table1: explainers that the paper does not have, e.g. rise,layer-cam."),
+]
+Variants = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_WHAT,
+        show_default="i",
+        help="table3: which of i, ii, iii, iv of Table 2 are shown with and without quantization.",
+    ),
+]
 Images = Annotated[
     str | None,
-    typer.Option(rich_help_panel=_WHAT, help="figure3, 5, 6: ids or classes of the pictures, with commas."),
+    typer.Option(
+        rich_help_panel=_WHAT,
+        help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.",
+    ),
 ]
 Step = Annotated[
     float | None,
@@ -126,9 +150,29 @@ Step = Annotated[
         show_default="500 at 224 x 224, in proportion elsewhere",
     ),
 ]
-Amp = Annotated[bool, typer.Option("--amp", rich_help_panel=_HOW, help="Tables: score masked pictures in bfloat16.")]
+Amp = Annotated[
+    bool,
+    typer.Option("--amp", rich_help_panel=_HOW, help="Tables: score masked pictures in bfloat16, Score-CAM's too."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_HOW, help="Folder of results and runs.")]
-Workers = Annotated[int, typer.Option(min=1, rich_help_panel=_HOW, help="Tables: processes.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_HOW,
+        help="Tables: processes, or Ray actors. Rows do not depend on it.",
+        show_default="1; with --ray all there is room for",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        rich_help_panel=_HOW,
+        help="Tables: run on a Ray cluster: local, auto, or its address.",
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, rich_help_panel=_HOW, help="Pictures computed together.")]
 
 
@@ -142,11 +186,14 @@ def reproduce(
     composite: Composite = "paper",
     methods: Methods = None,
     cam_layer: CamLayer = None,
+    also: Also = None,
+    variants: Variants = None,
     images: Images = None,
     step: Step = None,
     amp: Amp = False,
     out: Out = Path("runs/reproduce"),
-    workers: Workers = 1,
+    workers: Workers = None,
+    ray: Ray = None,
     batch_size: Batch = 16,
     arch: options.Arch = None,
     size: options.Size = None,
@@ -157,10 +204,14 @@ def reproduce(
 ) -> int:
     """Repeat a table or figure of the paper, with its numbers beside ours.
 
-    Without options on the paper's own: ResNet-50 with its first ImageNet weights, 1,000 validation pictures; with
-    --against cub, five checkpoints of `relprop train cub`. Any model and data can stand in their place, and the
-    caption says so. A table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if
-    paper() does not conserve in figure7.
+    The authors' five CUB networks: reproduce table1 --against cub --model
+    'checkpoints/CUB_resnet50_Seed{seed}/best.pt' --arch resnet50 --data cub:DIR.
+    ImageNet: --model resnet50 is torchvision's ResNet50_Weights.IMAGENET1K_V1, the default, as is a file of them.
+
+    Without options on the paper's own: ResNet-50 with those weights, 1,000 validation pictures; with --against cub,
+    five checkpoints of `relprop train cub`. Any model and data can stand in their place, and the caption says so. A
+    table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if paper() does not
+    conserve in figure7.
     """
     _refuse_idle(
         experiment,
@@ -170,24 +221,37 @@ def reproduce(
             "--methods": methods,
             "--cam-layer": cam_layer,
             "--images": images,
-            "--workers": None if workers == 1 else workers,
+            "--also": also,
+            "--variants": variants,
+            "--workers": workers,
+            "--ray": ray,
             "--composite": None if composite == "paper" else composite,
             "--against": against,
         },
     )
     from relprop.reproduce.setting import Setting, with_seeds
 
-    column: Literal["imagenet", "cub"] = against or ("cub" if (data or "").startswith("cub:") else "imagenet")
+    column: Literal["imagenet", "cub"] = against or _column(data[0] if data else "")
     default = DEFAULTS[column]
-    names, left = with_seeds(model or [default.model], _numbers(seeds or default.seeds))
+    if data and len(data) > 1:
+        if experiment != "figure5":
+            raise UsageError(f"{experiment} is of one data set, and figure5 alone of several; give --data once")
+        sources = _pairs(model, data)
+    else:
+        sources = [(name, data[0] if data else default.data) for name in (model or [default.model])]
+    usual = default.seeds if experiment in _TABLES else default.figure_seed
+    names, left = with_seeds([name for name, _ in sources], _numbers(seeds or usual))
+    mixed = len(sources) > 1 and experiment == "figure5"
     setting = Setting(
-        models=tuple(model_spec(name, arch, size, mean, std, trust) for name in names),
-        data=absolute(data or default.data),
+        models=tuple(model_spec(name, _arch_of(name, arch, mixed), size, mean, std, trust) for name in names),
+        data=absolute(sources[0][1]),
         samples=samples or SAMPLES[experiment],
         seeds=left,
         composite=composite,
         cam_layer=cam_layer,
         methods=specs(methods) if methods is not None else (),
+        also=specs(also) if also is not None else (),
+        variants=specs(variants) if variants is not None else ("i",),
         images=specs(images) if images is not None else (),
         step=step,
         batch=batch_size,
@@ -195,14 +259,44 @@ def reproduce(
         device=options.choose_device(device),
     )
     if experiment in _TABLES:
-        return _table(experiment, setting, out, column, workers)
-    return _figure(experiment, setting, out)
+        return _table(experiment, setting, out, column, workers, ray)
+    if mixed and len(names) == len(sources):
+        settings = [
+            replace(setting, models=(spec,), data=absolute(where))
+            for spec, (_, where) in zip(setting.models, sources, strict=True)
+        ]
+        return _figure(experiment, settings, out)
+    return _figure(experiment, [setting], out)
+
+
+def _column(data: str) -> Literal["imagenet", "cub"]:
+    return "cub" if data.startswith("cub:") else "imagenet"
+
+
+def _pairs(models: list[str] | None, data: list[str]) -> list[tuple[str, str]]:
+    """Give each data set its model, in turn; without any, the paper's for data of its kind.
+
+    Raises:
+        UsageError: another number of models.
+    """
+    given = models or [DEFAULTS[_column(spec)].model for spec in data]
+    if len(given) != len(data):
+        raise UsageError(f"{len(data)} data sets need as many models, one each in turn; {len(given)} were given")
+    return list(zip(given, data, strict=True))
+
+
+def _arch_of(name: str, arch: str | None, mixed: bool) -> str | None:
+    """Of several models `--arch` is that of the checkpoints among them."""
+    return arch if not mixed or Path(name).is_file() else None
 
 
 _APPLIES = {
     "--step": _TABLES,
     "--amp": _TABLES,
     "--workers": _TABLES,
+    "--ray": _TABLES,
+    "--also": ("table1",),
+    "--variants": ("table3",),
     "--against": _TABLES,
     "--methods": ("table1", "figure5"),
     "--cam-layer": ("table1", "figure5"),
@@ -239,7 +333,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _table(name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int) -> int:
+def _table(
+    name: str,
+    setting: Setting,
+    out: Path,
+    against: Literal["imagenet", "cub"],
+    workers: int | None,
+    ray: str | None,
+) -> int:
     """Measure a table, write it in every format, and print it."""
     from relprop.evaluation.local import run
     from relprop.reproduce.render import FORMATS
@@ -251,9 +352,16 @@ def _table(name: str, setting: Setting, out: Path, against: Literal["imagenet", 
         if not console.err.is_terminal:
             console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
         with progress(plan, what) as report:
-            return run(plan, place, workers=workers, place=setting.device, command=command, report=report)
+            if ray is None:
+                return run(plan, place, workers=workers or 1, place=setting.device, command=command, report=report)
+            from relprop.evaluation.ray import run_ray
 
-    table = make_table(name, setting, out, carry, against)
+            return run_ray(plan, place, address=ray, workers=workers, command=command, report=report)
+
+    def announce(jobs: Sequence[Job], network: Network) -> None:
+        console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
+
+    table = make_table(name, setting, out, carry, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
         (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
@@ -262,25 +370,62 @@ def _table(name: str, setting: Setting, out: Path, against: Literal["imagenet", 
     return 1 if table.unread else 0
 
 
-def _figure(name: str, setting: Setting, out: Path) -> int:
+def _costs(
+    jobs: Sequence[Job], network: Network, setting: Setting, out: Path, workers: int | None, ray: str | None
+) -> str:
+    """Say how many forward passes are left, and what time they take at the speed measured here."""
+    from relprop.evaluation.store import share_done
+    from relprop.reproduce.cost import passes
+
+    each = [passes(job.plan, network) for job in jobs]
+    left = [
+        count * setting.samples * (1 - share_done(out / "runs" / job.plan.digest))
+        for count, job in zip(each, jobs, strict=True)
+    ]
+    runs = len(setting.models) * len(setting.seeds)
+    hours = sum(left) * network.seconds / 3600
+    text = f"about {sum(each) // runs:,} forward passes a picture, {round(sum(left)):,} in all: "
+    text += f"{_hours(hours)} at {1 / network.seconds:.0f} a second, measured here with one worker"
+    if workers is not None and workers > 1:
+        text += f"; {_hours(hours / workers)} with {workers} of its speed"
+    elif ray is not None:
+        text += "; divide by the workers of the cluster"
+    return text
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+
+
+def _figure(name: str, settings: Sequence[Setting], out: Path) -> int:
     """Draw a figure, and write it as PNG and PDF."""
     from relprop.data import open_dataset
     from relprop.evaluation.bench import load
 
-    if len(setting.models) > 1 or len(setting.seeds) > 1:
+    if any(len(setting.models) > 1 or len(setting.seeds) > 1 for setting in settings):
         raise UsageError(f"{name} shows one model and one choice of pictures; give one --model, and one of --seeds")
-    dataset = open_dataset(setting.data)
+    opened = [open_dataset(setting.data) for setting in settings]
     with console.waiting("loading the model"):
-        loaded = load(setting.models[0], setting.device)
+        models = [load(setting.models[0], setting.device) for setting in settings]
+    loaded, dataset, setting = models[0], opened[0], settings[0]
     if name == "figure7":
         return _figure7(loaded, dataset, setting, out)
     from relprop.reproduce import figure3, figure5, figure6
+    from relprop.reproduce.pictures import with_files
 
-    modules = {"figure3": figure3.figure3, "figure5": figure5.figure5, "figure6": figure6.figure6}
-    caption = f"Published: ResNet-50 on {_PUBLISHED[name]}. Ours: {setting.model_names} on {setting.data_name}"
+    opened = [with_files(one, model, setting.images) for one, model in zip(opened, models, strict=True)]
+    ours = ", ".join(f"{one.model_names} on {one.data_name}" for one in settings)
+    caption = f"Published: ResNet-50 on {_PUBLISHED[name]}. Ours: {ours}"
     caption += ", rules as released." if setting.composite == "released" else "."
+    caption += f" {_READ}"
     with console.waiting(f"drawing {name}"):
-        figure = modules[name](loaded, dataset, setting, f"{caption} {_READ}")
+        if name == "figure5":
+            figure = figure5.figure5(
+                [figure5.Part(*one) for one in zip(models, opened, settings, strict=True)], caption
+            )
+        else:
+            draw = figure3.figure3 if name == "figure3" else figure6.figure6
+            figure = draw(loaded, opened[0], setting, caption)
     _save(name, figure, out)
     return 0
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from relprop.data import Dataset
     from relprop.training import Finished, Recipe, Report, Row
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="cub, cifar10, or folder:ROOT.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="cub, cub-released, cifar10, or folder:ROOT.")]
 Data = Annotated[str | None, typer.Option(help="Training pictures, e.g. cub:/data/CUB_200_2011:split=train.")]
 Test = Annotated[str | None, typer.Option(help="Pictures to measure once at the end, e.g. parquet:test.parquet.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default="runs/RECIPE")]
@@ -90,7 +90,8 @@ def _open(recipe: Recipe, data: str, test: str) -> tuple[Dataset, Dataset | None
     from relprop.data import open_dataset
 
     if not data:
-        example = {"cub": "cub:/data/CUB_200_2011:split=train"}.get(recipe.name, f"{recipe.name}:ROOT:split=train")
+        kind = recipe.name.removesuffix("-released")
+        example = {"cub": "cub:/data/CUB_200_2011:split=train"}.get(kind, f"{kind}:ROOT:split=train")
         raise UsageError(f"the recipe {recipe.name!r} does not say where its pictures are; add --data {example}")
     return open_dataset(data), open_dataset(test) if test else None
 

@@ -49,6 +49,8 @@ class Plan:
         threads: of each worker, for the same reason. More workers make a run faster, and leave its rows as they are.
         device: "cpu", "cuda" or "mps".
         curves: keep the curves behind the scores.
+        only: which maps are measured under which protocol, each "PROTOCOL EXPLAINER POST" with spaces; empty for all.
+            Metrics that follow no protocol measure every map that is named.
         amp: run the model in bfloat16 where torch's autocast allows it, for the metrics that mask; explainers do not.
     """
 
@@ -67,6 +69,7 @@ class Plan:
     device: str = "cpu"
     curves: bool = False
     amp: bool = False
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("explainers", "post", "metrics", "protocols"):
@@ -82,9 +85,16 @@ class Plan:
         if self.target not in ("predicted", "label"):
             raise UsageError(f"target must be predicted or label, not {self.target!r}")
 
+    def measures(self, explainer: str, post: str, protocol: str) -> bool:
+        """Whether a map is measured under a protocol ("" for metrics that follow none)."""
+        if not self.only:
+            return True
+        return any(f"{name} {explainer} {post}" in self.only for name in ([protocol] if protocol else self.protocols))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain values."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain if self.only else {key: value for key, value in plain.items() if key != "only"}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Plan:

@@ -6,9 +6,9 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ from torch import Tensor
 from relprop.errors import DataError, MissingDependencyError, RelpropError
 from relprop.evaluation.plan import Plan, seed_of
 from relprop.evaluation.rows import Row
+from relprop.explainers.base import ByChannel, reduce_channels
 from relprop.metrics.forward import callable_model
 
 if TYPE_CHECKING:
     from relprop.data import Sample
 
 T = TypeVar("T")
+_TOGETHER = 1 << 25  # pixels of maps that are scored together: their order takes eight bytes each
 Explain = Callable[[Any, Tensor, Tensor], Tensor]
 """(model, x (N, C, H, W), target (N,)) -> heatmap (N, H, W)."""
 
@@ -102,27 +104,34 @@ def chunk_rows(bench: Bench, chunk: int) -> list[Row]:
     with _reproducible(bench.plan.threads):
         read = _each(lambda alive: [bench.inputs.tensor(samples[at]) for at in alive], range(len(samples)))
         batch = _prepare(bench, samples, {at: x for at, x in read.items() if isinstance(x, Tensor)})
-        seeds = [seed_of(bench.plan.seed, chunk, spec) for spec in bench.explainers]
-        rows = [
-            row
-            for spec, seed in zip(bench.explainers, seeds, strict=True)
-            for row in _rows_of(bench, samples, read, batch, spec, seed)
-        ]
+        rows = list(_rows(bench, samples, read, batch, chunk))
     order = {sample.id: at for at, sample in enumerate(samples)}
     return sorted(rows, key=lambda row: order[row.sample])  # stable: the plan's order within a sample
 
 
-def _rows_of(
-    bench: Bench, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, spec: str, seed: int
+Key = tuple[str, str]
+"""Specs of an explainer and of a post-processing: they name a map."""
+Maps = Mapping[int, "Tensor | Failure"]
+"""By place in the chunk."""
+
+
+def _rows(
+    bench: Bench, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, chunk: int
 ) -> Iterator[Row]:
-    """Yield the rows of one explainer; what failed on the way stands in for what would have come of it."""
-    maps = _heatmaps(bench, batch, bench.explainers[spec], seed) if batch else {}
-    posted = {name: _post_processed(post, maps) for name, post in bench.posts.items()}
-    for measure in bench.measures:
-        found = _measured(bench, measure, batch, bench.explainers[spec], posted, seed) if batch else {}
-        for post in posted:
-            values = {at: value for (name, at), value in found.items() if name == post}
-            yield from _as_rows(samples, batch, (spec, post), measure, {**read, **posted[post], **values})
+    """Yield all rows; what failed on the way stands in for what would have come of it."""
+    seeds = {spec: seed_of(bench.plan.seed, chunk, spec) for spec in bench.explainers}
+    maps: dict[Key, Maps] = {}
+    shared: dict[Any, Tensor] = {}
+    for spec, explainer in bench.explainers.items():
+        plain = _heatmaps(bench, batch, explainer, seeds[spec], shared) if batch else {}
+        maps |= {(spec, name): _post_processed(post, plain) for name, post in bench.posts.items()}
+    found = [_measured(bench, measure, batch, maps, seeds) if batch else {} for measure in bench.measures]
+    for spec in bench.explainers:
+        for measure, values in zip(bench.measures, found, strict=True):
+            for key in maps:
+                if key[0] == spec and bench.plan.measures(*key, measure.protocol):
+                    mine = {at: value for (name, at), value in values.items() if name == key}
+                    yield from _as_rows(samples, batch, key, measure, {**read, **maps[key], **mine})
 
 
 @dataclass(frozen=True)
@@ -161,18 +170,27 @@ def _prepare(bench: Bench, samples: Sequence[Sample], tensors: dict[int, Tensor]
     return _Batch(places, x, label, target, inside)
 
 
-def _heatmaps(bench: Bench, batch: _Batch, explainer: Explain, seed: int) -> dict[int, Tensor | Failure]:
-    """One heatmap (H, W) for each sample."""
+def _heatmaps(bench: Bench, batch: _Batch, explainer: Explain, seed: int, shared: dict[Any, Tensor]) -> Maps:
+    """One heatmap (H, W) for each sample; `shared` holds the attributions that were made for other channels."""
 
     def explain(alive: Sequence[int]) -> list[Tensor]:
         part = batch.take(alive)
         with _seeded(seed):
-            maps = explainer(bench.model, part.x, part.target)
+            maps = _explained(bench.model, part, explainer, shared)
         if maps.shape != (len(alive), *part.x.shape[-2:]):
             raise ValueError(f"the heatmap is {tuple(maps.shape)}, not {(len(alive), *part.x.shape[-2:])}")
         return list(maps.detach())
 
     return {at: _finite(found) for at, found in _each(explain, batch.places).items()}
+
+
+def _explained(model: Any, part: _Batch, explainer: Explain, shared: dict[Any, Tensor]) -> Tensor:
+    if not isinstance(explainer, ByChannel):
+        return explainer(model, part.x, part.target)
+    key = replace(cast("Any", explainer), channels="sum"), tuple(part.places)
+    if key not in shared:
+        shared[key] = explainer.attribute(model, part.x, part.target)
+    return reduce_channels(shared[key], explainer.channels)
 
 
 def _finite(heatmap: Tensor | Failure) -> Tensor | Failure:
@@ -194,40 +212,39 @@ Value = tuple[float, tuple[float, ...] | None] | Failure
 
 
 def _measured(
-    bench: Bench,
-    measure: Measure,
-    batch: _Batch,
-    explainer: Explain,
-    posted: Mapping[str, Mapping[int, Tensor | Failure]],
-    seed: int,
-) -> dict[tuple[str, int], dict[str, Value] | Failure]:
-    """Compute a metric for each post-processed heatmap there is: by post-processing and place."""
-    found: dict[tuple[str, int], dict[str, Value] | Failure] = {}
+    bench: Bench, measure: Measure, batch: _Batch, maps: Mapping[Key, Maps], seeds: Mapping[str, int]
+) -> dict[tuple[Key, int], dict[str, Value] | Failure]:
+    """Compute a metric for each map there is: by map and place."""
+    found: dict[tuple[Key, int], dict[str, Value] | Failure] = {}
+    wanted = [key for key in maps if bench.plan.measures(*key, measure.protocol)]
 
-    def compute(posts: Sequence[str], alive: Sequence[int]) -> list[list[dict[str, Value]]]:
+    def compute(keys: Sequence[Key], alive: Sequence[int]) -> list[list[dict[str, Value]]]:
         part = batch.take(alive)
-        stack = torch.stack([torch.stack([_tensor(posted[post][at]) for at in alive]) for post in posts])
+        stack = torch.stack([torch.stack([_tensor(maps[key][at]) for at in alive]) for key in keys])
         context = {
             "label": part.label,
             "inside": part.inside,
             "preprocess": bench.preprocess,
-            "explainer": explainer,
-            "post": bench.posts[posts[0]],
+            "explainer": bench.explainers[keys[0][0]],
+            "post": bench.posts[keys[0][1]],
         }
         heatmap = stack if measure.stacks else stack[0]
-        with _seeded(seed):
+        with _seeded(seeds[keys[0][0]]):
             scores = measure.metric(bench.model, part.x, heatmap, part.target, **accepted(measure.metric, context))
-        return _table(scores, measure.names, len(posts), len(alive))
+        return _table(scores, measure.names, len(keys), len(alive))
 
-    def left(post: str, at: int) -> bool:
-        return (post, at) not in found and isinstance(posted[post][at], Tensor)
+    def left(key: Key, at: int) -> bool:
+        return (key, at) not in found and isinstance(maps[key][at], Tensor)
 
-    together = [tuple(posted)] if measure.stacks else []
-    for posts in [*together, *((post,) for post in posted)]:
-        alive = [at for at in batch.places if all(left(post, at) for post in posts)]
-        for at, values in _each(partial(compute, posts), alive).items():
-            for number, post in enumerate(posts):
-                found[post, at] = values if isinstance(values, Failure) else values[number]
+    at_once = max(1, _TOGETHER // batch.x[:, 0].numel())
+    together = [wanted[at : at + at_once] for at in range(0, len(wanted), at_once)] if measure.stacks else []
+    for keys in [*together, *([key] for key in wanted)]:
+        keys = [key for key in keys if any(left(key, at) for at in batch.places)]
+        alive = [at for at in batch.places if all(left(key, at) for key in keys)] if keys else []
+        for at, values in _each(partial(compute, keys), alive).items():
+            for number, key in enumerate(keys):
+                if len(keys) == 1 or not isinstance(values, Failure):
+                    found[key, at] = values if isinstance(values, Failure) else values[number]
     return found
 
 

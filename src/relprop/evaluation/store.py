@@ -158,6 +158,14 @@ def open_run(root: Path) -> Store:
         raise RunError(f"{root / MANIFEST} lacks {missing}; `relprop evaluate` did not write it") from None
 
 
+def share_done(root: Path) -> float:
+    """Share of a run's chunks that are done; 0 where it has not begun."""
+    if not (root / MANIFEST).exists():
+        return 0.0
+    store = open_run(root)
+    return 1 - len(store.missing()) / max(1, store.chunks)
+
+
 def manifest(root: Path) -> dict[str, Any]:
     """Read the manifest of a run.
 

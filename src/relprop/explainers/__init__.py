@@ -1,6 +1,6 @@
 """Explainers and post-processing by name. An explainer maps (model, x, target) to heatmaps; see `base`."""
 
-from relprop.explainers import cam, captum_lrp, controls, cuts, gradients, lrp, post
+from relprop.explainers import cam, captum_lrp, controls, cuts, gradients, lrp, post, rise
 from relprop.explainers.base import EXPLAINERS, POST, Explainer, Post
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "gradients",
     "lrp",
     "post",
+    "rise",
 ]

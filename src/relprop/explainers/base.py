@@ -38,6 +38,23 @@ class Post(Protocol):
         ...
 
 
+class ByChannel:
+    """An explainer that attributes to every value of the picture, and reads a map off that by its `channels`.
+
+    Two that differ in `channels` alone share their attribution: see `relprop.evaluation.run`.
+    """
+
+    channels: Channels
+
+    def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W)."""
+        raise NotImplementedError
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        return reduce_channels(self.attribute(model, x, target), self.channels)
+
+
 EXPLAINERS: Registry[Explainer] = Registry("explainer")
 POST: Registry[Post] = Registry("post-processing")
 

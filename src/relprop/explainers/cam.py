@@ -1,12 +1,13 @@
-"""Class activation maps: Grad-CAM by captum, Score-CAM by torchcam."""
+"""Class activation maps: Grad-CAM by captum, LayerCAM and Score-CAM by torchcam, and Score-CAM as released."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relprop.core.heatmap import quantize
@@ -46,12 +47,34 @@ class GradCam:
         return _finish(found[:, 0], x, self.quantize)
 
 
+@EXPLAINERS.register("layer-cam")
+@dataclass(frozen=True)
+class LayerCam:
+    """Feature maps of a stage, each value weighted by its own positive gradient (Jiang et al. 2021), by torchcam.
+
+    Attributes:
+        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
+        quantize: as in `grad-cam`.
+    """
+
+    layer: str | None = None
+    quantize: int | None = None
+
+    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, H, W)."""
+        methods = require("torchcam.methods", "eval")
+        twin, x = replica(model), own_input(x)
+        target = own_target(twin, x, target)
+        layer = _find_layer(twin, x, self.layer)
+        with quiet(), torch.enable_grad(), methods.LayerCAM(twin, layer) as layer_cam:
+            found = layer_cam(target.tolist(), twin(x.requires_grad_()), normalized=False)[0]
+        return _finish(found, x, self.quantize)
+
+
 @EXPLAINERS.register("score-cam")
 @dataclass(frozen=True)
 class ScoreCam:
-    """Feature maps of the last stage, weighted by the score of the picture seen through them, by torchcam.
-
-    Wang et al. 2020.
+    """Feature maps of the last stage, weighted by the score of the picture seen through them (Wang et al. 2020).
 
     Runs the network once for every channel of the layer.
 
@@ -60,24 +83,60 @@ class ScoreCam:
         relu: keep the positive part alone, as published.
         quantize: as in `grad-cam`.
         batch: masked pictures at once.
+        weights: "softmax": by torchcam, over the channels, of how much each raises the logit, as published;
+            "probability": that of the class for each masked picture, times the map at the picture's size, as the
+            paper's release has it. Channels that are flat are left out then, which saves their passes.
+        amp: run the masked pictures in bfloat16.
     """
 
     layer: str | None = None
     relu: bool = True
     quantize: int | None = None
     batch: int = 64
+    weights: Literal["softmax", "probability"] = "softmax"
+    amp: bool = False
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        methods = require("torchcam.methods", "eval")
         twin, x = replica(model), own_input(x)
         target = own_target(twin, x, target)
         layer = _find_layer(twin, x, self.layer)
-        with quiet(), torch.no_grad(), methods.ScoreCAM(twin, layer, batch_size=self.batch) as score_cam:
-            score_cam._relu = self.relu  # torchcam has no public switch
-            scores = twin(x)
-            found = score_cam(target.tolist(), scores, normalized=False)[0]
+        with quiet(), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+            if self.weights == "probability":
+                found = self._by_probability(twin, layer, x, target)
+            else:
+                found = self._by_softmax(twin, layer, x, target)
         return _finish(found, x, self.quantize)
+
+    def _by_softmax(self, twin: nn.Module, layer: str, x: Tensor, target: Tensor) -> Tensor:
+        methods = require("torchcam.methods", "eval")
+        with methods.ScoreCAM(twin, layer, batch_size=self.batch) as score_cam:
+            score_cam._relu = self.relu  # torchcam has no public switch
+            found: Tensor = score_cam(target.tolist(), twin(x), normalized=False)[0]
+        return found
+
+    def _by_probability(self, twin: nn.Module, layer: str, x: Tensor, target: Tensor) -> Tensor:
+        """Σ_k p(class | x masked by map k) · map k, all maps at the size of the picture: (N, H, W)."""
+        found = []
+        for one, maps, label in zip(x, _maps(twin, layer, x), target.tolist(), strict=True):
+            large = F.interpolate(maps[None].float(), tuple(x.shape[-2:]), mode="bilinear", align_corners=False)[0]
+            low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+            total = torch.zeros_like(large[0])
+            for part in torch.split((high > low).flatten().nonzero().flatten(), self.batch):
+                masks = (large[part] - low[part]) / (high[part] - low[part])
+                scores = twin(one * masks[:, None]).float().softmax(1)[:, label]
+                total += torch.einsum("k,khw->hw", scores, large[part])
+            found.append(total.clamp(min=0) if self.relu else total)
+        return torch.stack(found)
+
+
+def _maps(twin: nn.Module, layer: str, x: Tensor) -> Tensor:
+    """Output of a layer, (N, K, h, w)."""
+    kept: list[Tensor] = []
+    hook = twin.get_submodule(layer).register_forward_hook(lambda _, __, output: kept.append(output))
+    twin(x)
+    hook.remove()  # of a replica, which nobody sees if the forward pass fails
+    return kept[-1]
 
 
 def _finish(small: Tensor, x: Tensor, levels: int | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from relprop.errors import CheckError, UnsupportedOpError, require
-from relprop.explainers.base import EXPLAINERS, Channels, own_input, own_target, quiet, reduce_channels, replica
+from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @EXPLAINERS.register("captum-lrp")
 @dataclass(frozen=True)
-class CaptumLrp:
+class CaptumLrp(ByChannel):
     """captum's LRP with its default rules on the network as it is, as the paper's baseline.
 
     It knows nothing of residual joins or shared ReLUs: on stock residual networks its sums explode or end in NaN. A map
@@ -32,8 +32,8 @@ class CaptumLrp:
     limit: float = 1e6
     channels: Channels = "sum"
 
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """(N, C, H, W), (N,) -> (N, H, W).
+    def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W).
 
         Raises:
             UnsupportedOpError: captum has no rule for some of the network's modules; all are named.
@@ -47,7 +47,7 @@ class CaptumLrp:
         _require_rules(twin)
         try:
             with quiet():
-                found = attr.LRP(twin).attribute(x, target=target).detach()
+                found: Tensor = attr.LRP(twin).attribute(x, target=target).detach()
         except Exception as error:
             raise CheckError(
                 f"captum's LRP failed on {type(twin).__name__}: {type(error).__name__}: {error}"
@@ -62,7 +62,7 @@ class CaptumLrp:
                 f"{float(score[at[0]]):.3g}; it handles neither residual "
                 "joins nor modules that run several times. Use lrp"
             )
-        return reduce_channels(found, self.channels)
+        return found
 
 
 def _require_rules(model: object) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relprop.errors import UsageError, require
-from relprop.explainers.base import EXPLAINERS, Channels, own_input, own_target, quiet, reduce_channels, replica
+from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def _attribute(method: Any, x: Tensor, target: Tensor, **options: Any) -> Tensor
 
 @EXPLAINERS.register("integrated-gradients")
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(ByChannel):
     """Gradient times input, averaged on the way from zero to the picture (Sundararajan et al. 2017), by captum.
 
     Zero is the network's own: the mean colour, where inputs are normalised. So runs the release.
@@ -47,32 +47,31 @@ class IntegratedGradients:
     steps: int = 50
     channels: Channels = "sum"
 
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """(N, C, H, W), (N,) -> (N, H, W)."""
+    def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
         twin, x, target = _prepare(model, x, target)
         at_once = max(len(x), _PIXELS // x[0].numel())  # bounds the memory: captum would hold all N x steps pictures
-        found = _attribute(attr.IntegratedGradients(twin), x, target, n_steps=self.steps, internal_batch_size=at_once)
-        return reduce_channels(found, self.channels)
+        return _attribute(attr.IntegratedGradients(twin), x, target, n_steps=self.steps, internal_batch_size=at_once)
 
 
 @EXPLAINERS.register("input-x-gradient")
 @dataclass(frozen=True)
-class InputXGradient:
+class InputXGradient(ByChannel):
     """Gradient times input (Shrikumar et al. 2016), by captum."""
 
     channels: Channels = "sum"
 
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """(N, C, H, W), (N,) -> (N, H, W)."""
+    def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
         twin, x, target = _prepare(model, x, target)
-        return reduce_channels(_attribute(attr.InputXGradient(twin), x, target), self.channels)
+        return _attribute(attr.InputXGradient(twin), x, target)
 
 
 @EXPLAINERS.register("guided-backprop")
 @dataclass(frozen=True)
-class GuidedBackprop:
+class GuidedBackprop(ByChannel):
     """Gradient that passes a ReLU only where it is positive (Springenberg et al. 2015), by captum.
 
     captum sees `nn.ReLU` modules alone, and would return the plain gradient for a network that calls `F.relu` or uses
@@ -81,8 +80,8 @@ class GuidedBackprop:
 
     channels: Channels = "sum"
 
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """(N, C, H, W), (N,) -> (N, H, W)."""
+    def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
         twin, x, target = _prepare(model, x, target)
         guided = _OneReLU(twin)
@@ -92,7 +91,7 @@ class GuidedBackprop:
                 f"guided-backprop needs a network with ReLU or ReLU6, and {type(twin).__name__} calls neither: "
                 "its guided gradient is the plain one; use input-x-gradient"
             )
-        return reduce_channels(found, self.channels)
+        return found
 
 
 class _OneReLU(nn.Module):

@@ -55,6 +55,8 @@ def baselines(setting: Setting) -> dict[str, dict[str, str]]:
     gradients = {"lrp": "captum-lrp:limit=inf"}
     gradients |= {name: name for name in ("integrated-gradients", "guided-backprop")}
     cams = {name: name + layer for name in ("grad-cam", "score-cam")}
+    # the release has a Score-CAM of its own, without a softmax over the channels
+    cams["score-cam"] += ":weights=probability" * (setting.composite == "released") + ":amp=true" * setting.amp
     red = {key: {RELEASED: f"{spec}:channels=red", FAIR: spec} for key, spec in gradients.items()}
     return red | {key: {RELEASED: spec, FAIR: spec} for key, spec in cams.items()}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,6 +74,29 @@ def class_name(label: int, dataset: Dataset, loaded: LoadedModel) -> str:
     return re.sub(r"^\d+\.", "", raw).replace("_", " ").split(",")[0].strip()
 
 
+def with_files(dataset: Dataset, loaded: LoadedModel, names: Sequence[str]) -> Dataset:
+    """Add the pictures among `names` that are files called by a class, such as the release's `qual/original/bee.png`.
+
+    A file that is called by no class of this data set is left out: it may belong to another.
+    """
+    known = dataset.classes or loaded.classes or ()
+    labels = {class_name(label, dataset, loaded).lower(): label for label in reversed(range(len(known)))}
+    files = {name: Path(name) for name in names if Path(name).is_file() and _plain(Path(name).stem) in labels}
+    if not files:
+        return dataset
+    added = tuple(Sample(name, labels[_plain(path.stem)]) for name, path in files.items())
+    read = dataset.read
+    return replace(
+        dataset,
+        samples=(*dataset.samples, *added),
+        read=lambda sample: files[sample.id] if sample.id in files else read(sample),
+    )
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").lower()
+
+
 def choose(dataset: Dataset, loaded: LoadedModel, setting: Setting, wanted: Sequence[str] = ()) -> tuple[Sample, ...]:
     """Choose the pictures of a figure.
 
@@ -96,14 +120,20 @@ def choose(dataset: Dataset, loaded: LoadedModel, setting: Setting, wanted: Sequ
 
 def _find(name: str, dataset: Dataset, by_class: dict[str, list[Sample]], seed: int) -> Sample:
     by_id = {sample.id: sample for sample in dataset.samples}
-    if name in by_id:
-        return by_id[name]
-    members = by_class.get(name.replace("_", " ").lower())
+    by_file: dict[str, list[Sample]] = {}
+    for sample in dataset.samples:
+        for short in {Path(sample.id).name, Path(sample.id).stem}:
+            by_file.setdefault(short, []).append(sample)
+    if name in by_id or len(by_file.get(name, ())) == 1:
+        return by_id.get(name) or by_file[name][0]
+    members = by_class.get(_plain(name))
     if members is not None:
         return balanced(members, 1, seed)[0]
     near = difflib.get_close_matches(name.lower(), [*by_class, *by_id], n=3)
     hint = f"; near it: {', '.join(near)}" if near else f"; classes are {', '.join(list(by_class)[:5])}, ..."
-    raise UsageError(f"--images: {dataset.name} has no sample and no class {name!r}{hint}")
+    raise UsageError(
+        f"--images: {dataset.name} has no sample and no class {name!r}, and no file called by a class is there{hint}"
+    )
 
 
 def explained(

@@ -28,10 +28,12 @@ class Setting:
         composite: rules of the proposed method: "paper" (exact) or "released" (the authors' code).
         cam_layer: module whose maps Grad-CAM and Score-CAM read; None for the last.
         methods: rows to leave in Table 1 and Figure 5; empty for all.
-        images: pictures by id or class, for the figures that show some.
+        also: explainers beside those of Table 1.
+        variants: rows of Table 2 that Table 3 shows with and without quantization.
+        images: pictures by id, file name, class or file, for the figures that show some.
         step: pixels masked a step; None leaves it to the protocols.
         batch: pictures computed together.
-        amp: score masked pictures in bfloat16.
+        amp: score masked pictures in bfloat16, those of Score-CAM and RISE too.
         device: where, "cpu", "cuda:1", ...
     """
 
@@ -42,6 +44,8 @@ class Setting:
     composite: Literal["paper", "released"] = "paper"
     cam_layer: str | None = None
     methods: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ("i",)
     images: tuple[str, ...] = ()
     step: float | None = None
     batch: int = 16

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relprop.data import balanced, open_dataset
 from relprop.errors import require
 from relprop.evaluation import Plan, summarise
 from relprop.reproduce import table1, table2, table3
-from relprop.reproduce.maps import FAIR, RELEASED, Map
+from relprop.reproduce.cost import Network, look
+from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, Map
 from relprop.reproduce.published import METRICS, Against, Printed, Published, published
 
 if TYPE_CHECKING:
@@ -88,11 +90,52 @@ class Table:
     unread: int = 0
 
 
-def make_table(name: str, setting: Setting, out: Path, carry: Carry, against: Against = "imagenet") -> Table:
+@dataclass(frozen=True)
+class Job:
+    """A plan, and the rows that it measures.
+
+    Attributes:
+        what: is measured, for progress.
+        plan: of one model and one choice of pictures.
+        rows: of the table.
+    """
+
+    what: str
+    plan: Plan
+    rows: tuple[Map, ...]
+
+
+def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
+    """Cut a table into plans: all rows of the paper and the controls in one for each model, every other row in its own.
+
+    So one model is loaded once, an attribution that two protocols read differently is made once, and a row that the
+    paper does not have costs no other.
+    """
+    ours = [row for row in maps if row.key is None and not _is_control(row)]
+    groups = [tuple(row for row in maps if row not in ours), *((row,) for row in ours)]
+    return [
+        Job(", ".join(row.name for row in rows) if len(rows) == 1 else "the paper's rows and controls", plan, rows)
+        for rows in groups
+        if rows
+        for plan in (_plan(setting, model, seed, rows) for model, seed in setting.runs())
+    ]
+
+
+def _is_control(row: Map) -> bool:
+    return all(explainer in CONTROLS for explainer, _ in row.specs.values())
+
+
+def make_table(
+    name: str,
+    setting: Setting,
+    out: Path,
+    carry: Carry,
+    against: Against = "imagenet",
+    announce: Callable[[Sequence[Job], Network], None] = lambda jobs, network: None,
+) -> Table:
     """Measure every row of a table, or what is left of it, and put the published numbers beside.
 
-    Each map has a run directory of its own, `out/runs/DIGEST`, so that tables share what they have in common, and a
-    row more or less costs no other.
+    Each plan has a run directory of its own, `out/runs/DIGEST`.
 
     Args:
         name: a key of `MAPS`.
@@ -100,51 +143,60 @@ def make_table(name: str, setting: Setting, out: Path, carry: Carry, against: Ag
         out: folder of the run directories.
         carry: how a plan is carried out.
         against: which of the paper's data sets to compare with.
+        announce: is told what will be measured, and on what network, before anything is.
+
+    Raises:
+        UsageError: fewer pictures than asked for, before a model is loaded.
     """
     paper = published(name, against)
     maps = MAPS[name](setting, against)
-    jobs = [(row.name, plan) for row in maps for plan in _plans(row, setting)]
-    stores: dict[str, Store] = {}
-    for at, (what, plan) in enumerate(jobs, start=1):
-        if plan.digest not in stores:
-            stores[plan.digest] = carry(plan, out / "runs" / plan.digest, f"{at}/{len(jobs)} {what}")
+    jobs = jobs_of(maps, setting)
+    pictures = open_dataset(setting.data).samples
+    for seed in setting.seeds:
+        balanced(pictures, setting.samples, seed)
+    networks = [look(setting, at) for at in range(len(setting.models))]
+    announce(jobs, networks[0])
+    done = [(job, carry(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
     blocks = {
-        where: tuple(_entry(row, where, paper, [stores[p.digest] for p in _plans(row, setting, where)]) for row in maps)
+        where: tuple(_entry(row, where, paper, [store for job, store in done if row in job.rows]) for row in maps)
         for where in PROTOCOLS
     }
-    unread = max((summarise(store.rows(), store.plan).unread for store in stores.values()), default=0)
-    notes = _notes(list(stores.values()), paper, setting, against, unread)
+    stores = [store for _, store in done]
+    unread = max((summarise(store.rows(), store.plan).unread for store in stores), default=0)
+    notes = [table3.NOTE] if name == "table3" else []
+    notes += _notes(stores, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
 
 
-def _plans(row: Map, setting: Setting, where: str | None = None) -> Iterator[Plan]:
-    """Plans of a row: one for each map and run, under the protocols that read that map (or under `where` alone)."""
-    for explainer, post in dict.fromkeys(row.specs.values()):
-        protocols = tuple(name for name, spec in row.specs.items() if spec == (explainer, post))
-        if where is None or where in protocols:
-            for model, seed in setting.runs():
-                yield _plan(setting, model, seed, explainer, post, protocols)
+def _title(at: int, jobs: Sequence[Job]) -> str:
+    return f"{at + 1}/{len(jobs)} {jobs[at].what}"
 
 
-def _plan(setting: Setting, model: ModelSpec, seed: int, explainer: str, post: str, protocols: tuple[str, ...]) -> Plan:
+def _plan(setting: Setting, model: ModelSpec, seed: int, rows: Sequence[Map]) -> Plan:
+    """Plan of the maps of some rows, each under the protocols that read it."""
+    maps = dict.fromkeys((where, *spec) for row in rows for where, spec in row.specs.items())
     return Plan(
         model=model,
         data=setting.data,
-        explainers=(explainer,),
-        post=(post,),
-        protocols=protocols,
+        explainers=tuple(dict.fromkeys(explainer for _, explainer, _ in maps)),
+        post=tuple(dict.fromkeys(post for _, _, post in maps)),
+        protocols=tuple(PROTOCOLS),
         step=setting.step,
         samples=setting.samples,
         seed=seed,
         batch=setting.batch,
         device=setting.device.split(":")[0],
         amp=setting.amp,
+        only=tuple(" ".join(one) for one in maps),
     )
 
 
 def _entry(row: Map, where: str, paper: Published, stores: Sequence[Store]) -> Entry:
     runs = [summarise(store.rows(), store.plan).lines for store in stores]
-    lines = [[line for line in run if line.protocol == where] for run in runs]
+    lines = [
+        [line for line in run if (line.protocol, line.explainer, line.post) == (where, *row.specs[where])]
+        for run in runs
+    ]
     by_metric = [[next(line for line in run if line.metric == metric) for run in lines] for metric in METRICS]
     insertion, deletion, both = map(pooled, by_metric)
     counted = [line for run in lines for line in run]
@@ -181,10 +233,17 @@ def _caption(paper: Published, setting: Setting) -> str:
     return f"Published: {theirs} (arXiv 2407.09115). Ours: {ours}."
 
 
-def _notes(stores: Sequence[Store], paper: Published, setting: Setting, against: Against, unread: int) -> list[str]:
+def _notes(
+    stores: Sequence[Store],
+    paper: Published,
+    setting: Setting,
+    against: Against,
+    unread: int,
+    networks: Sequence[Network],
+) -> list[str]:
     several = len(list(setting.runs())) > 1
     notes = [f"± is the standard {'deviation over runs' if several else 'error over pictures'}."]
-    if other := _others(paper, setting, against):
+    if other := _others(paper, setting, against, networks):
         notes.append(f"Ours is not the paper's setting: {', '.join(other)}. A difference is no verdict on either.")
     notes.append(
         "The published numbers were measured under the released protocol, which rewards tied pixels: read them beside "
@@ -194,11 +253,11 @@ def _notes(stores: Sequence[Store], paper: Published, setting: Setting, against:
     return notes + _failures(stores)
 
 
-def _others(paper: Published, setting: Setting, against: Against) -> list[str]:
+def _others(paper: Published, setting: Setting, against: Against, networks: Sequence[Network]) -> list[str]:
     """Say in what our setting is another than the paper's."""
     names = {model.name for model, _ in setting.runs()}
     found = {
-        "another network": against == "imagenet" and names != {"resnet50"},
+        "another network": not all(network.resnet50 for network in networks),
         "other pictures": setting.kind != against,
         f"{setting.samples:,} pictures for {paper.samples:,}": setting.samples != paper.samples,
         f"{len(names)} model(s) for {paper.models}": len(names) != paper.models,
@@ -213,8 +272,8 @@ def _failures(stores: Sequence[Store]) -> list[str]:
     found: dict[str, str] = {}
     for store in stores:
         rows = store.rows().filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
-        count, reason = rows.select(polars.col("sample").n_unique(), polars.col("error").first()).collect().row(0)
-        name = store.plan.explainers[0].partition(":")[0]
-        if count:
+        counted = rows.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
+        for spec, count, reason in counted.sort("explainer").collect().rows():
+            name = spec.partition(":")[0]
             found[name] = f"{name} failed on {count} pictures, for example: {reason}"
     return list(found.values())

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def maps(setting: Setting, against: Against = "imagenet") -> tuple[Map, ...]:
-    """Rows of Table 1: the paper's, then `lrp-cuts`, and the controls with the quantization of the proposed method."""
+    """Rows of Table 1: the paper's, `lrp-cuts`, those of `--also`, and controls quantized as the proposed method is."""
     rows = {row.key: row.name for row in published("table1", against).rows}
     other, post = baselines(setting), quantization(setting)
     found = []
@@ -21,4 +21,5 @@ def maps(setting: Setting, against: Against = "imagenet") -> tuple[Map, ...]:
             found.append(alike(f"{rows[key]} (HQ)", proposed(setting), post, key))
         else:
             found.append(Map(rows[key], {where: (spec, "none") for where, spec in other[key].items()}, key))
-    return (*found, alike("lrp-cuts", "lrp-cuts"), *controls(post))
+    also = (alike(spec, spec + ":amp=true" * (setting.amp and spec.startswith("rise"))) for spec in setting.also)
+    return (*found, alike("lrp-cuts", "lrp-cuts"), *also, *controls(post))

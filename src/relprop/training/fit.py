@@ -92,7 +92,7 @@ def _fabric(device: str, devices: int, precision: str) -> Any:
 
 def _train(job: _Job, dataset: Dataset, out: Path) -> Iterator[Event]:
     recipe, fabric = job.recipe, job.fabric
-    trained, held = hold_out(job.pictures.labels, recipe.holdout, job.seed)
+    trained, held = hold_out(job.pictures.labels, recipe.holdout, job.seed, recipe.holdout_by)
     _check_sizes(recipe, len(trained), len(held), fabric.world_size)
     classes = _classes(recipe, dataset)
     who = states.identity(recipe, dataset, job.seed)
@@ -104,7 +104,8 @@ def _train(job: _Job, dataset: Dataset, out: Path) -> Iterator[Event]:
         began = time.perf_counter()
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
             totals = yield from _epoch(job, state, module, trained)
-            validation = evaluate(fabric, state.judged, job.pictures, held, recipe)
+            draw = mix(job.seed, 4, len(state.rows)) if recipe.validate == "augmented" else None
+            validation = evaluate(fabric, state.judged, job.pictures, held, recipe, draw)
         row = _row(state, totals, validation, time.perf_counter() - began)
         state.add(row, recipe.keep)
         if fabric.is_global_zero:
@@ -166,9 +167,12 @@ def _backward(job: _Job, module: nn.Module, batch: tuple[Tensor, Tensor], seed: 
 
 
 def evaluate(
-    fabric: Any, model: nn.Module, pictures: Pictures, indices: Tensor, recipe: Recipe
+    fabric: Any, model: nn.Module, pictures: Pictures, indices: Tensor, recipe: Recipe, seed: int | None = None
 ) -> tuple[float, float] | None:
-    """Return mean cross entropy and accuracy on the pictures at `indices`, or None where there are none."""
+    """Return mean cross entropy and accuracy on the pictures at `indices`, or None where there are none.
+
+    With a `seed` they are changed at random like those of training; else they are centred.
+    """
     if not len(indices):
         return None
     batches = torch.split(indices, recipe.batch)[fabric.global_rank :: fabric.world_size]
@@ -176,7 +180,7 @@ def evaluate(
     training = model.training
     model.eval()
     with torch.inference_mode(), fabric.autocast():
-        for x, y in pictures.draw(batches, None):
+        for x, y in pictures.draw(batches, seed):
             logits = model(normalize(x.to(fabric.device), recipe)).float().cpu()
             loss = F.cross_entropy(logits, y, reduction="sum").item()
             sums += torch.tensor([loss, (logits.argmax(1) == y).sum().item(), len(y)], dtype=torch.float64)

@@ -53,10 +53,16 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(mix(*parts))
 
 
-def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return indices to train on and indices held out: round(`share` n) of each class's n pictures, drawn by `seed`."""
+def hold_out(labels: Tensor, share: float, seed: int, by: str = "class") -> tuple[Tensor, Tensor]:
+    """Return indices to train on and indices held out, drawn by `seed`.
+
+    `by` "class" holds out round(`share` n) of each class's n pictures; "random" n - floor((1 - `share`) n) of all n.
+    """
     order = torch.randperm(len(labels), generator=generator(seed, 0))
     held = torch.zeros(len(labels), dtype=torch.bool)
+    if by == "random":
+        held[order[int((1 - share) * len(labels)) :]] = True
+        return (~held).nonzero().flatten(), held.nonzero().flatten()
     for label in set(labels.tolist()):
         mine = order[labels[order] == label]
         held[mine[: round(share * len(mine))]] = True
@@ -126,6 +132,7 @@ class Streamed:
     labels: Tensor
     preprocess: Preprocess
     workers: int
+    resize_first: bool = False
 
     def draw(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         """Yield each batch: random resized crops and flips by `seed`, or resized and cropped at the centre."""
@@ -148,7 +155,8 @@ class _Crops(TorchDataset[Batch]):
 
         self.pictures = pictures
         size = pictures.preprocess.size
-        self.change = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+        first = [v2.Resize(pictures.preprocess.resize)] if pictures.resize_first else []
+        self.change = v2.Compose([*first, v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
 
     def __getitem__(self, key: tuple[int, int | None]) -> Batch:
         index, seed = key
@@ -179,8 +187,8 @@ def prepare(dataset: Dataset, recipe: Recipe, workers: int = 0) -> Pictures:
         raise DataError(f"{dataset.name} holds no pictures; there is nothing to train on")
     labels = torch.tensor([sample.label for sample in dataset.samples])
     preprocess = preprocess_of(recipe)
-    if recipe.augment == "crop":
-        return Streamed(dataset, labels, preprocess, workers)
+    if recipe.augment != "shift":
+        return Streamed(dataset, labels, preprocess, workers, recipe.augment == "resize-crop")
     pixels = np.empty((len(dataset), recipe.size, recipe.size, 3), dtype=np.uint8)
     for index, sample in enumerate(dataset.samples):
         pixels[index] = np.asarray(preprocess.crop(dataset.load(sample)))

@@ -55,7 +55,7 @@ class Constant:
 @SCHEDULES.register("step")
 @dataclass(frozen=True)
 class Step:
-    """Times `factor` after every `every` epochs (what the released CUB script builds)."""
+    """Times `factor` after every `every` epochs (what the text of the released CUB script says)."""
 
     every: int = 30
     factor: float = 0.1
@@ -86,6 +86,25 @@ class Plateau:
             if waited > self.patience:
                 cuts, waited = cuts + 1, 0
         return float(self.factor**cuts)
+
+
+@SCHEDULES.register("released")
+@dataclass(frozen=True)
+class Released:
+    """What the released CUB script does: it passes the validation loss to `StepLR.step`, which takes it for the epoch.
+
+    So the rate falls only while the loss is at or above `every`. A loss of CUB is below 6 from the start, and the rate
+    stays what it was.
+    """
+
+    every: int = 30
+    factor: float = 0.1
+
+    def __call__(self, at: Position) -> float:
+        """Return factor^floor(last validation loss / every), 1 before there is one."""
+        if not at.losses or not math.isfinite(at.losses[-1]):
+            return 1.0
+        return float(self.factor ** (math.floor(at.losses[-1]) // self.every))
 
 
 @SCHEDULES.register("cosine")
