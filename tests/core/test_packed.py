@@ -52,16 +52,21 @@ def test_packed_convolutions_and_their_transposes_equal_the_plain_ones(kind, cou
     bias = torch.randn(outputs, generator=generator)
     pushed = pack_push(geometry, weight, value.shape).push(value, bias)
     torch.testing.assert_close(pushed, expected + bias[:, None, None], rtol=1e-4, atol=1e-4)
-    pulled = pack_pull(geometry, weight, expected.shape, size).pull(expected)
+    pulled = pack_pull(geometry, weight, expected.shape, size).pull(expected, size)
     torch.testing.assert_close(pulled, geometry.pull(expected, weight, value), rtol=1e-4, atol=1e-4)
 
 
 @needs_packing
-def test_what_is_packed_for_one_batch_serves_another():
+def test_what_is_packed_for_one_batch_and_size_serves_others():
     geometry = ConvGeometry((4, 6, 3, 3), (2, 2), (1, 1), (1, 1), False, (0, 0), 1)
     weight, few, many = torch.randn(4, 6, 3, 3), torch.randn(1, 6, 9, 9), torch.randn(7, 6, 9, 9)
     packed = pack_push(geometry, weight, few.shape)
     torch.testing.assert_close(packed.push(many), geometry.push(many, weight), rtol=1e-4, atol=1e-4)
+    back = pack_pull(geometry, weight, packed.push(few).shape, (9, 9))
+    for size in ((9, 9), (10, 9), (30, 21)):
+        value = torch.randn(3, 6, *size)
+        pushed = geometry.push(value, weight)
+        torch.testing.assert_close(back.pull(pushed, size), geometry.pull(pushed, weight, value), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16])

@@ -179,7 +179,7 @@ def evaluated(tmp_path_factory):
 
 def test_a_run_shows_scores_curves_controls_pictures_and_the_plan(evaluated, tmp_path):
     out = tmp_path / "run.html"
-    run("report", evaluated / "run", "--pictures", 2, "--out", out, "--device", "cpu")
+    run("report", evaluated / "run", "--pictures", 2, "--out", out, "--device", "cpu", "--trust")
     text = out.read_text()
     page = read(text)
     rows = open_run(evaluated / "run").rows().collect()
@@ -220,6 +220,22 @@ def test_without_model_or_data_the_rest_of_a_run_is_shown(evaluated, tmp_path):
     assert section.notes[0].startswith("There are no pictures here: ")
     assert "gone" in section.notes[0]
     read(render(report))
+
+
+def test_a_run_folder_imports_nothing_unless_it_is_trusted(evaluated, tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("import pathlib\npathlib.Path('ran').touch()\nmake = None\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["plan"]["model"] |= {"name": "planted:make", "trust": True}
+    path.write_text(json.dumps(document))
+    for trust, ran in ((False, False), (True, True)):
+        report = report_of_run(tmp_path / "run", pictures=1, trust=trust)
+        assert (tmp_path / "ran").exists() is ran
+        (section,) = [section for section in report.sections if section.title == "Pictures"]
+        assert ("--trust" in section.notes[0]) is not ran
 
 
 def test_an_unfinished_run_says_so(evaluated, tmp_path):

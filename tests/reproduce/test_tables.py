@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from reproduce_net import network, pictures
+from reproduce_net import OPTIONS, network, pictures
 
 import relprop
-from conftest import OPTIONS
 from relprop.models import load_model
 from relprop.reproduce.published import METRICS, published
 

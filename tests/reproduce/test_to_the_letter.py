@@ -147,7 +147,7 @@ def test_too_few_pictures_are_noticed_before_the_model_is_loaded(reproduce):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_two_ray_workers_give_the_rows_of_one_process(reproduce, tmp_path):
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     arguments = ("table2", "-n", 6, "--step", 16, "--batch-size", 2)
     try:
         code, _, _ = reproduce(*arguments, "--ray", "local", "--workers", 2, "--out", tmp_path / "ray")

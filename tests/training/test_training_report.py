@@ -21,7 +21,7 @@ def reds_and_blues(tmp_path):
 def test_confusion_accuracy_and_loss_by_hand(tmp_path):
     path, _ = reds_and_blues(tmp_path)
     red, blue = (255, 0, 0), (0, 0, 255)
-    report = measure(path, pictures([(red, 0), (red, 0), (red, 1), (blue, 1)]), batch=3)
+    report = measure(path, pictures([(red, 0), (red, 0), (red, 1), (blue, 1)]), arch="training_helpers:Means", batch=3)
     assert report.confusion.tolist() == [[2, 0], [1, 1]]
     assert report.accuracy == 0.75
     assert report.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
@@ -32,7 +32,7 @@ def test_confusion_accuracy_and_loss_by_hand(tmp_path):
 def test_a_label_that_the_network_lacks_is_refused(tmp_path):
     path, _ = reds_and_blues(tmp_path)
     with pytest.raises(DataError, match=r"memory has label 2; .*m.safetensors knows 0 to 1"):
-        measure(path, pictures([((0, 0, 0), 2)]))
+        measure(path, pictures([((0, 0, 0), 2)]), arch="training_helpers:Means")
 
 
 def test_the_card_says_it_all(tmp_path):

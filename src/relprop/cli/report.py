@@ -78,7 +78,7 @@ def report(
     place, failed = options.choose_device(device), 0
     if runs:
         with console.waiting("reading the run, explaining some of its pictures"):
-            made = report_of_run(runs[0], pictures=pictures, device=place)
+            made = report_of_run(runs[0], pictures=pictures, device=place, trust=trust)
     elif results:
         made = report_of_results(results)
     else:

@@ -175,8 +175,8 @@ def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finis
     from relprop.training.checkpoint import write_atomically
 
     folder, kept = finished.weights.parent, finished.rows[finished.kept]
-    report: Report | None = measure(finished.weights, tested) if tested is not None else None
-    classes = load_model(str(finished.weights)).classes or ()
+    report: Report | None = measure(finished.weights, tested, arch=recipe.arch) if tested is not None else None
+    classes = load_model(str(finished.weights), arch=recipe.arch).classes or ()
     text = card(f"{recipe.name}, seed {seed}", recipe, seed, _command(), finished.rows, finished.kept, classes, report)
     write_atomically(folder / "model.md", text.encode())
     draw_curve(folder / "curve.png", finished.rows, finished.kept, f"{recipe.name}, seed {seed}")

@@ -207,7 +207,7 @@ class _StandIn(Prepared):
         packed = self.original.packed(key)
         if packed is not None:
             self.packed_keys.append(key)
-            named: Any = _Named(_number(self.original.store), key, packed.geometry, packed.outward)
+            named: Any = _Named(_number(self.original.store), key, packed.geometry)
             return cast("Made", named)
         known = self.stand_ins.get(key)
         return make() if known is None else cast("Made", known)
@@ -225,7 +225,6 @@ class _Named:
     cache: int
     key: Key
     geometry: ConvGeometry
-    outward: tuple[int, ...] | None
 
     def push(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """As `Packed.push`."""
@@ -233,10 +232,9 @@ class _Named:
         pushed: Tensor = torch.ops.relprop.packed(value, bias, self.cache, *self.key, size)
         return pushed
 
-    def pull(self, value: Tensor) -> Tensor:
+    def pull(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
         """As `Packed.pull`."""
-        assert self.outward is not None
-        size = (value.shape[0], self.geometry.weight_shape[1] * self.geometry.groups, *self.outward)
+        size = (value.shape[0], self.geometry.weight_shape[1] * self.geometry.groups, *outward)
         pulled: Tensor = torch.ops.relprop.packed(value, None, self.cache, *self.key, size)
         return pulled
 
@@ -260,7 +258,7 @@ _LIBRARY.define("packed(Tensor value, Tensor? bias, int cache, str owner, str na
 
 def _packed(value: Tensor, bias: Tensor | None, cache: int, owner: str, name: str, size: list[int]) -> Tensor:
     packed: Packed = _CACHES[cache].entries[owner, name].made
-    result = packed.push(value, bias) if packed.outward is None else packed.pull(value)
+    result = packed.pull(value, tuple(size[2:])) if packed.transposed else packed.push(value, bias)
     return result.contiguous(memory_format=torch.channels_last)
 
 

@@ -23,6 +23,7 @@ from relprop.core.plan import Kind, Kinds, Plan, keeps
 from relprop.core.prepared import Prepared
 from relprop.core.propagate import Walk, propagate
 from relprop.core.relevance import Relevance
+from relprop.core.shortage import give_back
 from relprop.core.target import Start, Target, begin
 from relprop.core.trace import Trace
 from relprop.errors import InputError, UnsupportedOpError, UsageError
@@ -152,7 +153,11 @@ class LRP(nn.Module):
 
         if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
             return explain(x, target, start)  # raises, and says why
-        return self._chunks.explain(x, target, start, explain)
+        results = self._chunks.explain(x, target, start, explain)
+        if self._prepared.store.grown and x.device.type == "cpu":
+            self._prepared.store.grown = False
+            give_back()
+        return results
 
     def graph(self, x: Tensor) -> Graph:
         """The computation that the model makes of `x`."""

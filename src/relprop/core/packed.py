@@ -76,13 +76,13 @@ class Packed:
     Attributes:
         geometry: of the convolution.
         weight: opaque.
-        outward: size (H, W) of what the transpose gives, else None.
+        transposed: whether it is the transpose that was packed.
         phases: the transpose as a plain convolution that gives all phases of the stride at once, if that is faster.
     """
 
     geometry: ConvGeometry
     weight: Tensor
-    outward: tuple[int, ...] | None = None
+    transposed: bool = False
     phases: Phases | None = None
 
     def push(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -93,14 +93,13 @@ class Packed:
         )
         return pushed
 
-    def pull(self, value: Tensor) -> Tensor:
-        """Wᵀ s: (N, out, H', W') -> (N, in, H, W)."""
+    def pull(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
+        """Wᵀ s: (N, out, H', W') -> (N, in, H, W), in the size `outward`."""
         g = self.geometry
-        assert self.outward is not None
         if self.phases is not None:
-            return self.phases.pull(value, self.weight, self.outward)
+            return self.phases.pull(value, self.weight, outward)
         pulled: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-            value, self.weight, None, g.padding, _left_over(g, value.shape[2:], self.outward), g.stride, g.dilation,
+            value, self.weight, None, g.padding, _left_over(g, value.shape[2:], outward), g.stride, g.dilation,
             g.groups, "none", [], "",
         )  # fmt: skip
         return pulled
@@ -139,20 +138,20 @@ def pack_push(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packe
 
 
 def pack_pull(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
-    """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W)."""
+    """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W); others run."""
     g = geometry
     phases = Phases.of(g)
     if phases is not None:
         made = phases.weight(g, weight)
         packed = torch.ops.mkldnn._reorder_convolution_weight(made, [0, 0], [1, 1], [1, 1], 1, [*size])
-        return Packed(g, packed, outward, phases)
+        return Packed(g, packed, True, phases)
     left = _left_over(g, size[2:], outward)
     return Packed(
         g,
         torch.ops.mkldnn._reorder_convolution_transpose_weight(
             weight, g.padding, left, g.stride, g.dilation, g.groups, [*size]
         ),
-        outward,
+        True,
     )
 
 
@@ -171,7 +170,7 @@ def available() -> bool:
     value = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)
     try:
         pushed = pack_push(geometry, weight, value.shape).push(value)
-        pulled = pack_pull(geometry, weight, pushed.shape, (8, 8)).pull(pushed)
+        pulled = pack_pull(geometry, weight, pushed.shape, (8, 8)).pull(pushed, (8, 8))
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
     expected = F.conv2d(value, weight, stride=2, padding=1)

@@ -20,7 +20,7 @@ from relprop.core.packed import Packed, pack_pull, pack_push, packs
 Made = TypeVar("Made")
 Key = tuple[str, str]
 
-#: sizes of input for which layouts that depend on it are kept; the least recently used goes
+#: sizes of input for which what depends on the size is kept; the least recently used goes
 SIZES = 2
 
 _SMALL = 1 << 16  # numbers; so many are compared with a copy of them, more by sums
@@ -64,7 +64,10 @@ class _Entry:
 
 
 class Store:
-    """What was made of a model's weights, shared by all runs and threads of one `LRP`."""
+    """What was made of a model's weights, shared by all runs and threads of one `LRP`.
+
+    `grown` says whether inputs of a new size were run since somebody last looked.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[Key, _Entry] = {}
@@ -73,10 +76,12 @@ class Store:
         self.sizes: OrderedDict[Any, None] = OrderedDict()
         self.numbers = itertools.count()
         self.lock = threading.Lock()
+        self.grown = False
 
     def use(self, size: Any) -> None:
         """Take note that inputs of a size are run, and forget what was made for the least recent of too many."""
         with self.lock:
+            self.grown = self.grown or size not in self.sizes
             self.sizes[size] = None
             self.sizes.move_to_end(size)
             while len(self.sizes) > SIZES:
@@ -208,12 +213,11 @@ class Prepared:
         outward = tuple(goal.shape[2:])
         packed = self.get(
             owner,
-            f"{made.name}, packed transpose {geometry.text} to {outward}",
+            f"{made.name}, packed transpose {geometry.text}",
             made.sources,
             lambda: pack_pull(geometry, self._laid_out(made.make()), value.shape, outward),
-            sized=True,
         )
-        return packed.pull(value)
+        return packed.pull(value, outward)
 
     def numbers(self, owner: str, weight: Weight) -> Tensor:
         """The numbers of a weight; of one that is derived, kept."""

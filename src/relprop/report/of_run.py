@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import RelpropError
+from relprop.errors import ModelError, RelpropError
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
+from relprop.models.architectures import imports
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_studies import how_section, ledger_section, pictures_section, plain
 from relprop.report.study import Workbench
@@ -34,7 +36,12 @@ _PROTOCOL_TEXT = (
 
 
 def report_of_run(
-    root: Path, *, pictures: int = 4, device: str = "cpu", tell: Callable[[str], None] = lambda what: None
+    root: Path,
+    *,
+    pictures: int = 4,
+    device: str = "cpu",
+    trust: bool = False,
+    tell: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Make the report of a run directory, finished or not.
 
@@ -42,6 +49,8 @@ def report_of_run(
         root: run directory of `relprop evaluate`.
         pictures: how many of its pictures to explain again and show; 0 needs neither the model nor the data.
         device: where to explain them.
+        trust: whether to run code that the run's manifest leads to: a factory that it names, a `.pt2` file. What the
+            manifest itself says of trust does not count, since a run folder may come from anybody.
         tell: is told what is being done.
 
     Raises:
@@ -53,7 +62,7 @@ def report_of_run(
     if curves := curves_section(store):
         sections.append(curves)
     if pictures > 0:
-        sections += _shown(plan, pictures, device, tell)
+        sections += _shown(plan, pictures, device, trust, tell)
     sections += [_notes_section(summary), _how(root, store, document)]
     lede = _lede(summary, document)
     return Report(f"{plain(plan.model.name)} on {plain(plan.data)}", lede, _facts(plan, document), tuple(sections))
@@ -138,24 +147,33 @@ def _direction(row: str) -> bool | None:
     return None
 
 
-def _shown(plan: Plan, count: int, device: str, tell: Callable[[str], None]) -> list[Section]:
+def _shown(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Section]:
     """Explain some pictures of the run again; if model or data cannot be had, say why."""
     try:
-        studies = studies_of_run(plan, count, device, tell)
+        studies = studies_of_run(plan, count, device, trust, tell)
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
     books = [(studies[0], name, result) for name, result in studies[0].books]
     return [pictures_section(studies), *([ledger_section(books)] if books else [])]
 
 
-def studies_of_run(plan: Plan, count: int, device: str, tell: Callable[[str], None]) -> list[Study]:
-    """Explain the first pictures of a run by its explainers, for the class that the run explains."""
+def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Study]:
+    """Explain the first pictures of a run by its explainers, for the class that the run explains.
+
+    Raises:
+        ModelError: the run names code that would be imported, and is not trusted.
+    """
     from relprop.data import balanced, open_dataset
     from relprop.evaluation.bench import load
 
     dataset = open_dataset(plan.data)
+    if not trust and (named := next(filter(imports, filter(None, (plan.model.arch, plan.model.name))), None)):
+        raise ModelError(
+            f"the run's manifest names the network {named!r}, which would be imported and run; if you trust where the "
+            "run comes from, say so with trust=True (--trust)"
+        )
     samples = balanced(dataset.samples, plan.samples, plan.seed)
-    bench = Workbench(load(plan.model, device), device)
+    bench = Workbench(load(replace(plan.model, trust=trust), device), device)
     made = []
     for sample in _spread(samples, count):
         tell(f"explaining {sample.id}")

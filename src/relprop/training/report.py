@@ -51,14 +51,18 @@ class Report:
         return float((self.accuracy * (1 - self.accuracy) / self.count) ** 0.5)
 
 
-def measure(weights: Path | str, dataset: Dataset, *, device: str = "cpu", batch: int = 200) -> Report:
+def measure(
+    weights: Path | str, dataset: Dataset, *, arch: str | None = None, device: str = "cpu", batch: int = 200
+) -> Report:
     """Load a weights file as any user of it would, and let it classify `dataset`.
+
+    A file's metadata import nothing, so a network of the user's own (`package.module:factory`) needs its `arch`.
 
     Raises:
         ModelError: the file cannot be loaded.
         DataError: the data set has classes that the network does not know.
     """
-    loaded = load_model(str(weights), device=device)
+    loaded = load_model(str(weights), arch=arch, device=device)
     if not isinstance(loaded.model, nn.Module):
         raise ModelError(f"{weights} is an exported program; give a weights file")
     confusion, loss = torch.zeros(0, 0, dtype=torch.int64), 0.0

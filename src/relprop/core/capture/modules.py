@@ -37,12 +37,17 @@ class _Entered(NamedTuple):
 class Modules:
     """The modules that run at the moment, outermost first."""
 
-    def __init__(self, names: Names, bottom: FrameType) -> None:
+    def __init__(self, names: Names, bottom: FrameType | None) -> None:
         self._names = names
         self._bottom = bottom
         self._stack: list[_Entered] = []
         self._runs: Counter[str] = Counter()
         self._read_again = False
+
+    def leave(self) -> None:
+        """Forget all frames."""
+        self._stack.clear()
+        self._bottom = None
 
     def around(self, operation: str, weight: str | None) -> tuple[Scopes, Line]:
         """(call, path) of each module around a call of an operation, outermost first, and its line.

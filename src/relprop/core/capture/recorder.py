@@ -132,7 +132,7 @@ class _Recorder(TorchDispatchMode):
         self._read_again = False
         self._before: list[tuple[Tensor, Tensor]] = []
         self._tensors.add(image, ref(0))
-        self._modules: Modules
+        self._modules = Modules(names, None)
 
     def run(self, model: nn.Module, output: Output) -> Recording:
         """Run the model, and return what was recorded."""
@@ -153,7 +153,11 @@ class _Recorder(TorchDispatchMode):
         )
 
     def put_back(self) -> None:
-        """Give buffers and weights that the run wrote to the numbers that they had."""
+        """Give buffers and weights that the run wrote to the numbers that they had, and let go of its frames.
+
+        A frame holds the values of its variables, and this recorder among them, so neither would be freed at once.
+        """
+        self._modules.leave()
         with torch.no_grad():
             for tensor, before in reversed(self._before):
                 tensor.copy_(before)
