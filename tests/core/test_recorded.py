@@ -206,7 +206,6 @@ def test_places_that_depend_on_values_hold_for_them_alone():
     torch.testing.assert_close(kept.sum(), result.score[0], rtol=1e-12, atol=0)
     other = X[1:2].double()
     assert lrp(other).ledger.gap < 1e-12
-    assert lrp.graph(other) is not lrp.graph(x)
 
 
 def test_in_place_operations_and_writes_through_views():

@@ -18,7 +18,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own-resnet.md"
 @pytest.fixture
 def theirs(tmp_path, monkeypatch):
     """The folder of a newcomer: `mynet.py` as on the page, a checkpoint as DataParallel saves it, a photograph."""
-    source = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    source = next(block for block in blocks if "class MyNet" in block)
     (tmp_path / "mynet.py").write_text(source, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

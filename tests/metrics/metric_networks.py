@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from relprop.metrics.forward import last_step
+
 
 class Summing(nn.Module):
     """Logit of class 1 is the sum of its input, of class 0 nothing."""
@@ -32,6 +34,12 @@ class Counting(nn.Module):
         self.pictures += len(x)
         self.batches.append(len(x))
         return self.inner(x)
+
+    def ready(self, x: Tensor) -> Counting:
+        """Counts from now on; what the model ends in is known, for which it was run once."""
+        last_step(self, x[:1])
+        self.pictures, self.batches = 0, []
+        return self
 
 
 def small_network(seed: int = 0, classes: int = 5, channels: int = 3) -> nn.Module:

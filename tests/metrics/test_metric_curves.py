@@ -165,8 +165,8 @@ def test_the_model_sees_each_different_picture_once():
     levels = torch.zeros(1, 10, 10)
     levels[0, 0] = 2.0  # ten pixels on top, twenty below, seventy at the bottom
     levels[0, 1:3] = 1.0
-    model = Counting(small_network())
     x = torch.randn(1, 3, 10, 10)
+    model = Counting(small_network()).ready(x)
     for heat, step, expected in [
         (levels, 1, 2 * 2 + 2),  # 10 and 30 pixels shown or removed, the blank, the whole
         (torch.ones(1, 10, 10), 1, 2),  # the whole, the blank
@@ -195,7 +195,7 @@ def test_stacked_heatmaps_score_as_they_do_alone():
 def test_expected_ties_are_exact_where_no_step_parts_a_tie():
     x = torch.randn(1, 3, 4, 4)
     heat = torch.arange(4.0).repeat_interleave(4).view(1, 4, 4)
-    model = Counting(small_network())
+    model = Counting(small_network()).ready(x)
     expected = insertion_deletion(model, x, heat, 0, protocol="fair:ties=expected", step=4, preprocess=RGB)
     assert model.pictures == 2 * 3 + 2  # sixteen orders, and no picture more than one would need
     once = insertion_deletion(model, x, heat, 0, step=4, preprocess=RGB)
@@ -234,7 +234,7 @@ class Small(Counting):
 
 def test_the_batch_is_halved_until_it_fits():
     inner, x = small_network(), torch.randn(2, 3, 8, 8)
-    model = Small(inner)
+    model = Small(inner).ready(x)
     heat = torch.rand(2, 8, 8)
     found = insertion_deletion(model, x, heat, 0, preprocess=RGB, step=4, batch=16)
     assert model.batches[:3] == [-16, -8, 4]
@@ -295,3 +295,12 @@ def test_what_cannot_be_measured_says_why(change, error, message):
     given = {"model": small_network(), "x": torch.rand(2, 3, 8, 8), "heatmap": torch.rand(2, 8, 8), "target": 0}
     with pytest.raises(error, match=message):
         insertion_deletion(**{**given, "preprocess": RGB, **change})
+
+
+@pytest.mark.parametrize("end", [torch.nn.Softmax(1), torch.nn.LogSoftmax(1)], ids=["softmax", "log-softmax"])
+def test_a_model_that_ends_in_a_softmax_is_measured_by_the_same_probabilities(end):
+    model, x, heat = small_network(), torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+    plain = insertion_deletion(model, x, heat, 1, preprocess=RGB)
+    ended = insertion_deletion(torch.nn.Sequential(model, end).eval(), x, heat, 1, preprocess=RGB)
+    for name, values in plain.items():
+        torch.testing.assert_close(ended[name], values)

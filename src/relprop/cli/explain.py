@@ -298,7 +298,7 @@ def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
     total = heatmap.double().sum((1, 2))
     said = result.ledger.conservation(None if view.reading is None else total)
     target, predicted = int(result.target[0]) if item.target is None else item.target, int(result.logits[0].argmax())
-    probabilities = result.logits[0].softmax(-1)
+    probabilities = result.probabilities[0]
     return {
         "image": item.name if item.source is None else str(item.source),
         "name": item.name,

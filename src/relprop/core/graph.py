@@ -93,11 +93,13 @@ class Graph:
         nodes: in order of execution; `nodes[0]` is the input, and all others depend on it.
         output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
         link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one.
+        end: the last step of the model that was left out for that: "softmax", "log_softmax", "sigmoid"; "" if none was.
     """
 
     nodes: tuple[Node, ...]
     output: int
     link: str = "softmax"
+    end: str = ""
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -59,7 +59,7 @@ class Kind:
     Attributes:
         translated: the graph, and the number in a recording of each node's value.
         supports: positions of each value that depend on the image.
-        read: whole numbers among the constants of the run, which the supports depend on: places, masks.
+        read: constants of the run whose numbers the supports depend on: places.
     """
 
     translated: Translated
@@ -148,8 +148,8 @@ class Kinds:
 def _kind(recording: Recording) -> Kind:
     translated = graph_of(recording)
     states = {name: value for name, value in recording.values.items() if isinstance(name, str)}
-    whole = {name: v.clone() for name, v in states.items() if not v.is_floating_point() and not v.is_complex()}
-    return Kind(translated, supports(translated.graph, states), whole)
+    found, read = supports(translated.graph, states)
+    return Kind(translated, found, {name: states[name].clone() for name in read})
 
 
 def keeps(composites: Sequence[Composite | None]) -> Keeps:

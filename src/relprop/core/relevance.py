@@ -64,8 +64,12 @@ class Relevance:
         """
         if self.what:
             raise UsageError(f"{self.what} was explained, which is not the probability of one class; see score")
-        probabilities = self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
-        return probabilities.gather(-1, self.target.view(len(self.target), -1)).view_as(self.target)
+        return self.probabilities.gather(-1, self.target.view(len(self.target), -1)).view_as(self.target)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(N, classes) the model's probabilities of all classes."""
+        return self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
         """Heat Quantization of the heatmap (Eq. 8): see `relprop.quantize`."""

@@ -9,6 +9,7 @@ A support is a bool tensor that broadcasts on the value, or None for "every posi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,23 +27,27 @@ Support = Tensor | None
 _TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write"})
 
 
-def supports(graph: Graph, state: dict[str, Tensor]) -> tuple[Support, ...]:
-    """Support of every node's value, found by following padding and constants through the graph."""
+def supports(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Support, ...], frozenset[str]]:
+    """Support of every node's value, found by following padding and constants through the graph.
+
+    Also the names of the constants whose numbers that depends on: places, where values are picked by them.
+    """
     shapes = [node.shape for node in graph.nodes]
-    found = _Masks(graph, state, shapes, [None] * len(graph))
+    found = _Masks(state, graph, shapes, [None] * len(graph), set())
     for node in graph.steps:
         found.known[node.index] = _narrowed(_support(node, found))
-    return tuple(found.known)
+    return tuple(found.known), frozenset(found.read)
 
 
 @dataclass(frozen=True, eq=False)
 class _Masks:
-    """What is known on the way: the graph, its weights, the shape of each value, supports so far."""
+    """What is known on the way: weights, the graph, the shape of each value, supports, constants that were read."""
 
+    state: Mapping[str, Tensor]
     graph: Graph
-    state: dict[str, Tensor]
     shapes: list[torch.Size]
     known: list[Support]
+    read: set[str]
 
     def of(self, index: int) -> Tensor:
         """Ones where a value depends on the image, zeros elsewhere."""
@@ -94,6 +99,8 @@ def _of_copy(node: Node, masks: _Masks) -> Support:
     def mask(argument: Ref | State) -> Any:
         if isinstance(argument, State):
             constant = masks.state[argument.name].cpu()  # places (int) as they are, values as zeros
+            if not constant.is_floating_point():
+                masks.read.add(argument.name)
             return torch.zeros_like(constant, dtype=torch.float32) if constant.is_floating_point() else constant
         return masks.of(argument.index)
 

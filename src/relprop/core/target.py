@@ -136,6 +136,13 @@ def start_relevance(logits: Tensor, target: Tensor, start: object, link: str = "
     return torch.zeros_like(logits).scatter_(1, target[:, None], score), score[:, 0]
 
 
+def probabilities_of(output: Tensor, end: str) -> Tensor:
+    """The probabilities in what a model returns, (N, classes), by its last step (`Graph.end`)."""
+    if end in ("softmax", "_safe_softmax", "sigmoid"):
+        return output
+    return output.exp() if end in ("log_softmax", "log_sigmoid") else output.softmax(1)
+
+
 def probabilities(logits: Tensor, link: str = "softmax") -> Tensor:
     """The probabilities that a model gives its classes, in the shape of `logits` (N, classes)."""
     return logits.sigmoid() if link == "sigmoid" else logits.softmax(1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from relprop.core.capture import require_evaluation_mode
-from relprop.errors import InputError, TargetError
+from relprop.core.capture import capture, require_evaluation_mode
+from relprop.core.target import probabilities_of
+from relprop.errors import InputError, RelpropError, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +58,7 @@ class Forward:
             InputError: the model does not return (N, classes).
         """
         model = callable_model(model)
+        end = last_step(model, like[:1])
         last = (self.amp or like.device.type == "cpu") if self.channels_last is None else self.channels_last
 
         def compute(start: int, stop: int) -> Tensor:
@@ -63,11 +67,28 @@ class Forward:
             if start == 0:
                 _require_scores(output, classes)
             output = output.float()
-            values: Tensor = output if logit else output.softmax(1)
+            values: Tensor = output if logit else probabilities_of(output, end)
             return values.gather(1, classes[start:stop, None])[:, 0]
 
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=self.amp):
             return in_batches(compute, len(classes), self.batch or first_guess(like))
+
+
+def last_step(model: Any, like: Tensor) -> str:
+    """The softmax or sigmoid that a model ends in, "" where it returns scores or is no module.
+
+    Such a model's outputs are probabilities already; a second softmax would say something else.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return ""
+    if model not in _LAST_STEPS:
+        _LAST_STEPS[model] = ""
+        with contextlib.suppress(RelpropError):  # what is wrong with the model, its own run says
+            _LAST_STEPS[model] = capture(model, like).end
+    return _LAST_STEPS[model]
+
+
+_LAST_STEPS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def first_guess(like: Tensor) -> int:

@@ -69,11 +69,11 @@ def graph_of(recording: Recording) -> Translated:
         index[number] = node.index
     graph = Graph(tuple(_named(nodes)), index[recording.output[1]])
     numbers = tuple(sorted(index, key=index.__getitem__))
-    output, link = _scores_of(graph)
+    output, link, last = _scores_of(graph)
     if output == graph.output:
         return Translated(graph, numbers)
     kept = [node for node in graph.nodes if node.index <= output]  # an order of execution: nothing earlier needs later
-    return Translated(Graph(tuple(kept), output, link), numbers[: len(kept)])
+    return Translated(Graph(tuple(kept), output, link, last), numbers[: len(kept)])
 
 
 def capture(model: Model, image: Tensor) -> Graph:
@@ -109,8 +109,8 @@ def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) ->
     return needed
 
 
-def _scores_of(graph: Graph) -> tuple[int, str]:
-    """The node that holds the scores, and how they become probabilities.
+def _scores_of(graph: Graph) -> tuple[int, str, str]:
+    """The node that holds the scores, how they become probabilities, and the step that makes these.
 
     Where the model's last step is a softmax or sigmoid, its output is the probability already: its input is explained.
     """
@@ -119,11 +119,11 @@ def _scores_of(graph: Graph) -> tuple[int, str]:
         node = graph.nodes[node.inputs[0]]
     link = _LINKS.get(node.op)
     if link is None or len(node.inputs) != 1:
-        return graph.output, "softmax"
+        return graph.output, "softmax", ""
     rank = len(node.shape)
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
     over_classes = link == "sigmoid" or (isinstance(dim, int) and dim % rank == (1 if rank > 1 else 0))
-    return (node.inputs[0], link) if over_classes else (graph.output, "softmax")
+    return (node.inputs[0], link, node.op) if over_classes else (graph.output, "softmax", "")
 
 
 def _no_call(*_: Any) -> Any:
