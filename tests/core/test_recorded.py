@@ -251,6 +251,25 @@ def scripts(net, x, way):
         return torch.jit.freeze(made) if way == "frozen" else made
 
 
+@pytest.mark.parametrize("way", ["trace", "script", "frozen"])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("network", ["resnet18", "one convolution"])
+def test_torchscript_that_was_saved_and_loaded_again(way, gradients, network, tmp_path):
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18(num_classes=5) if network == "resnet18" else one_convolution()
+    net = net.eval().requires_grad_(gradients)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
+        torch.jit.save(scripts(net, x, way), tmp_path / "net.pt")
+        loaded = torch.jit.load(tmp_path / "net.pt")
+    same(relprop.explain(loaded, x), relprop.explain(net, x), 1e-5)
+
+
+def one_convolution():
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 @pytest.mark.parametrize("way", ["trace", "script"])
 def test_scripted_attention(way):
     torch.manual_seed(0)
