@@ -90,6 +90,33 @@ class WritesInPlace(Branches):
         return self.conv2(wide).add_(wide).relu_()[:, :, ::2].mean((2, 3)) + torch.cat([before, before], 1).mean((2, 3))
 
 
+class Remembers(Tiny):
+    """A weight in a buffer that every run uses, writes to, and uses again."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kernel", torch.linspace(-1, 1, 4 * 4).view(4, 4, 1, 1))
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x)))
+        h = torch.conv2d(h, self.kernel).relu()
+        self.kernel.mul_(-2)
+        self.kernel[1, 2] = 0.25
+        return torch.conv2d(h, self.kernel).relu().mean((2, 3))
+
+
+class ForgetsNothing(Remembers):
+    """The same without writing."""
+
+    def features(self, x):
+        h = self.relu(self.bn1(self.conv1(x)))
+        h = torch.conv2d(h, self.kernel).relu()
+        kernel = self.kernel * -2
+        kernel = torch.cat([kernel[:1], torch.cat([kernel[1:2, :2], torch.full_like(kernel[1:2, :1], 0.25),
+                                                   kernel[1:2, 3:]], 1), kernel[2:]])  # fmt: skip
+        return torch.conv2d(h, kernel).relu().mean((2, 3))
+
+
 class WritesPlainly(WritesInPlace):
     """The dark way of the same, as export reads it."""
 
@@ -211,6 +238,15 @@ def test_places_that_depend_on_values_hold_for_them_alone():
 def test_in_place_operations_and_writes_through_views():
     x = X.double()
     same(relprop.explain(WritesInPlace().double(), x), relprop.explain(WritesPlainly().double(), x))
+
+
+def test_a_buffer_that_a_run_writes_to_counts_as_it_was_and_is_put_back():
+    model, x = Remembers().double(), X.double()
+    lrp = relprop.LRP(model)
+    before = model.kernel.clone()
+    for _ in range(2):
+        same(lrp(x), relprop.explain(ForgetsNothing().double(), x))
+        assert torch.equal(model.kernel, before)
 
 
 @pytest.mark.parametrize(

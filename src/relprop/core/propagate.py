@@ -17,7 +17,7 @@ from relprop.core.joins import Join
 from relprop.core.ledger import Entry, Ledger
 from relprop.core.plan import Plan, sharing_branches
 from relprop.core.prepared import Prepared
-from relprop.core.rules.elementwise import fit
+from relprop.core.rules.elementwise import fit, pass_through
 from relprop.core.rules.rule import Shares
 from relprop.core.support import Support
 from relprop.core.trace import Absent, Step, Trace, is_stand_in
@@ -77,7 +77,8 @@ def propagate(
         seen, blind = account.seen(_there(plan, trace, node.index))
         sources, shares = _share(plan, trace, prepared, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
-        shared = not _ours(plan, node) or len({_where(share) for share in shares}) < len(shares)
+        several = len(shares) > 1 and len({_where(share) for share in shares}) < len(shares)
+        shared = several or not _ours(plan, node)
         sent = [
             seen.passed(share, plan.places[source], held=held, shared=shared)
             for source, share in zip(sources, shares, strict=True)
@@ -107,6 +108,8 @@ def _share(
     join = plan.assignment.joins.get(node.index)
     if join is not None:
         return _share_join(plan, trace, join, relevance)
+    if plan.assignment.rules[node.index].share is pass_through.share:
+        return [node.inputs[0]], [relevance]
     step = _step(plan, trace, prepared, node)
     shares: Shares = plan.assignment.rules[node.index](step, relevance)
     if isinstance(shares, Tensor):

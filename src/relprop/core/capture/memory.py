@@ -47,7 +47,7 @@ class Value:
         leaf: what it stands for: a `Ref` where it depends on the image, a `State` for a weight or a constant that was
             used, None for a constant that was not.
         learned: whether a weight is in it.
-        memory: that it lies in.
+        memory: that it lies in; None for a weight, until something else is found to lie there too.
         views: how it comes from the base of that memory; None where that is not known.
         seen: the version of the memory that `leaf` holds for.
     """
@@ -55,14 +55,26 @@ class Value:
     __slots__ = ("geometry", "leaf", "learned", "memory", "seen", "tensor", "views")
 
     def __init__(
-        self, tensor: Tensor, leaf: Ref | State | None, memory: Memory, views: tuple[View, ...] | None, learned: bool
+        self,
+        tensor: Tensor,
+        leaf: Ref | State | None,
+        memory: Memory | None,
+        views: tuple[View, ...] | None,
+        learned: bool,
     ) -> None:
         self.tensor = weakref.ref(tensor)
-        self.geometry = (tensor.shape, tensor.stride(), tensor.storage_offset())
         self.leaf = leaf
         self.learned = learned
-        self.memory = memory
         self.views = views
+        self.seen = 0
+        self.memory = memory
+        if memory is not None:
+            self.lie_in(memory, tensor)
+
+    def lie_in(self, memory: Memory, tensor: Tensor) -> None:
+        """Take its place in a memory."""
+        self.memory = memory
+        self.geometry = (tensor.shape, tensor.stride(), tensor.storage_offset())
         self.seen = memory.version
         memory.values.append(self)
 
@@ -83,6 +95,28 @@ class Tensors:
         """The memory that a tensor lies in, if another was met there."""
         return self._memories.get(tensor.untyped_storage()._cdata)
 
+    def memory_under(self, value: Value, tensor: Tensor) -> Memory:
+        """The memory that a value lies in, looked for where it was not yet needed."""
+        if value.memory is None:
+            memory = self.memory_of(tensor)
+            if memory is None:
+                memory = self._new_memory(tensor, value)
+                value.views = ()
+            value.lie_in(memory, tensor)
+        assert value.memory is not None
+        return value.memory
+
+    def add_weight(self, tensor: Tensor, name: State) -> Value:
+        """Take note of a weight or buffer of the model."""
+        value = self._values[id(tensor)] = Value(tensor, name, None, None, True)
+        return value
+
+    def _new_memory(self, tensor: Tensor, base: Value) -> Memory:
+        memory = Memory(tensor)
+        self._memories[memory.storage.cdata] = memory
+        memory.base = base
+        return memory
+
     def add(
         self,
         tensor: Tensor,
@@ -93,11 +127,9 @@ class Tensors:
         views: tuple[View, ...] | None = (),
     ) -> Value:
         """Take note of a tensor: of memory of its own, or of memory that is known."""
+        value = Value(tensor, leaf, memory, views, learned)
         if memory is None:
-            memory = Memory(tensor)
-            self._memories[memory.storage.cdata] = memory
-            value = memory.base = Value(tensor, leaf, memory, (), learned)
-        else:
-            value = Value(tensor, leaf, memory, views, learned)
+            value.views = ()
+            value.lie_in(self._new_memory(tensor, value), tensor)
         self._values[id(tensor)] = value
         return value

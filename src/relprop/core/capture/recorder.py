@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from relprop.core.capture.calls import FUSED, Call, Facts, facts_of, plain
-from relprop.core.capture.memory import Tensors, Value
+from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALVES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
@@ -160,6 +160,7 @@ class _Recorder(TorchDispatchMode):
         self._modules.leave()
         with torch.no_grad():
             for tensor, before in reversed(self._before):
+                self._copy_kept(self._tensors.memory_of(tensor))
                 tensor.copy_(before)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -200,9 +201,10 @@ class _Recorder(TorchDispatchMode):
         learned = any(value.learned for value in values)
         for tensor in written:
             value = self._known(tensor)
-            value.memory.version += 1
-            value.memory.base.leaf, value.leaf, value.seen = None, None, value.memory.version
-            value.learned = value.memory.base.learned = learned
+            memory = self._tensors.memory_under(value, tensor)
+            memory.version += 1
+            memory.base.leaf, value.leaf, memory.base.seen, value.seen = None, None, memory.version, memory.version
+            value.learned = memory.base.learned = learned
         for place, part in enumerate(_parts(result)):
             if isinstance(part, Tensor) and self._tensors.find(part) is None:
                 self._note(part, None, func, args, kwargs, place, learned=learned)
@@ -293,9 +295,9 @@ class _Recorder(TorchDispatchMode):
         except RuntimeError:
             if self._image.is_contiguous():
                 raise
-            self._known(args[0]).memory.relaid = True
             viewed = args[0].reshape(args[1])
-            self._tensors.add(viewed, None).memory.relaid = True
+            for tensor, value in ((args[0], self._known(args[0])), (viewed, self._tensors.add(viewed, None))):
+                self._tensors.memory_under(value, tensor).relaid = True
         return viewed
 
     def _refuse(self, func: Any, facts: Facts, args: Any, scopes: Any) -> None:
@@ -321,8 +323,9 @@ class _Recorder(TorchDispatchMode):
         value = self._tensors.find(tensor)
         if value is None:
             return self._met(tensor)
-        if value.seen != value.memory.version:
-            self._bring_up_to_date(value)
+        memory = value.memory
+        if memory is not None and value.seen != memory.version:
+            self._bring_up_to_date(value, memory)
         return value
 
     def _met(self, tensor: Tensor) -> Value:
@@ -332,9 +335,9 @@ class _Recorder(TorchDispatchMode):
             self._names.read()
             self._read_again = True
             name = self._names.of_tensor(tensor)
-        memory = self._tensors.memory_of(tensor)
         if name is not None:
-            return self._tensors.add(tensor, name, learned=True, memory=memory, views=None)
+            return self._tensors.add_weight(tensor, name)
+        memory = self._tensors.memory_of(tensor)
         if memory is None:
             return self._tensors.add(tensor, None, learned=self._names.frozen)
         shaped = (tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -346,13 +349,13 @@ class _Recorder(TorchDispatchMode):
                 )
             return self._tensors.add(tensor, None, learned=memory.base.learned, memory=memory, views=None)
         if twin.seen != memory.version:
-            self._bring_up_to_date(twin)
+            self._bring_up_to_date(twin, memory)
         return self._tensors.add(tensor, twin.leaf, learned=twin.learned, memory=memory, views=twin.views)
 
-    def _bring_up_to_date(self, value: Value) -> None:
+    def _bring_up_to_date(self, value: Value, memory: Memory) -> None:
         """What a view stands for after its memory was written to: the same view of the new base."""
-        base = value.memory.base
-        value.seen = value.memory.version
+        base = memory.base
+        value.seen = memory.version
         if not isinstance(base.leaf, Ref):
             value.leaf = None
             return
@@ -377,11 +380,13 @@ class _Recorder(TorchDispatchMode):
         self, tensor: Tensor, leaf: Ref | None, func: Any, args: Any, kwargs: Any, place: int, *, learned: bool = False
     ) -> Value:
         """Take note of a result: a view of an argument, or memory of its own."""
+        source = args[0] if args and isinstance(args[0], Tensor) else None
+        known = None if source is None else self._tensors.find(source)
+        if known is not None and known.memory is None and source is not None:
+            self._tensors.memory_under(known, source)  # a weight, of which this may be a view
         memory = self._tensors.memory_of(tensor)
         if memory is None:
             return self._tensors.add(tensor, leaf, learned=learned)
-        source = args[0] if args and isinstance(args[0], Tensor) else None
-        known = None if source is None else self._tensors.find(source)
         if known is None or known.memory is not memory or known.views is None:
             return self._tensors.add(tensor, leaf, learned=learned, memory=memory, views=None)
         keywords = tuple((name, _hashable(value)) for name, value in kwargs.items())
@@ -391,21 +396,30 @@ class _Recorder(TorchDispatchMode):
     def _before_write(self, tensor: Tensor) -> None:
         """Keep what a write would change: recorded values, and the model's own buffers."""
         value = self._known(tensor)
-        memory = value.memory
+        memory = self._tensors.memory_under(value, tensor)
         if memory.relaid:
             self.relaid = True  # the user's code may catch what is raised
             raise _OtherLayoutError
-        for key in memory.kept:
-            self._values[key] = self._values[key].clone()
-        memory.kept.clear()
+        if isinstance(value.leaf, State) and self._values.get(value.leaf.name) is tensor:
+            memory.kept.append(value.leaf.name)  # a weight, whose memory was not needed before
+        self._copy_kept(memory)
         if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
             owner = memory.base.tensor()
             if owner is not None:
                 self._before.append((owner, owner.detach().clone()))
 
+    def _copy_kept(self, memory: Memory | None) -> None:
+        """Copy the recorded values that lie in memory which is about to be written to."""
+        if memory is not None:
+            for key in memory.kept:
+                self._values[key] = self._values[key].clone()
+            memory.kept.clear()
+
     def _written(self, value: Value, new: Ref, scopes: Any, line: Line) -> None:
         """Give a tensor that was written to, and the base of its memory, their new values."""
-        memory, base = value.memory, value.memory.base
+        memory = value.memory
+        assert memory is not None, "what is written to lies in memory that is known"
+        base = memory.base
         if value is not base:
             if value.views is None:
                 raise CaptureError("the model writes to memory that tensors share in a way that is not known")
@@ -423,8 +437,10 @@ class _Recorder(TorchDispatchMode):
         """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""
         tensor = value.tensor()
         assert tensor is not None
-        base = tensor.detach().as_strided(*value.memory.base.geometry).clone()
-        name = self._new_constant(base, value.memory.base.learned)
+        assert value.memory is not None
+        whole = value.memory.base
+        base = tensor.detach().as_strided(*whole.geometry).clone()
+        name = self._new_constant(base, whole.learned)
         self._values[name.name] = base
         return name
 
@@ -454,7 +470,8 @@ class _Recorder(TorchDispatchMode):
         key = leaf.index if isinstance(leaf, Ref) else leaf.name
         if key not in self._values:
             self._values[key] = self._wide(tensor, leaf)
-            value.memory.kept.append(key)
+            if value.memory is not None:
+                value.memory.kept.append(key)
 
     def _wide(self, tensor: Tensor, leaf: Ref | State) -> Tensor:
         """A tensor in half precision as float32; that of a weight is kept for as long as the weight is the same."""
