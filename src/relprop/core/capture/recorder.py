@@ -134,6 +134,11 @@ class _Recorder(TorchDispatchMode):
         self._tensors.add(image, ref(0))
         self._modules = Modules(names, None)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that would see to it costs as much as writing a call down, and loads the compiler."""
+        return False
+
     def run(self, model: nn.Module, output: Output) -> Recording:
         """Run the model, and return what was recorded."""
         self._modules = Modules(self._names, bottom())
@@ -214,11 +219,23 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, facts: Facts, args: Any, kwargs: Any, tensors: list[Tensor], values: list[Value], written: Any
     ) -> Any:
         """A call on the image: computed, written down, and its values kept where a rule will read them."""
-        named, keywords = self._named(args), {name: self._named(value) for name, value in kwargs.items()}
-        weight = next((v.leaf.name for v in values if isinstance(v.leaf, State) and v.leaf.kept), None)
+        weight, inputs = None, 0
+        for tensor, value in zip(tensors, values, strict=True):
+            leaf = value.leaf
+            if isinstance(leaf, Ref):
+                inputs += 1
+            elif leaf is None:
+                value.leaf = self._new_constant(tensor, value.learned)
+            else:
+                weight = weight or (leaf.name if leaf.kept else None)
+                if leaf.name not in self._states:
+                    self._states[leaf.name] = (leaf, tensor.shape, tensor.dtype)
+        leaves = iter(values)
+        named = _named(args, leaves)
+        keywords = {name: _named(value, leaves) for name, value in kwargs.items()} if kwargs else kwargs
         scopes, line = self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
-        read, made = self._keeps(facts.op, sum(isinstance(value.leaf, Ref) for value in values))
+        read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):
             if read or not isinstance(value.leaf, Ref):
                 self._keep(value, tensor)
@@ -226,7 +243,8 @@ class _Recorder(TorchDispatchMode):
             self._before_write(tensor)
         if facts.writes:
             keywords = {name: value for name, value in keywords.items() if name not in facts.writes}
-        result = self._computed(func, facts, args, kwargs, named)
+        halved = any(tensor.dtype in HALVES for tensor in tensors)
+        result = self._computed(func, facts, args, kwargs, named, halved=halved)
         results: list[int | None] = []
         writes: list[tuple[Value, Ref]] = []
         for place, part in enumerate(_parts(result)):
@@ -270,12 +288,12 @@ class _Recorder(TorchDispatchMode):
         self._calls.append(Call(func, args, tuple(kwargs.items()), results, single, sizes, scopes))
         self._lines.append(line)
 
-    def _computed(self, func: Any, facts: Facts, args: Any, kwargs: Any, named: Any) -> Any:
+    def _computed(self, func: Any, facts: Facts, args: Any, kwargs: Any, named: Any, *, halved: bool) -> Any:
         """The result of a call; half precision is computed with as float32, also under the model's own autocast."""
         if torch.is_autocast_enabled(self._image.device.type):
             with torch.autocast(self._image.device.type, enabled=False):
-                return self._computed(func, facts, args, kwargs, named)
-        if any(t.dtype in HALVES for t in _tensors(args)) or _half_type(args, kwargs):
+                return self._computed(func, facts, args, kwargs, named, halved=halved)
+        if halved or _half_type(args, kwargs):
             args, kwargs = self._widened(args, named), {n: self._widened(v, None) for n, v in kwargs.items()}
         if facts.op == "conv" and not facts.writes and self._prepared.channels_last and not kwargs:
             weight = named[1]
@@ -444,19 +462,6 @@ class _Recorder(TorchDispatchMode):
         self._values[name.name] = base
         return name
 
-    def _named(self, argument: Any) -> Any:
-        """An argument with tensors by what they stand for, hashable."""
-        if isinstance(argument, Tensor):
-            value = self._known(argument)
-            if value.leaf is None:
-                value.leaf = self._new_constant(argument, value.learned)
-            elif isinstance(value.leaf, State) and value.leaf.name not in self._states:
-                self._states[value.leaf.name] = (value.leaf, argument.shape, argument.dtype)
-            return value.leaf
-        if isinstance(argument, list | tuple):
-            return tuple(map(self._named, argument))
-        return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else _hashable(argument)
-
     def _new_constant(self, tensor: Tensor, learned: bool) -> State:
         name = state(f"constant_{self._constants}", learned=learned, kept=False)
         self._constants += 1
@@ -493,6 +498,15 @@ class _Recorder(TorchDispatchMode):
         new = ref(len(self._shapes))
         self._shapes[new.index] = shape
         return new
+
+
+def _named(argument: Any, values: Iterator[Value]) -> Any:
+    """An argument with tensors by what they stand for, hashable; `values` are those of its tensors, in order."""
+    if isinstance(argument, Tensor):
+        return next(values).leaf
+    if isinstance(argument, list | tuple):
+        return tuple([_named(part, values) for part in argument])
+    return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else argument
 
 
 def _tensors(argument: Any) -> Iterator[Tensor]:
