@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 import relprop
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 from relprop.reproduce.table2 import VARIANTS
 
 

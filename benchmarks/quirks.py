@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import relprop
-from relprop.core.composite import Composite
+from relprop.core.composites.composite import Composite
 from relprop.core.rules import Rule
 from relprop.core.rules.affine import affine, evenly, part
 from relprop.core.rules.pooling import _average_of, _pull_average
-from relprop.core.trace import Step
+from relprop.core.rules.step import Step
 from relprop.data import balanced, open_dataset
 from relprop.models import LoadedModel, load_model
 

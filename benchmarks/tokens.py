@@ -18,7 +18,7 @@ import torch
 from turns import by_turns
 
 import relprop
-from relprop.core.composites import attnlrp, transformer
+from relprop.core.composites.presets import attnlrp, transformer
 
 PAIRS = """\
 A man is playing a guitar on the street.|Someone makes music outdoors.

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from relprop import text as text
     from relprop import viz as viz
     from relprop.core import targets as targets
-    from relprop.core.composite import Composite as Composite
-    from relprop.core.composites import epsilon as epsilon
-    from relprop.core.composites import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
-    from relprop.core.composites import epsilon_gamma_box as epsilon_gamma_box
-    from relprop.core.composites import epsilon_plus_flat as epsilon_plus_flat
-    from relprop.core.composites import gamma as gamma
-    from relprop.core.composites import original as original
-    from relprop.core.composites import paper as paper
-    from relprop.core.composites import released as released
-    from relprop.core.heatmap import quantize as quantize
-    from relprop.core.ledger import Ledger as Ledger
+    from relprop.core.backward.ledger import Ledger as Ledger
+    from relprop.core.composites.composite import Composite as Composite
+    from relprop.core.composites.presets import epsilon as epsilon
+    from relprop.core.composites.presets import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
+    from relprop.core.composites.presets import epsilon_gamma_box as epsilon_gamma_box
+    from relprop.core.composites.presets import epsilon_plus_flat as epsilon_plus_flat
+    from relprop.core.composites.presets import gamma as gamma
+    from relprop.core.composites.presets import original as original
+    from relprop.core.composites.presets import paper as paper
+    from relprop.core.composites.presets import released as released
     from relprop.core.lrp import LRP as LRP
     from relprop.core.lrp import explain as explain
-    from relprop.core.relevance import Relevance as Relevance
+    from relprop.core.result.quantize import quantize as quantize
+    from relprop.core.result.relevance import Relevance as Relevance
     from relprop.core.rules import rule as rule
     from relprop.evaluation.memory import evaluate as evaluate
     from relprop.evaluation.rows import Rows as Rows
@@ -42,15 +42,15 @@ _COMPOSITES = [
     "released",
 ]
 _HOME = {
-    **dict.fromkeys(_COMPOSITES, "core.composites"),
-    "Composite": "core.composite",
+    **dict.fromkeys(_COMPOSITES, "core.composites.presets"),
+    "Composite": "core.composites.composite",
     "LRP": "core.lrp",
-    "Ledger": "core.ledger",
-    "Relevance": "core.relevance",
+    "Ledger": "core.backward.ledger",
+    "Relevance": "core.result.relevance",
     "Rows": "evaluation.rows",
     "evaluate": "evaluation.memory",
     "explain": "core.lrp",
-    "quantize": "core.heatmap",
+    "quantize": "core.result.quantize",
     "rule": "core.rules",
 }
 _MODULES = {"adapters": "adapters", "targets": "core.targets", "text": "text", "viz": "viz"}

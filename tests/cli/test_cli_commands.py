@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import relprop
 from relprop.cli import app
 from relprop.cli.explain import concentration
-from relprop.core.ledger import Entry, Ledger
+from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
 from relprop.report.book import Book
 

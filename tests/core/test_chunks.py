@@ -9,7 +9,7 @@ from core_tiny import Tiny, images
 import relprop
 from relprop.core import lrp as engine
 from relprop.core import targets
-from relprop.core.chunks import Chunks
+from relprop.core.result.batches import Chunks
 from relprop.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from core_tiny import Tiny, images
 
 import relprop
 from relprop.core import compiled
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import TargetError
 
 

@@ -12,11 +12,12 @@ from torch import nn
 from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.composites import COMPOSITES
-from relprop.core.cuts import Cuts, find_cuts, format_reading, parse_cut, parse_reading, separators
-from relprop.core.enlarge import enlarge
+from relprop.core.composites.presets import COMPOSITES
+from relprop.core.graph.separators import Cuts, find_cuts, separators
+from relprop.core.result.combine import format_reading, parse_cut, parse_reading
+from relprop.core.result.enlarge import enlarge
 from relprop.core.rules import rule
-from relprop.core.rules.centred import centred
+from relprop.core.rules.mean_subtracted import centred
 from relprop.errors import UsageError
 
 NAMES = ("Basic", "Bottleneck", "Dense", "Nested", "Triple", "TwiceSkipped")

@@ -15,7 +15,7 @@ SOURCE = Path(relprop.__file__).parent
 
 #: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
 TIERS = (
-    {"errors", "registry", "images", "seeding", "cifar"},
+    {"errors", "registry", "images", "seeding", "cifar", "shortage"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
     {"evaluation", "training", "tuning", "demo"},
@@ -25,6 +25,9 @@ TIERS = (
     {"cli"},
 )
 TIER = {name: k for k, names in enumerate(TIERS) for name in names}
+
+#: the folders of the core in the order of the computation; a file imports from its own folder and those before it
+ORDER = ("graph", "weights", "capture", "rules", "composites", "backward", "result", "targets", "lrp")
 
 #: third-party modules that the core may import; safetensors only within save and load
 CORE_MAY_IMPORT = {"torch", "safetensors"}
@@ -46,7 +49,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 
 def part(name: str) -> str:
-    """The part of relprop that a module belongs to: `relprop.core.graph` -> core."""
+    """The part of relprop that a module belongs to: `relprop.core.graph.graph` -> core."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -87,6 +90,37 @@ def test_the_check_of_tiers_can_fail(tmp_path):
     ]
 
 
+def upwards(path: Path, own: str) -> list[str]:
+    """Imports of a file in one folder of the core from a folder that comes later."""
+    others = (module.split(".")[2] for module, _ in imports(path) if module.startswith("relprop.core."))
+    return [f"{own} imports {other}" for other in others if ORDER.index(other) > ORDER.index(own)]
+
+
+CORE = sorted(path for path in (SOURCE / "core").rglob("*.py") if path != SOURCE / "core" / "__init__.py")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(SOURCE / "core")))
+def test_the_folders_of_the_core_run_one_way(path):
+    assert upwards(path, path.relative_to(SOURCE / "core").parts[0].removesuffix(".py")) == []
+
+
+def test_the_check_of_folders_can_fail(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("from relprop.core.lrp import LRP\nfrom relprop.core.graph.ops import AFFINE\n")
+    assert upwards(bad, "rules") == ["rules imports lrp"]
+
+
+def circles(files: list[Path]) -> list[tuple[str, str]]:
+    """Pairs of modules that import each other, lazily or not."""
+    name = {path: ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in files}
+    known = {name[path]: {module for module, _ in imports(path)} for path in files}
+    return sorted((a, b) for a in known for b in known[a] if a < b and a in known.get(b, ()))
+
+
+def test_no_two_files_import_each_other():
+    assert circles(FILES) == []
+
+
 @pytest.mark.parametrize("path", sorted((SOURCE / "core").rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_the_core_imports_torch_and_the_standard_library(path):
     for module, at_top in imports(path):
@@ -116,7 +150,7 @@ def pulled_in(statement: str) -> list[str]:
 
 
 def test_importing_the_core_pulls_in_torch_alone():
-    everything = "import relprop.core.lrp, relprop.core.composites, relprop.core.relevance, relprop.core.rules"
+    everything = "import relprop.core.lrp, relprop.core.composites.presets, relprop.core.rules"
     assert pulled_in(f"{everything}; [getattr(relprop, name) for name in relprop.__all__]") == []
 
 

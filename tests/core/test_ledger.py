@@ -7,7 +7,7 @@ import torch
 from torch import nn, tensor
 
 import relprop
-from relprop.core.ledger import Entry, Ledger
+from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.rules import pass_through
 from relprop.errors import ConservationError
 

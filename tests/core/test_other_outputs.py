@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import relprop
-from relprop.core.targets import Mask, Similarity, Value
+from relprop.core.targets.target import Mask, Similarity, Value
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -13,7 +13,7 @@ from torch import nn, tensor
 
 import relprop
 from relprop.core import rules
-from relprop.core.targets import Binary, Contrast, Given, Mask, Value, of_function, one_each
+from relprop.core.targets.target import Binary, Contrast, Given, Mask, Value, of_function, one_each
 from relprop.errors import TargetError, UsageError
 
 X = images()

@@ -10,10 +10,10 @@ from core_tiny import Tiny, images
 from torch import nn
 
 import relprop
-from relprop.core.geometry import ConvGeometry
-from relprop.core.packed import available, pack_pull, pack_push, packs
-from relprop.core.plan import Kind
-from relprop.core.prepared import Prepared
+from relprop.core.backward.plan import Kind
+from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.weights.packed import available, pack_pull, pack_push, packs
+from relprop.core.weights.prepared import Prepared
 
 needs_packing = pytest.mark.skipif(not available(), reason="this build of PyTorch has no packed convolutions")
 
@@ -92,7 +92,7 @@ def test_without_packing_the_maps_are_the_same(monkeypatch):
     model = Tiny()
     model.conv1.stride = (2, 2)
     packed = relprop.explain(model, images(3))
-    monkeypatch.setattr("relprop.core.prepared.packs", lambda *_, **__: False)
+    monkeypatch.setattr("relprop.core.weights.prepared.packs", lambda *_, **__: False)
     plain = relprop.explain(model, images(3))
     torch.testing.assert_close(packed.relevance, plain.relevance, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(packed.logits, plain.logits, rtol=1e-5, atol=1e-6)

@@ -112,7 +112,7 @@ def test_random_networks_conserve_in_float32(net):
 @given(net=NETWORKS, name=st.sampled_from(["epsilon", "gamma", "epsilon-plus-flat", "epsilon-alpha2-beta1-flat"]))
 def test_classics_account_for_what_they_absorb(net, name):
     """They absorb at bias and epsilon; what arrives is what started, less all that the book says was absorbed."""
-    from relprop.core.composites import COMPOSITES
+    from relprop.core.composites.presets import COMPOSITES
 
     result = relprop.LRP(net.double(), COMPOSITES.build(name))(images(2))
     ledger = result.ledger

@@ -12,7 +12,7 @@ from test_model_untouched import everything
 from torch import nn
 
 import relprop
-from relprop.core.joins import find_joins
+from relprop.core.graph.joins import find_joins
 from relprop.errors import CaptureError, UnsupportedOpError
 
 X = images(3)
@@ -366,7 +366,7 @@ def test_kinds_of_run_do_not_pile_up(monkeypatch):
             return super().features(x) * float(x.mean())
 
     lrp = relprop.LRP(Reads())
-    monkeypatch.setattr("relprop.core.plan.RUNS", 2)
+    monkeypatch.setattr("relprop.core.backward.plan.RUNS", 2)
     for k in range(4):
         lrp(X[:1] + k)
     assert len(lrp._kinds) == 2

@@ -10,8 +10,8 @@ from torch import nn, tensor
 
 import relprop
 from relprop.core.capture import capture
-from relprop.core.joins import find_joins
-from relprop.core.splits import ratio, signed, symmetric
+from relprop.core.graph.joins import find_joins
+from relprop.core.rules.splits import ratio, signed, symmetric
 
 
 def branches(*values):

@@ -10,7 +10,7 @@ from torch import nn
 from relprop import LRP, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.composites import COMPOSITES, two_sided
+from relprop.core.composites.presets import COMPOSITES, two_sided
 from relprop.core.rules import flat, late, z_plus
 from relprop.errors import UsageError
 

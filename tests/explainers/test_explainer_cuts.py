@@ -10,8 +10,8 @@ from explainer_networks import Plain, Residual, made
 
 from relprop import LRP
 from relprop.cifar import cifar_resnet
-from relprop.core.composites import two_sided
-from relprop.core.enlarge import enlarge
+from relprop.core.composites.presets import two_sided
+from relprop.core.result.enlarge import enlarge
 from relprop.data import Sample, open_dataset
 from relprop.data.sampling import balanced
 from relprop.errors import InputError, UnknownNameError, UsageError

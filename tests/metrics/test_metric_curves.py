@@ -11,7 +11,7 @@ from metric_networks import Colours, Counting, Summing, small_network
 from metric_released import released_curves, trapezoid
 from torch import tensor
 
-from relprop.core.heatmap import quantize
+from relprop.core.result.quantize import quantize
 from relprop.errors import CaptureError, InputError, TargetError, UsageError
 from relprop.metrics import METRICS, PROTOCOLS, InsertionDeletion, Protocol, area, insertion_deletion
 

@@ -8,8 +8,8 @@ import torch
 from text_tiny import KINDS, LONG, SHORT, lrp_of, make, tokenizer
 
 import relprop
-from relprop.core.composites import transformer
-from relprop.core.targets import Contrast, Similarity, Value
+from relprop.core.composites.presets import transformer
+from relprop.core.targets.target import Contrast, Similarity, Value
 from relprop.errors import TargetError
 
 TOKENIZER = tokenizer()
@@ -101,7 +101,7 @@ def test_the_books_balance_in_double_precision(kind):
 
 
 def test_one_plan_serves_every_mask_of_a_number_and_length_of_texts(monkeypatch):
-    import relprop.core.plan as plan
+    import relprop.core.backward.plan as plan
 
     calls = []
     graph_of = plan.graph_of

@@ -11,7 +11,7 @@ from torch import nn
 
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.cuts import find_cuts
+from relprop.core.graph.separators import find_cuts
 from relprop.data import Sample, open_dataset
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS

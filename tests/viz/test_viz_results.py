@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from relprop.core.relevance import Relevance
+from relprop.core.result.relevance import Relevance
 from relprop.errors import InputError
 from relprop.viz import contours, grid, scale_of, shared_scale, sheet, show
 from relprop.viz.colour import GROUND

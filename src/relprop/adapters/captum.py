@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from relprop.core import lrp as engine
 from relprop.core.capture import Model
-from relprop.core.composite import Composite
-from relprop.core.target import begin
-from relprop.core.targets import OutputTarget, Scale
+from relprop.core.composites.composite import Composite
+from relprop.core.targets.start import begin
+from relprop.core.targets.target import OutputTarget, Scale
 from relprop.errors import TargetError, UsageError, require
 
 require("captum", "eval")

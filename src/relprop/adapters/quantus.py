@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from relprop.core.composite import Composite
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.composite import Composite
+from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
-from relprop.core.targets import Scale
+from relprop.core.targets.target import Scale
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from relprop.core.lrp import LRP
-from relprop.core.relevance import Relevance
+from relprop.core.result.relevance import Relevance
 from relprop.errors import InputError, UsageError, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from relprop.core.capture import Model
-    from relprop.core.composite import Composite
-    from relprop.core.targets import Scale
+    from relprop.core.composites.composite import Composite
+    from relprop.core.targets.target import Scale
 
 __all__ = ["PredictionExplanation", "explain"]
 

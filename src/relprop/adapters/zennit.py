@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from relprop.core.composite import Composite
+from relprop.core.composites.composite import Composite
 from relprop.core.lrp import LRP
-from relprop.core.targets import Function, Given
+from relprop.core.targets.target import Function, Given
 from relprop.errors import UsageError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from relprop import LRP, Relevance
-    from relprop.core.target import Target
+    from relprop.core.targets.start import Target
     from relprop.models import LoadedModel
 
 
@@ -113,7 +113,7 @@ class Job:
             return
         import torch
 
-        from relprop.core.targets import Contrast
+        from relprop.core.targets.target import Contrast
 
         first = items[0]  # all items of a job ask for the same kind of thing
         wanted: Target = None if first.target is None else [item.target for item in items if item.target is not None]

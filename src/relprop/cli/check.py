@@ -12,9 +12,9 @@ from relprop.cli import console, options
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from relprop.core.composite import Assignment
-    from relprop.core.families import Family
-    from relprop.core.graph import Graph
+    from relprop.core.composites.composite import Assignment
+    from relprop.core.composites.families import Family
+    from relprop.core.graph.graph import Graph
     from relprop.models import LoadedModel
 
 Name = Annotated[
@@ -54,7 +54,7 @@ def check(
     The model's computation is captured and looked at; with --image it is explained too.
     """
     from relprop.core.capture import capture
-    from relprop.core.families import family_of
+    from relprop.core.composites.families import family_of
     from relprop.images import read_image
 
     rules = None if composite is None else options.composite(composite, split, identity)

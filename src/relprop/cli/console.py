@@ -18,7 +18,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from relprop.core.ledger import Conservation
+    from relprop.core.backward.ledger import Conservation
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

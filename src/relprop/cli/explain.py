@@ -185,7 +185,7 @@ class View:
 
     def heatmap(self, result: Relevance) -> Tensor:
         """The map (N, H, W) of a result: at the pixels, or read from several cuts."""
-        from relprop.core.cuts import parse_reading
+        from relprop.core.result.combine import parse_reading
 
         return result.heatmap if self.reading is None else result.read(parse_reading(self.reading))
 
@@ -328,7 +328,7 @@ def concentration(heatmap: Tensor) -> float:
 
 def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     """Print one line an image, the two statements on conservation, then the files."""
-    from relprop.core.ledger import Conservation
+    from relprop.core.backward.ledger import Conservation
 
     contrast = any("against" in row for row in rows)
     wanted = {

@@ -172,7 +172,7 @@ def composite(spec: str, split: str | None, identity: bool | None) -> Any:
         UnknownNameError: no such composite.
         UsageError: one that does not take these options.
     """
-    from relprop.core.composites import COMPOSITES
+    from relprop.core.composites.presets import COMPOSITES
 
     return COMPOSITES.build(full_spec(spec, split, identity))
 

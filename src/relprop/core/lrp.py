@@ -11,25 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from relprop.core.backward.ledger import Ledger
+from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
+from relprop.core.backward.propagate import Walk, propagate
+from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
 from relprop.core.capture.model import HALVES, Names, Output, first_weight
 from relprop.core.capture.program import ProgramModule
-from relprop.core.chunks import Chunks
-from relprop.core.composite import Composite, place_of
-from relprop.core.cuts import find_cuts, parse_cut
-from relprop.core.graph import Graph
-from relprop.core.ledger import Ledger
-from relprop.core.plan import Kind, Kinds, Plan, keeps
-from relprop.core.prepared import Prepared
-from relprop.core.propagate import Walk, propagate
-from relprop.core.relevance import Relevance
-from relprop.core.shortage import give_back
-from relprop.core.target import Start, Target, begin
-from relprop.core.trace import Trace
+from relprop.core.composites.composite import Composite, place_of
+from relprop.core.graph.graph import Graph
+from relprop.core.graph.separators import find_cuts
+from relprop.core.result.batches import Chunks
+from relprop.core.result.combine import parse_cut
+from relprop.core.result.relevance import Relevance
+from relprop.core.targets.start import Start, Target, begin
+from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
+from relprop.shortage import give_back
 
 if TYPE_CHECKING:
-    from relprop.core.compiled import Compiler
+    from relprop.core.backward.compiled import Compiler
 
 Keep = Sequence[str] | str
 
@@ -50,8 +51,8 @@ class LRP(nn.Module):
     Args:
         model: a module in evaluation mode, TorchScript included, that maps (N, C, H, W) to (N, classes), or an exported
             program.
-        composite: which rules to use; by default what suits the network (`relprop.core.families`), for convolutional
-            networks `relprop.paper()`.
+        composite: which rules to use; by default what suits the network (`relprop.core.composites.families`), for
+            convolutional networks `relprop.paper()`.
         output: which of the tensors that the model returns is explained: its name or position, or a function that takes
             it out of what is returned. By default the one tensor, the first of a tuple, or "logits" or "out" in a dict.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
@@ -329,7 +330,7 @@ def explain(
 
 
 def _compiler() -> Compiler:
-    from relprop.core.compiled import Compiler  # loads half a second of compiler that most never need
+    from relprop.core.backward.compiled import Compiler  # loads half a second of compiler that most never need
 
     return Compiler()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from relprop.evaluation.plan import Plan
-    from relprop.evaluation.summary import Summary
+    from relprop.evaluation.tables import Summary
 
 
 @dataclass(frozen=True, slots=True)

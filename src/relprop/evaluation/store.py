@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from relprop.evaluation.summary import Summary
+    from relprop.evaluation.tables import Summary
 
 MANIFEST, SHARDS, SESSIONS, LOCKS = "manifest.json", "shards", "sessions", "locks"
 

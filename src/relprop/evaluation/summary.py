@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
 from relprop.evaluation.plan import CONTROLS, short_data, short_model
+from relprop.evaluation.tables import Line, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,67 +17,6 @@ if TYPE_CHECKING:
     from relprop.evaluation.plan import Plan
 
 KEY = ("explainer", "post", "metric", "protocol", "ties")
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one explainer scores on one metric.
-
-    Attributes:
-        explainer: spec.
-        post: spec of the post-processing.
-        metric: name of the value.
-        protocol: spec of the masking protocol, or "".
-        ties: how that orders pixels of one value, or "".
-        mean: over the samples that have a value; None if none has.
-        standard_error: of the mean: s / sqrt(n), s with n - 1; None for fewer than two.
-        n: samples that have a value.
-        failures: samples that have none.
-        difference: mean of this value minus the reference's, over the samples where both have one.
-        difference_error: standard error of that mean.
-        pairs: how many samples that is.
-    """
-
-    explainer: str
-    post: str
-    metric: str
-    protocol: str
-    ties: str
-    mean: float | None
-    standard_error: float | None
-    n: int
-    failures: int
-    difference: float | None = None
-    difference_error: float | None = None
-    pairs: int | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A table, and what must be said of it.
-
-    Attributes:
-        lines: in the order of the plan, controls last.
-        caption: what was run, under which protocol.
-        notes: what a reader must know: missing controls, missing samples, why something failed.
-        versus: what the differences are against; None if there are none.
-        unread: pictures that could not be read.
-    """
-
-    lines: tuple[Line, ...]
-    caption: str
-    notes: tuple[str, ...]
-    versus: str | None = None
-    unread: int = 0
-
-    def format(self, kind: str) -> str:
-        """Write the table as `text`, `markdown`, `csv` or `latex`."""
-        from relprop.evaluation.tables import FORMATS
-
-        return FORMATS.get(kind)(self)
-
-    def __str__(self) -> str:
-        return self.format("text")
 
 
 def label(explainer: str, post: str) -> str:

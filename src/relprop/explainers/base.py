@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relprop.core.capture import Model, require_evaluation_mode, unwrap
-from relprop.core.target import read_target
+from relprop.core.targets.start import read_target
 from relprop.errors import InputError, ModelError
 from relprop.registry import Registry
 

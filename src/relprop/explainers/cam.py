@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relprop.core.heatmap import quantize
+from relprop.core.result.quantize import quantize
 from relprop.errors import InputError, UsageError, require
 from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
 

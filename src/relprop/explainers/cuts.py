@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from relprop.core.composites import COMPOSITES
-from relprop.core.cuts import parse_reading
+from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
+from relprop.core.result.combine import parse_reading
 from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
 from relprop.explainers.lrp import remembered
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from relprop.core.capture import Model
-    from relprop.core.relevance import Relevance
+    from relprop.core.result.relevance import Relevance
 
 _FORMAT = "relprop reading 1"
 
@@ -43,8 +43,8 @@ class Reading:
     """Which cuts to read, with which weights, under which rules.
 
     Attributes:
-        text: weights as `relprop.core.cuts.parse_reading` reads them.
-        composite: spec in `relprop.core.composites.COMPOSITES`.
+        text: weights as `relprop.core.graph.separators.parse_reading` reads them.
+        composite: spec in `relprop.core.composites.presets.COMPOSITES`.
         provenance: how it was chosen: "selection", the label of each image by its id, then metric, candidates, scores;
             empty where nobody chose by measuring.
     """

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from relprop.core.capture import Model, unwrap
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
 from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relprop.core.composite import Composite
+    from relprop.core.composites.composite import Composite
 
 _REMEMBERED = 2  # the model itself and, in parameter randomisation, its randomised copy
 
@@ -29,7 +29,7 @@ class Lrp:
     explained are held, with what derives from their weights.
 
     Attributes:
-        composite: name in `relprop.core.composites.COMPOSITES`.
+        composite: name in `relprop.core.composites.presets.COMPOSITES`.
         split: "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
         identity: whether identity skips get their share.
         first: "ones" or "image": what the first layer sees.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from relprop.core.enlarge import enlarge
-from relprop.core.heatmap import Edges, quantize
+from relprop.core.result.enlarge import enlarge
+from relprop.core.result.quantize import Edges, quantize
 from relprop.errors import UsageError
 from relprop.explainers.base import POST
 
@@ -44,7 +44,7 @@ class Quantize:
 @POST.register("smooth")
 @dataclass(frozen=True)
 class Smooth:
-    """Gaussian blur, mirrored at the border, which keeps each map's total (`relprop.core.enlarge`).
+    """Gaussian blur, mirrored at the border, which keeps each map's total (`relprop.core.result.enlarge`).
 
     Attributes:
         sigma: standard deviation in pixels.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.capture import capture, require_evaluation_mode
-from relprop.core.target import probabilities_of
+from relprop.core.targets.start import probabilities_of
 from relprop.errors import InputError, RelpropError, TargetError
 
 if TYPE_CHECKING:

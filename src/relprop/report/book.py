@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from relprop.core.ledger import Conservation
+from relprop.core.backward.ledger import Conservation
 
 if TYPE_CHECKING:
-    from relprop.core.ledger import Ledger
+    from relprop.core.backward.ledger import Ledger
 
 
 @dataclass

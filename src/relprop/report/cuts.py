@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from relprop.core.ops import COPIES, ELEMENTWISE
+from relprop.core.graph.ops import COPIES, ELEMENTWISE
 from relprop.report.book import block_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from relprop.core.graph import Graph, Node
+    from relprop.core.graph.graph import Graph, Node
 
 MOST = 24
 """Stops of a walk through a network; more are thinned out evenly."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from relprop.evaluation.plan import Plan
     from relprop.evaluation.store import Store
-    from relprop.evaluation.summary import Line as Score
-    from relprop.evaluation.summary import Summary
+    from relprop.evaluation.tables import Line as Score
+    from relprop.evaluation.tables import Summary
     from relprop.report.study import Study
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}

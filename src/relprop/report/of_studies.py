@@ -16,7 +16,7 @@ from relprop.report.svg import bar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.relevance import Relevance
+    from relprop.core.result.relevance import Relevance
     from relprop.report.study import Study
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relprop.core.cuts import parse_reading
-from relprop.core.relevance import Relevance
+from relprop.core.result.combine import parse_reading
+from relprop.core.result.relevance import Relevance
 from relprop.errors import InputError
 from relprop.images import read_image
 from relprop.report.study import Map, Study

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
-from relprop.core.targets import Contrast
+from relprop.core.targets.target import Contrast
 from relprop.errors import InputError, RelpropError
 from relprop.metrics.forward import callable_model
 from relprop.report.cuts import cuts, heat
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from relprop.core.relevance import Relevance
-    from relprop.core.target import Start, Target
+    from relprop.core.result.relevance import Relevance
+    from relprop.core.targets.start import Start, Target
     from relprop.models import LoadedModel
 
 Tell = Callable[[float, str], None]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from relprop import LRP, paper, released
-from relprop.core.joins import find_joins
+from relprop.core.graph.joins import find_joins
 from relprop.data import balanced
 from relprop.errors import InputError
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from relprop.core.composite import Composite
-    from relprop.core.graph import Graph
+    from relprop.core.composites.composite import Composite
+    from relprop.core.graph.graph import Graph
     from relprop.data import Dataset
     from relprop.models import LoadedModel
     from relprop.reproduce.setting import Setting

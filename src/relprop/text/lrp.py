@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from relprop.core.capture import require_evaluation_mode, unwrap
-from relprop.core.chunks import cut
-from relprop.core.composite import Composite
+from relprop.core.composites.composite import Composite
 from relprop.core.lrp import LRP
-from relprop.core.relevance import Relevance
-from relprop.core.target import Start, Target
-from relprop.core.targets import Similarity
+from relprop.core.result.batches import cut
+from relprop.core.result.relevance import Relevance
+from relprop.core.targets.start import Start, Target
+from relprop.core.targets.target import Similarity
 from relprop.errors import CaptureError, TargetError, UsageError
 from relprop.text.relevance import TokenRelevance, gathered
 from relprop.text.rest import MASK, Pooling, Rest, embedding_of, longest

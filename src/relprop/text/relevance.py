@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relprop.core.chunks import joined_ledgers
-from relprop.core.ledger import Ledger
-from relprop.core.relevance import Relevance
-from relprop.core.stored import read_result, write_result
+from relprop.core.backward.ledger import Ledger
+from relprop.core.result.batches import joined_ledgers
+from relprop.core.result.relevance import Relevance
+from relprop.core.result.stored import read_result, write_result
 from relprop.errors import InputError, require
 from relprop.text.tokens import Piece, Text, Tokens, merged
 

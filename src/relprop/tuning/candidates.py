@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relprop.core.cuts import format_reading
-from relprop.core.cuts import parse_reading as parse
+from relprop.core.result.combine import format_reading
+from relprop.core.result.combine import parse_reading as parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.cuts import Cuts
+    from relprop.core.graph.separators import Cuts
 
 COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
 SHARES = (0.0, 0.1, 0.25)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from relprop.core.composites import COMPOSITES
-from relprop.core.cuts import find_cuts
+from relprop.core.composites.presets import COMPOSITES
+from relprop.core.graph.separators import find_cuts
 from relprop.core.lrp import LRP
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, Explainer
@@ -25,7 +25,7 @@ from relprop.tuning.split import require_disjoint, split_samples
 
 if TYPE_CHECKING:
     from relprop.core.capture import Model
-    from relprop.core.relevance import Relevance
+    from relprop.core.result.relevance import Relevance
     from relprop.data import Dataset, Sample
     from relprop.models import LoadedModel
 

@@ -11,9 +11,9 @@ from relprop.viz.grid import save_pixels as save_pixels
 from relprop.viz.grid import side_by_side as side_by_side
 from relprop.viz.overlay import blend as blend
 from relprop.viz.overlay import overlay as overlay
-from relprop.viz.overlay import show as show
 from relprop.viz.overlay import squares as squares
 from relprop.viz.sheet import sheet as sheet
+from relprop.viz.show import show as show
 
 __all__ = [
     "Scale",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from relprop.viz.sheet import sheet
 
 if TYPE_CHECKING:
-    from relprop.core.relevance import Relevance
+    from relprop.core.result.relevance import Relevance
 
 LIMIT = 8
 """At most so many maps are drawn, and lines printed."""

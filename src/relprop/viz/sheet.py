@@ -15,7 +15,7 @@ from relprop.viz.overlay import QUIET, blend, caption, draw_bar, picture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.relevance import Relevance
+    from relprop.core.result.relevance import Relevance
 
 _CELL = 2.3  # inches
 

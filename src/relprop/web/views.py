@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relprop import viz
-from relprop.core.heatmap import quantize
+from relprop.core.result.quantize import quantize
 from relprop.explainers.post import Smooth
 from relprop.report.book import Book
 from relprop.report.pictures import common_scale, data_uri, half_on, shares, strip_of

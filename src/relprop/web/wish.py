@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relprop import demo
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import InputError, UsageError
 
 if TYPE_CHECKING:

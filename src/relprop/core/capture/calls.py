@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.capture.scripted import Scopes
-from relprop.core.ops import CONSTANT, canonical
+from relprop.core.graph.ops import CONSTANT, canonical
 
 aten = torch.ops.aten
 

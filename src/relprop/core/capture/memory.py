@@ -12,8 +12,8 @@ import weakref
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from relprop.core.graph import Ref, State
-from relprop.core.views import View
+from relprop.core.graph.graph import Ref, State
+from relprop.core.graph.views import View
 
 
 class Memory:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.core.graph import State, state
+from relprop.core.graph.graph import State, state
 from relprop.errors import CaptureError, UsageError
 
 Model = nn.Module | torch.export.ExportedProgram

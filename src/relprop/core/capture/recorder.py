@@ -24,13 +24,13 @@ from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALVES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
-from relprop.core.geometry import conv_geometry
-from relprop.core.graph import Ref, State, ref, state
-from relprop.core.packed import packs
-from relprop.core.prepared import Prepared
-from relprop.core.shortage import is_out_of_memory
-from relprop.core.views import write
+from relprop.core.graph.convolution import conv_geometry
+from relprop.core.graph.graph import Ref, State, ref, state
+from relprop.core.graph.views import write
+from relprop.core.weights.packed import packs
+from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError, InputError, RelpropError
+from relprop.shortage import is_out_of_memory
 
 aten = torch.ops.aten
 

@@ -16,10 +16,10 @@ from relprop.core.capture.model import Model, Names, require_evaluation_mode, un
 from relprop.core.capture.modules import text_of
 from relprop.core.capture.program import ProgramModule
 from relprop.core.capture.recorder import Recording, record
-from relprop.core.graph import Graph, Node, Ref, bind, ref, refs
-from relprop.core.ops import COPIES, canonical
-from relprop.core.prepared import Prepared
-from relprop.core.views import write
+from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
+from relprop.core.graph.ops import COPIES, canonical
+from relprop.core.graph.views import write
+from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError
 
 aten = torch.ops.aten

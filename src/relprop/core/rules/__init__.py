@@ -16,7 +16,6 @@ from relprop.core.rules.attention import attention_attnlrp, attention_values, ma
 from relprop.core.rules.conserving import conserving_alpha_beta, conserving_gamma
 from relprop.core.rules.depth import late
 from relprop.core.rules.elementwise import pass_constant, pass_through
-from relprop.core.rules.linear import by_transpose
 from relprop.core.rules.pooling import (
     average_epsilon,
     average_z_plus,
@@ -30,6 +29,7 @@ from relprop.core.rules.products import product
 from relprop.core.rules.resample import spread_back, spread_back_signed
 from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
+from relprop.core.rules.transpose import by_transpose
 
 for _rule in (z_plus, z_plus_ones, flat, w_square, winner_takes_all, max_as_average, average_z_plus, pass_through):
     RULES.add(_rule.name.replace(" ", "-"), _rule)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.geometry import conv_geometry
-from relprop.core.graph import State
-from relprop.core.prepared import Derived, Weight
+from relprop.core.graph.convolution import conv_geometry
+from relprop.core.graph.graph import State
 from relprop.core.rules.rule import Rule, rule
-from relprop.core.trace import Step, is_stand_in
+from relprop.core.rules.step import Step, is_stand_in
+from relprop.core.weights.prepared import Derived, Weight
 from relprop.errors import InputError
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node, Ref, with_defaults
+from relprop.core.graph.graph import Graph, Node, Ref, with_defaults
 from relprop.core.rules.affine import stabilised_quotient
-from relprop.core.rules.linear import by_transpose, on_inputs, share_weighted, transposed
 from relprop.core.rules.rule import DEFAULTS, Rule, Shares
-from relprop.core.trace import Absent, Step
+from relprop.core.rules.step import Absent, Step
+from relprop.core.rules.transpose import by_transpose, on_inputs, share_weighted, transposed
 
 
 def _operand(step: Step, place: int) -> Tensor:

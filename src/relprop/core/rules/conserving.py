@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relprop.core.rules.affine import Affine, affine, evenly, part, pushed, signed_parts
 from relprop.core.rules.rule import Rule
-from relprop.core.trace import Step, is_stand_in
+from relprop.core.rules.step import Step, is_stand_in
 
 
 def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relprop.core.graph import Graph, Node
+from relprop.core.graph.graph import Graph, Node
 from relprop.core.rules.affine import z_plus
 from relprop.core.rules.rule import Rule
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from relprop.core.ops import ELEMENTWISE
+from relprop.core.graph.ops import ELEMENTWISE
 from relprop.core.rules.rule import Shares, rule
-from relprop.core.trace import Step
+from relprop.core.rules.step import Step
 
 
 @rule(*ELEMENTWISE, name="pass", reads=())

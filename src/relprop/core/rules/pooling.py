@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.geometry import ConvGeometry
-from relprop.core.graph import with_defaults
+from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.graph.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
 from relprop.core.rules.rule import Rule, rule
-from relprop.core.trace import Step
+from relprop.core.rules.step import Step
 from relprop.errors import UnsupportedOpError
 
 aten = torch.ops.aten

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node, Ref
-from relprop.core.roles import signal_of
+from relprop.core.graph.gates import signal_of
+from relprop.core.graph.graph import Graph, Node, Ref
 from relprop.core.rules.elementwise import fit, pass_constant
 from relprop.core.rules.rule import DEFAULTS, Rule, Shares, rule
-from relprop.core.trace import Absent, Step
+from relprop.core.rules.step import Absent, Step
 
 
 def product(gate: float = 0.0) -> Rule:
     """Share a product s·g of a signal and a gate: R_s = (1 - gate) R, R_g = gate R.
 
     By default the signal takes all (Arras et al. 2017), so that a squeeze-and-excitation, an explicit x·σ(x) or a
-    normalisation passes relevance on. Where neither operand is a gate by its looks (`relprop.core.roles`), both get
-    half. A quotient's signal is its numerator.
+    normalisation passes relevance on. Where neither operand is a gate by its looks (`relprop.core.graph.gates`),
+    both get half. A quotient's signal is its numerator.
 
     Args:
         gate: the gate's share, from 0 to 1.

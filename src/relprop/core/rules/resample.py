@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.rules.rule import rule
-from relprop.core.trace import Step
+from relprop.core.rules.step import Step
 
 OPS = ("upsample_nearest", "_upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_trilinear")
 

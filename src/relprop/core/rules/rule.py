@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node
-from relprop.core.trace import Step
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.rules.step import Step
 from relprop.registry import Registry
 
 #: relevance of the one input, or of each input; None sends nothing

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.graph import with_defaults
-from relprop.core.ops import COPIES
+from relprop.core.graph.graph import with_defaults
+from relprop.core.graph.ops import COPIES
+from relprop.core.graph.views import view
 from relprop.core.rules.rule import rule
-from relprop.core.trace import Absent, Step
-from relprop.core.views import view
+from relprop.core.rules.step import Absent, Step
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.account import Account, memory_of
-from relprop.core.batch import FIRST
-from relprop.core.folding import folded
-from relprop.core.graph import Node, Ref, State, bind
-from relprop.core.joins import Join
-from relprop.core.ledger import Entry, Ledger
-from relprop.core.plan import Plan, sharing_branches
-from relprop.core.prepared import Prepared
+from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.backward.pending import Account, memory_of
+from relprop.core.backward.plan import Plan, sharing_branches
+from relprop.core.backward.trace import Trace
+from relprop.core.graph.batch_axis import FIRST
+from relprop.core.graph.graph import Node, Ref, State, bind
+from relprop.core.graph.joins import Join
+from relprop.core.graph.support import Support
 from relprop.core.rules.elementwise import fit, pass_through
 from relprop.core.rules.rule import Shares
-from relprop.core.support import Support
-from relprop.core.trace import Absent, Step, Trace, is_stand_in
+from relprop.core.rules.step import Absent, Step, is_stand_in
+from relprop.core.weights.folding import folded
+from relprop.core.weights.prepared import Prepared
 from relprop.errors import UsageError
 
 

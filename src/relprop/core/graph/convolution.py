@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.graph import with_defaults
+from relprop.core.graph.graph import with_defaults
 
 aten = torch.ops.aten
 

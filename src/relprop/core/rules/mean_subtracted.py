@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relprop.core.rules.affine import affine, evenly
 from relprop.core.rules.rule import rule
-from relprop.core.trace import Step, is_stand_in
+from relprop.core.rules.step import Step, is_stand_in
 
 
 @rule(name="centred", positive=False)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.geometry import ConvGeometry
+from relprop.core.graph.convolution import ConvGeometry
 
 
 @dataclass(frozen=True)

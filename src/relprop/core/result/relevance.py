@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.cuts import Cuts, parse_cut, require_weights
-from relprop.core.enlarge import enlarge
-from relprop.core.heatmap import Edges, quantize
-from relprop.core.ledger import Entry, Ledger
-from relprop.core.stored import read_result, write_result
+from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.graph.separators import Cuts
+from relprop.core.result.combine import parse_cut, require_weights
+from relprop.core.result.enlarge import enlarge
+from relprop.core.result.quantize import Edges, quantize
+from relprop.core.result.stored import read_result, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
@@ -103,7 +104,7 @@ class Relevance:
             relprop.LRP(model, keep=["late"])(x).read({"late": 0.9, "input": 0.1})
 
         Every cut holds the score less what is absorbed above it, and `enlarge` (U) keeps the total of each map, so the
-        map holds the weighted mean of that. See `relprop.core.cuts`.
+        map holds the weighted mean of that. See `relprop.core.graph.separators`.
 
         Args:
             weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for

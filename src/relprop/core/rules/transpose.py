@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node
-from relprop.core.nonnegative import always_nonnegative
-from relprop.core.roles import signal_of
+from relprop.core.graph.gates import signal_of
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.graph.signs import always_nonnegative
 from relprop.core.rules.affine import quotient
 from relprop.core.rules.rule import DEFAULTS, Rule, Shares
-from relprop.core.trace import Absent, Step
+from relprop.core.rules.step import Absent, Step
 
 #: operations that are linear in one tensor, with weights in another or without any (their weights are >= 0 then)
 LINEAR = ("matmul", "mm", "bmm", "mv", "einsum", "cumsum", "col2im", "trapz")

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from relprop.core.geometry import conv_geometry
-from relprop.core.graph import Graph, Node, State, bind
-from relprop.core.ops import AFFINE
-from relprop.core.prepared import Derived, Prepared
+from relprop.core.graph.convolution import conv_geometry
+from relprop.core.graph.graph import Graph, Node, State, bind
+from relprop.core.graph.ops import AFFINE
+from relprop.core.weights.prepared import Derived, Prepared
 
 
 def find_folds(graph: Graph) -> dict[int, int]:

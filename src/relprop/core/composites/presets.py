@@ -25,7 +25,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from relprop.core.composite import BatchNorm, Composite
+from relprop.core.composites.composite import BatchNorm, Composite
 from relprop.core.rules import (
     Rule,
     alpha_beta,
@@ -53,8 +53,8 @@ from relprop.core.rules import (
 from relprop.core.rules import (
     late as by_depth,
 )
-from relprop.core.rules.centred import centred
-from relprop.core.splits import SPLITS, Split, signed
+from relprop.core.rules.mean_subtracted import centred
+from relprop.core.rules.splits import SPLITS, Split, signed
 from relprop.errors import UsageError
 from relprop.registry import Registry
 

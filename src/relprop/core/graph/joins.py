@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relprop.core.graph import Graph, State
-from relprop.core.ops import AFFINE
+from relprop.core.graph.graph import Graph, State
+from relprop.core.graph.ops import AFFINE
 
 SUMS = frozenset({"add", "sub"})
 

@@ -1,4 +1,4 @@
-"""What a forward run leaves for the backward pass: values, and each step bound to its own."""
+"""A step of a forward run with its values: what a rule sees."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from relprop.core.graph import Node
-from relprop.core.prepared import Prepared
-from relprop.core.support import Support
+from relprop.core.graph.graph import Node
+from relprop.core.graph.support import Support
+from relprop.core.weights.prepared import Prepared
 
 
 def is_stand_in(value: Tensor) -> bool:
@@ -58,20 +58,3 @@ class Step:
         value = self.inputs[0]
         assert value is not None, f"the rule at {self.node.name} reads an input that it did not ask for"
         return value
-
-
-@dataclass(eq=False)
-class Trace:
-    """Values of one run, by node.
-
-    Attributes:
-        values: those that were kept.
-        states: weights and constants by name.
-        shapes: of every tensor.
-        output: the scores.
-    """
-
-    values: dict[int, Tensor]
-    states: Mapping[str, Tensor]
-    shapes: Mapping[int, torch.Size]
-    output: Tensor

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from relprop.core.geometry import ConvGeometry
-from relprop.core.packed import Packed, pack_pull, pack_push, packs
+from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.weights.packed import Packed, pack_pull, pack_push, packs
 
 Made = TypeVar("Made")
 Key = tuple[str, str]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.graph import Graph, Node, Ref, State, bind
-from relprop.core.ops import COPIES
+from relprop.core.graph.graph import Graph, Node, Ref, State, bind
+from relprop.core.graph.ops import COPIES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(

@@ -12,18 +12,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from relprop.core.batch import FIRST, Place, mixing, places
+from relprop.core.backward.trace import Trace
 from relprop.core.capture.recorder import Keeps, Recording
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
-from relprop.core.composite import Assignment, Composite
-from relprop.core.families import FAMILIES, family_of
-from relprop.core.graph import Graph, Node, refs
-from relprop.core.joins import SUMS, Join
-from relprop.core.nonnegative import nonnegative
+from relprop.core.composites.composite import Assignment, Composite
+from relprop.core.composites.families import FAMILIES, family_of
+from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
+from relprop.core.graph.graph import Graph, Node, refs
+from relprop.core.graph.joins import SUMS, Join
+from relprop.core.graph.signs import nonnegative
+from relprop.core.graph.support import Support, supports
 from relprop.core.rules.rule import DEFAULTS, Rule
-from relprop.core.splits import symmetric
-from relprop.core.support import Support, supports
-from relprop.core.trace import Trace
+from relprop.core.rules.splits import symmetric
 
 #: kinds of run that are remembered; of more, the least recently used is planned anew
 RUNS = 32

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from relprop.core.folding import find_folds
-from relprop.core.graph import Graph, Node
-from relprop.core.joins import Join, find_joins
-from relprop.core.ops import AFFINE
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.graph.joins import Join, find_joins
+from relprop.core.graph.ops import AFFINE
 from relprop.core.rules import DEFAULTS, Rule
-from relprop.core.splits import Split, ratio, symmetric
+from relprop.core.rules.splits import Split, ratio, symmetric
+from relprop.core.weights.folding import find_folds
 from relprop.errors import UnsupportedOpError, UsageError
 
 BatchNorm = Literal["pass", "fold"]

@@ -21,13 +21,13 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from relprop.core.geometry import ConvGeometry
-from relprop.core.ledger import Entry, Ledger
-from relprop.core.packed import Packed
-from relprop.core.plan import Plan
-from relprop.core.prepared import Derived, Key, Made, Prepared, Store
-from relprop.core.propagate import Walk, propagate
-from relprop.core.trace import Trace
+from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.backward.plan import Plan
+from relprop.core.backward.propagate import Walk, propagate
+from relprop.core.backward.trace import Trace
+from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.weights.packed import Packed
+from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store
 
 #: what `torch.compile` hands the graph to
 BACKEND = "inductor"

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relprop.core.composite import Composite
-from relprop.core.composites import paper, transformer
-from relprop.core.graph import Graph
+from relprop.core.composites.composite import Composite
+from relprop.core.composites.presets import paper, transformer
+from relprop.core.graph.graph import Graph
 
 
 @dataclass(frozen=True)

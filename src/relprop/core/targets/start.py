@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relprop.core.targets import Function, Given, OutputTarget, Scale, name_of, of_function, one_each
+from relprop.core.targets.target import Function, Given, OutputTarget, Scale, name_of, of_function, one_each
 from relprop.errors import CaptureError, TargetError, UsageError
 
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from relprop.core.graph import Graph, Node
-from relprop.core.ops import COPIES
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.graph.ops import COPIES
 
 _MAKES = frozenset(
     {"relu", "relu6", "sigmoid", "softmax", "hardsigmoid", "abs", "square", "exp", "softplus", "_safe_softmax"}

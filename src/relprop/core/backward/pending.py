@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from relprop.core.batch import FIRST, Place
-from relprop.core.support import Support
+from relprop.core.graph.batch_axis import FIRST, Place
+from relprop.core.graph.support import Support
 
 
 @dataclass(eq=False)

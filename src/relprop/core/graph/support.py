@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.geometry import conv_geometry
-from relprop.core.graph import Graph, Node, Ref, State, bind
-from relprop.core.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE
-from relprop.core.roles import signal_of
+from relprop.core.graph.convolution import conv_geometry
+from relprop.core.graph.gates import signal_of
+from relprop.core.graph.graph import Graph, Node, Ref, State, bind
+from relprop.core.graph.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE
 
 Support = Tensor | None
 

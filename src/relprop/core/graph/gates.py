@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from relprop.core.graph import Graph, Node
-from relprop.core.ops import COPIES
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.graph.ops import COPIES
 
 #: how much an operand looks like a weight, by the operation that makes it
 _SQUASHED = frozenset({"softmax", "_safe_softmax", "sigmoid", "hardsigmoid", "tanh", "erf", "softsign"})

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.ledger import Entry, Ledger
-from relprop.core.relevance import Relevance
-from relprop.core.shortage import is_out_of_memory
+from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.result.relevance import Relevance
+from relprop.shortage import is_out_of_memory
 
 #: explains images with what belongs to them (targets, start): one result for each composite
 Explain = Callable[[Tensor, Any, Any], tuple[Relevance, ...]]

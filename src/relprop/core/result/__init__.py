@@ -1,0 +1,1 @@
+"""Finished relevance: heatmaps, weights of several layers, quantization, saving and loading."""

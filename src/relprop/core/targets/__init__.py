@@ -1,0 +1,27 @@
+"""What of an output is explained, and with how much relevance the backward pass starts."""
+
+from relprop.core.targets.target import (
+    Binary,
+    Contrast,
+    Function,
+    Given,
+    Mask,
+    OutputTarget,
+    Scale,
+    Similarity,
+    Value,
+    of_function,
+)
+
+__all__ = [
+    "Binary",
+    "Contrast",
+    "Function",
+    "Given",
+    "Mask",
+    "OutputTarget",
+    "Scale",
+    "Similarity",
+    "Value",
+    "of_function",
+]
