@@ -66,7 +66,7 @@ def test_pictures_that_a_reading_was_chosen_on_are_left_out_for_everyone(tmp_pat
     tuned.write_text(json.dumps(written))
     code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "none")
     assert code == 2
-    assert "was chosen on every picture" in " ".join(err.split())
+    assert "were chosen on every picture" in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")

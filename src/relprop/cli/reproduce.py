@@ -400,7 +400,7 @@ def _hours(hours: float) -> str:
 def _figure(name: str, settings: Sequence[Setting], out: Path) -> int:
     """Draw a figure, and write it as PNG and PDF."""
     from relprop.data import open_dataset
-    from relprop.evaluation.bench import load
+    from relprop.evaluation.setup import load
 
     if any(len(setting.models) > 1 or len(setting.seeds) > 1 for setting in settings):
         raise UsageError(f"{name} shows one model and one choice of pictures; give one --model, and one of --seeds")

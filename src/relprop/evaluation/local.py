@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from relprop.errors import RunError
-from relprop.evaluation.bench import identity, set_up, version
-from relprop.evaluation.run import Bench, chunk_rows
+from relprop.evaluation.compute import chunk_rows
+from relprop.evaluation.setup import Setup, identity, set_up, version
 from relprop.evaluation.store import Store, begin
 
 if TYPE_CHECKING:
@@ -57,29 +57,29 @@ def run(
     """
     if workers < 1:
         raise RunError(f"a run needs at least one worker, not {workers}")
-    bench = set_up(plan, place)
-    store = start(out, plan, bench)
+    setup = set_up(plan, place)
+    store = start(out, plan, setup)
     tell = report or (lambda done, total: None)
-    with store.session(session_facts(command, workers, bench.place)):
+    with store.session(session_facts(command, workers, setup.device)):
         tell(store.chunks - len(store.missing()), store.chunks)
         if workers == 1 or len(store.missing()) < 2:
-            work(store, bench, tell)
+            work(store, setup, tell)
         else:
-            del bench
+            del setup
             _employ(store, workers, tell)
     return store
 
 
-def start(out: Path, plan: Plan, bench: Bench) -> Store:
-    """Begin the run of a bench, or take it up again, noting what a reader will want to know."""
+def start(out: Path, plan: Plan, setup: Setup) -> Store:
+    """Begin the run of a setup, or take it up again, noting what a reader will want to know."""
     facts = {
-        "samples": len(bench.inputs.samples),
-        "left_out": bench.inputs.left_out,
+        "samples": len(setup.samples.chosen),
+        "left_out": setup.samples.left_out,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "machine": machine(bench.place),
+        "machine": machine(setup.device),
     }
-    return begin(out, plan, bench.chunks, identity(bench), facts)
+    return begin(out, plan, setup.chunks, identity(setup), facts)
 
 
 def session_facts(command: Sequence[str], workers: int | str, place: str) -> dict[str, Any]:
@@ -93,27 +93,27 @@ def machine(place: str) -> dict[str, str]:
     return {"host": platform.node(), "system": platform.platform(), "device": device}
 
 
-def work(store: Store, bench: Bench, report: Report = lambda done, total: None) -> None:
+def work(store: Store, setup: Setup, report: Report = lambda done, total: None) -> None:
     """Compute every chunk that nobody else is at; then wait for those of others, and do what they left."""
     for wait in (False, True):
         for chunk in store.missing():
             with store.claim(chunk, wait) as mine:
                 if mine:
-                    compute(store, bench, chunk)
+                    compute(store, setup, chunk)
             report(store.chunks - len(store.missing()), store.chunks)
 
 
-def compute(store: Store, bench: Bench, chunk: int) -> None:
+def compute(store: Store, setup: Setup, chunk: int) -> None:
     """Compute and store one chunk."""
-    store.write(chunk, *timed(bench, chunk))
+    store.write(chunk, *timed(setup, chunk))
 
 
-def timed(bench: Bench, chunk: int) -> tuple[list[Row], dict[str, str]]:
+def timed(setup: Setup, chunk: int) -> tuple[list[Row], dict[str, str]]:
     """Compute one chunk, and note where and in what time."""
     began, worked = time.perf_counter(), time.process_time()
-    rows = chunk_rows(bench, chunk)
+    rows = chunk_rows(setup, chunk)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
-    facts = {"host": platform.node(), "process": str(os.getpid()), "device": bench.place}
+    facts = {"host": platform.node(), "process": str(os.getpid()), "device": setup.device}
     return rows, {**facts, "seconds": f"{seconds:.3f}", "cpu_seconds": f"{cpu_seconds:.3f}"}
 
 

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
-from relprop.evaluation.bench import identity, set_up
 from relprop.evaluation.local import Report, session_facts, start, timed
 from relprop.evaluation.plan import Plan
+from relprop.evaluation.setup import Setup, identity, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from relprop.evaluation.rows import Row
-    from relprop.evaluation.run import Bench
     from relprop.evaluation.store import Store
 
 PATIENCE = 4
@@ -37,7 +36,7 @@ PATIENCE = 4
 class Worker:
     """What an actor runs: it is set up once, then chunks come in."""
 
-    bench: Bench
+    setup: Setup
 
     def set_up(self, plan: dict[str, Any], expected: dict[str, Any], paths: Sequence[str]) -> None:
         """Load all that the plan names, and make sure that it is what the driver has.
@@ -45,14 +44,14 @@ class Worker:
         Modules are looked for where the driver finds them, too (`paths`): a model may be a factory of the user's.
         """
         sys.path += [path for path in paths if path not in sys.path]
-        self.bench = set_up(Plan.from_json(plan))
-        found = identity(self.bench)
+        self.setup = set_up(Plan.from_json(plan))
+        found = identity(self.setup)
         if wrong := [f"{key}: {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]:
             raise RunError(f"node {platform.node()} would compute other rows than the driver ({'; '.join(wrong)})")
 
     def compute(self, chunk: int) -> tuple[list[Row], dict[str, str]]:
         """Return the rows of a chunk, and where they were computed in what time."""
-        return timed(self.bench, chunk)
+        return timed(self.setup, chunk)
 
 
 def run_ray(
@@ -81,9 +80,9 @@ def run_ray(
     """
     ray = require("ray", "ray")
     _reach(address)
-    bench = set_up(plan)
-    store = start(out, plan, bench)
-    del bench
+    setup = set_up(plan)
+    store = start(out, plan, setup)
+    del setup
     tell = report or (lambda done, total: None)
     with _connected(ray, address), store.session(session_facts(command, f"ray {address}", plan.device)):
         tell(store.chunks - len(store.missing()), store.chunks)

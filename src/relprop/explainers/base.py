@@ -1,11 +1,11 @@
-"""What an explainer is, and how a library that edits models is kept away from the user's."""
+"""The registries of explainers and of post-processing, and copies of the model for libraries that edit models."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from relprop.core.capture import Model, require_evaluation_mode, unwrap
 from relprop.core.targets.start import read_target
 from relprop.errors import InputError, ModelError
+from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,26 +23,10 @@ if TYPE_CHECKING:
 Channels = Literal["sum", "red"]
 
 
-class Explainer(Protocol):
-    """Anything that says how much each pixel mattered."""
-
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """Explain `target` (N,) for inputs x (N, C, H, W): a heatmap (N, H, W), float32. `model` stays untouched."""
-        ...
-
-
-class Post(Protocol):
-    """A named step between heatmap and metric."""
-
-    def __call__(self, heatmap: Tensor) -> Tensor:
-        """Map heatmaps (N, H, W) to heatmaps (N, H, W)."""
-        ...
-
-
 class ByChannel:
     """An explainer that attributes to every value of the picture, and reads a map off that by its `channels`.
 
-    Two that differ in `channels` alone share their attribution: see `relprop.evaluation.run`.
+    Two that differ in `channels` alone share their attribution: see `relprop.evaluation.compute`.
     """
 
     channels: Channels

@@ -13,6 +13,7 @@ from torch import Tensor
 from relprop.core.capture import capture, require_evaluation_mode
 from relprop.core.targets.start import probabilities_of
 from relprop.errors import InputError, RelpropError, TargetError
+from relprop.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +109,7 @@ def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) ->
         try:
             parts.append(compute(start, stop))
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if batch == 1 or not _out_of_memory(error):
+            if batch == 1 or not is_out_of_memory(error):
                 raise
         else:
             start = stop
@@ -117,14 +118,6 @@ def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) ->
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return torch.cat(parts)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or "t allocate memory" in str(error)
-    )
 
 
 def callable_model(model: Any) -> Any:

@@ -11,8 +11,8 @@ from relprop.errors import ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, imports, torchvision_names
 from relprop.models.classes import require_count
-from relprop.models.fit import ends, fit
 from relprop.models.loaded import LoadedModel
+from relprop.models.tensors import ends, fit
 
 if TYPE_CHECKING:
     from relprop.models.checkpoint import Checkpoint

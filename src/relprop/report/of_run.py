@@ -164,7 +164,7 @@ def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Calla
         ModelError: the run names code that would be imported, and is not trusted.
     """
     from relprop.data import balanced, open_dataset
-    from relprop.evaluation.bench import load
+    from relprop.evaluation.setup import load
 
     dataset = open_dataset(plan.data)
     if not trust and (named := next(filter(imports, filter(None, (plan.model.arch, plan.model.name))), None)):

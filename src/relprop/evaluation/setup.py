@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import inspect
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -16,15 +15,73 @@ from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
 from relprop.errors import UsageError
-from relprop.evaluation.run import Bench, Explain, Inputs, Measure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from relprop.evaluation.plan import ModelSpec, Plan
+    from relprop.explainer import Explainer, Post
     from relprop.images import Preprocess
     from relprop.metrics import InsertionDeletion, Protocol
     from relprop.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric under one protocol.
+
+    Attributes:
+        metric: called as `metric(model, x, heatmap, target, ...)`; returns one value per sample under each name, and
+            may return a curve (N, K) under "NAME.curve".
+        names: of its values.
+        options: of its spec, e.g. ":fill=blur"; they follow the names in the rows.
+        protocol: spec of the masking protocol; "" if it follows none.
+        ties: how that orders pixels of one value; "" likewise.
+        stacks: whether it takes several heatmaps of the same inputs, (M, N, H, W), and shares work among them.
+    """
+
+    metric: Callable[..., Mapping[str, Tensor]]
+    names: tuple[str, ...]
+    options: str = ""
+    protocol: str = ""
+    ties: str = ""
+    stacks: bool = False
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a run, and what the model sees of each of them.
+
+    Attributes:
+        chosen: those of the run, in order.
+        tensor: input of a sample, (C, H, W).
+        inside: where its object is, (H, W), bool; None where the data set does not say.
+        left_out: how many samples of the data set weights of `lrp-cuts` were chosen on, and so are not measured.
+    """
+
+    chosen: Sequence[Sample]
+    tensor: Callable[[Sample], Tensor]
+    inside: Callable[[Sample], Tensor] | None = None
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a worker loads once."""
+
+    plan: Plan
+    model: Any
+    samples: Samples
+    explainers: Mapping[str, Explainer]
+    post_processing: Mapping[str, Post]
+    measures: Sequence[Measure]
+    device: str = "cpu"
+    preprocess: Any = None
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the samples make."""
+        return -(-len(self.samples.chosen) // self.plan.batch)
 
 
 @dataclass(frozen=True)
@@ -66,7 +123,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def load(spec: ModelSpec, place: str) -> LoadedModel:
+def load(spec: ModelSpec, device: str) -> LoadedModel:
     """Load the model of a plan."""
     from relprop.models import load_model
 
@@ -76,17 +133,17 @@ def load(spec: ModelSpec, place: str) -> LoadedModel:
         size=spec.size,
         mean=spec.mean,
         std=spec.std,
-        device=place,
+        device=device,
         trust=spec.trust,
     )
 
 
-def set_up(plan: Plan, place: str | None = None) -> Bench:
+def set_up(plan: Plan, device: str | None = None) -> Setup:
     """Load all that a plan names; samples that an explainer was chosen on are left out, for all explainers.
 
     Args:
         plan: what to evaluate.
-        place: the device to use, of the plan's kind; e.g. "cuda:1".
+        device: the one to use, of the plan's kind; e.g. "cuda:1".
 
     Raises:
         UsageError: anything in the plan that cannot be used.
@@ -94,13 +151,13 @@ def set_up(plan: Plan, place: str | None = None) -> Bench:
     keep_freed_memory()
     dataset = open_dataset(plan.data)  # before the model: it is quicker to find missing
     explainers = explainers_of(plan)
-    samples, left_out = samples_of(dataset, plan, explainers)
-    loaded = load(plan.model, place or plan.device)
-    inputs = inputs_of(dataset, samples, loaded.preprocess, left_out)
-    return assemble(plan, loaded.model, inputs, explainers, place, loaded.preprocess)
+    chosen, left_out = choose(dataset, plan, explainers)
+    loaded = load(plan.model, device or plan.device)
+    samples = samples_of(dataset, chosen, left_out, loaded.preprocess)
+    return assemble(plan, loaded.model, samples, explainers, device, loaded.preprocess)
 
 
-def explainers_of(plan: Plan, custom: Mapping[str, Explain] | None = None) -> dict[str, Explain]:
+def explainers_of(plan: Plan, custom: Mapping[str, Explainer] | None = None) -> dict[str, Explainer]:
     """Build the plan's explainers by spec; `custom` ones are there already."""
     from relprop.explainers import EXPLAINERS
 
@@ -108,7 +165,7 @@ def explainers_of(plan: Plan, custom: Mapping[str, Explain] | None = None) -> di
     return {spec: there[spec] if spec in there else EXPLAINERS.build(spec) for spec in plan.explainers}
 
 
-def samples_of(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explain]) -> tuple[tuple[Sample, ...], int]:
+def choose(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explainer]) -> tuple[tuple[Sample, ...], int]:
     """Choose the plan's samples among those that none of its explainers was chosen on; and count the latter.
 
     Raises:
@@ -120,7 +177,7 @@ def samples_of(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explain]) 
     fresh = [sample for sample in dataset.samples if sample.id not in used]
     if not fresh:
         raise UsageError(
-            f"a reading of lrp-cuts was chosen on every picture of {dataset.name}; what was chosen on a picture looks "
+            f"weights of lrp-cuts were chosen on every picture of {dataset.name}; what was chosen on a picture looks "
             "better there than it is: evaluate it on others"
         )
     wanted = min(plan.samples, len(fresh)) if used and plan.samples else plan.samples
@@ -130,34 +187,34 @@ def samples_of(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explain]) 
 def assemble(
     plan: Plan,
     model: Any,
-    inputs: Inputs,
-    explainers: Mapping[str, Explain],
-    place: str | None = None,
+    samples: Samples,
+    explainers: Mapping[str, Explainer],
+    device: str | None = None,
     preprocess: Preprocess | None = None,
-) -> Bench:
+) -> Setup:
     """Build what else the plan's specs name, around a model, its inputs and explainers."""
     from relprop.explainers import POST
 
-    return Bench(
+    return Setup(
         plan,
         model,
-        inputs,
+        samples,
         explainers,
-        posts={spec: POST.build(spec) for spec in plan.post},
-        measures=measures(plan, inputs, preprocess),
-        place=place or plan.device,
+        post_processing={spec: POST.build(spec) for spec in plan.post},
+        measures=measures(plan, samples, preprocess),
+        device=device or plan.device,
         preprocess=preprocess,
     )
 
 
-def inputs_of(dataset: Dataset, samples: Sequence[Sample], preprocess: Preprocess, left_out: int = 0) -> Inputs:
+def samples_of(dataset: Dataset, chosen: Sequence[Sample], left_out: int, preprocess: Preprocess) -> Samples:
     """Say how samples of a data set become inputs."""
     seen = Seen(dataset, preprocess)
-    boxes = bool(samples) and all(sample.boxes for sample in samples)
-    return Inputs(samples, seen.tensor, seen.inside if boxes else None, left_out)
+    boxes = bool(chosen) and all(sample.boxes for sample in chosen)
+    return Samples(chosen, seen.tensor, seen.inside if boxes else None, left_out)
 
 
-def measures(plan: Plan, inputs: Inputs, preprocess: Preprocess | None) -> list[Measure]:
+def measures(plan: Plan, samples: Samples, preprocess: Preprocess | None) -> list[Measure]:
     """Build the metrics: those that follow a masking protocol once under each of the plan's.
 
     Raises:
@@ -169,7 +226,7 @@ def measures(plan: Plan, inputs: Inputs, preprocess: Preprocess | None) -> list[
     for spec in plan.metrics:
         metric, (_, colon, options) = METRICS.build(spec), spec.partition(":")
         metric = replace(cast("Any", metric), amp=True) if plan.amp and hasattr(metric, "amp") else metric
-        if "inside" in inspect.signature(metric).parameters and inputs.inside is None:
+        if metric.needs_object and samples.inside is None:
             raise UsageError(f"{spec} needs to know where the objects are, and {plan.data} has no boxes; cub has")
         if not isinstance(metric, InsertionDeletion):
             found.append(Measure(metric, metric.rows, colon + options))
@@ -200,28 +257,21 @@ def protocols(plan: Plan) -> list[tuple[str, Protocol]]:
 
 
 def _with_curves(
-    metric: InsertionDeletion,
-    model: Any,
-    x: Tensor,
-    heatmap: Tensor,
-    target: Tensor,
-    *,
-    label: Tensor,
-    preprocess: Preprocess | None,
+    metric: InsertionDeletion, model: Any, x: Tensor, heatmap: Tensor, target: Tensor, **given: Any
 ) -> dict[str, Tensor]:
     """Measure as the metric does, and return the curves too."""
-    found = metric.curves(model, x, heatmap, target, label=label, preprocess=preprocess)
-    insertion, deletion = found.areas()
-    values = {"insertion": insertion, "deletion": deletion, "id": insertion - deletion}
-    return {**values, "insertion.curve": found.insertion, "deletion.curve": found.deletion}
+    from relprop.metrics import Inputs
+
+    found = metric.curves(Inputs.read(model, x, heatmap, target, **given))
+    return {**found.values(), "insertion.curve": found.insertion, "deletion.curve": found.deletion}
 
 
-def identity(bench: Bench) -> dict[str, Any]:
+def identity(setup: Setup) -> dict[str, Any]:
     """Return digests of all that decides the rows and is not in the plan."""
-    state = bench.model.state_dict
+    state = setup.model.state_dict
     weights = (state() if callable(state) else state).items()
     return {
-        "samples": digest(f"{sample.id} {sample.label}".encode() for sample in bench.inputs.samples),
+        "samples": digest(f"{sample.id} {sample.label}".encode() for sample in setup.samples.chosen),
         "weights": digest(part for name, value in sorted(weights) for part in (name.encode(), _bytes(value))),
         "versions": {name: version(name) for name in ("relprop", "torch", "torchvision", "pillow")},
     }

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from relprop.errors import DataError, MissingDependencyError, RelpropError
-from relprop.evaluation.plan import Plan, seed_of
+from relprop.evaluation.plan import seed_of
 from relprop.evaluation.rows import Row
 from relprop.explainers.base import ByChannel, reduce_channels
 from relprop.metrics.forward import callable_model
 
 if TYPE_CHECKING:
     from relprop.data import Sample
+    from relprop.evaluation.setup import Measure, Setup
+    from relprop.explainer import Explainer, Post
 
 T = TypeVar("T")
 _TOGETHER = 1 << 25  # pixels of maps that are scored together: their order takes eight bytes each
-Explain = Callable[[Any, Tensor, Tensor], Tensor]
-"""(model, x (N, C, H, W), target (N,)) -> heatmap (N, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -35,76 +35,18 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A metric under one protocol.
-
-    Attributes:
-        metric: called as `metric(model, x, heatmap, target, ...)`; returns one value per sample under each name, and
-            may return a curve (N, K) under "NAME.curve".
-        names: of its values.
-        options: of its spec, e.g. ":fill=blur"; they follow the names in the rows.
-        protocol: spec of the masking protocol; "" if it follows none.
-        ties: how that orders pixels of one value; "" likewise.
-        stacks: whether it takes several heatmaps of the same inputs, (M, N, H, W), and shares work among them.
-    """
-
-    metric: Callable[..., Mapping[str, Tensor]]
-    names: tuple[str, ...]
-    options: str = ""
-    protocol: str = ""
-    ties: str = ""
-    stacks: bool = False
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The samples of a run, and what the model sees of each.
-
-    Attributes:
-        samples: those chosen, in order.
-        tensor: input of a sample, (C, H, W).
-        inside: where its object is, (H, W), bool; None where the data set does not say.
-        left_out: how many samples of the data set a reading of `lrp-cuts` was chosen on, and so are not measured.
-    """
-
-    samples: Sequence[Sample]
-    tensor: Callable[[Sample], Tensor]
-    inside: Callable[[Sample], Tensor] | None = None
-    left_out: int = 0
-
-
-@dataclass(frozen=True)
-class Bench:
-    """All that a worker loads once."""
-
-    plan: Plan
-    model: Any
-    inputs: Inputs
-    explainers: Mapping[str, Explain]
-    posts: Mapping[str, Callable[[Tensor], Tensor]]
-    measures: Sequence[Measure]
-    place: str = "cpu"
-    preprocess: Any = None
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks the samples make."""
-        return -(-len(self.inputs.samples) // self.plan.batch)
-
-
-def chunk_rows(bench: Bench, chunk: int) -> list[Row]:
+def chunk_rows(setup: Setup, chunk: int) -> list[Row]:
     """Compute all rows of a chunk: a function of the plan and `chunk` alone.
 
     Whatever fails becomes rows that say why: a picture that cannot be read, a heatmap that an explainer cannot make, a
     value that is not finite. A batch that fails is repeated sample by sample, so that a failure is a sample's own.
     """
-    size = bench.plan.batch
-    samples = bench.inputs.samples[chunk * size : (chunk + 1) * size]
-    with _reproducible(bench.plan.threads):
-        read = _each(lambda alive: [bench.inputs.tensor(samples[at]) for at in alive], range(len(samples)))
-        batch = _prepare(bench, samples, {at: x for at, x in read.items() if isinstance(x, Tensor)})
-        rows = list(_rows(bench, samples, read, batch, chunk))
+    size = setup.plan.batch
+    samples = setup.samples.chosen[chunk * size : (chunk + 1) * size]
+    with _reproducible(setup.plan.threads):
+        read = _each(lambda alive: [setup.samples.tensor(samples[at]) for at in alive], range(len(samples)))
+        batch = _prepare(setup, samples, {at: x for at, x in read.items() if isinstance(x, Tensor)})
+        rows = list(_rows(setup, samples, read, batch, chunk))
     order = {sample.id: at for at, sample in enumerate(samples)}
     return sorted(rows, key=lambda row: order[row.sample])  # stable: the plan's order within a sample
 
@@ -116,20 +58,20 @@ Maps = Mapping[int, "Tensor | Failure"]
 
 
 def _rows(
-    bench: Bench, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, chunk: int
+    setup: Setup, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, chunk: int
 ) -> Iterator[Row]:
     """Yield all rows; what failed on the way stands in for what would have come of it."""
-    seeds = {spec: seed_of(bench.plan.seed, chunk, spec) for spec in bench.explainers}
+    seeds = {spec: seed_of(setup.plan.seed, chunk, spec) for spec in setup.explainers}
     maps: dict[Key, Maps] = {}
     shared: dict[Any, Tensor] = {}
-    for spec, explainer in bench.explainers.items():
-        plain = _heatmaps(bench, batch, explainer, seeds[spec], shared) if batch else {}
-        maps |= {(spec, name): _post_processed(post, plain) for name, post in bench.posts.items()}
-    found = [_measured(bench, measure, batch, maps, seeds) if batch else {} for measure in bench.measures]
-    for spec in bench.explainers:
-        for measure, values in zip(bench.measures, found, strict=True):
+    for spec, explainer in setup.explainers.items():
+        plain = _heatmaps(setup, batch, explainer, seeds[spec], shared) if batch else {}
+        maps |= {(spec, name): _post_processed(post, plain) for name, post in setup.post_processing.items()}
+    found = [_measured(setup, measure, batch, maps, seeds) if batch else {} for measure in setup.measures]
+    for spec in setup.explainers:
+        for measure, values in zip(setup.measures, found, strict=True):
             for key in maps:
-                if key[0] == spec and bench.plan.measures(*key, measure.protocol):
+                if key[0] == spec and setup.plan.measures(*key, measure.protocol):
                     mine = {at: value for (name, at), value in values.items() if name == key}
                     yield from _as_rows(samples, batch, key, measure, {**read, **maps[key], **mine})
 
@@ -150,33 +92,33 @@ class _Batch:
         return _Batch(list(places), self.x[at], self.label[at], self.target[at], inside)
 
 
-def _prepare(bench: Bench, samples: Sequence[Sample], tensors: dict[int, Tensor]) -> _Batch | None:
+def _prepare(setup: Setup, samples: Sequence[Sample], tensors: dict[int, Tensor]) -> _Batch | None:
     """Stack what could be read, and find out which class to explain."""
     if not tensors:
         return None
     places = list(tensors)
-    x = torch.stack([tensors[at] for at in places]).to(bench.place)
-    label = torch.tensor([samples[at].label for at in places], device=bench.place)
+    x = torch.stack([tensors[at] for at in places]).to(setup.device)
+    label = torch.tensor([samples[at].label for at in places], device=setup.device)
     with torch.no_grad():
-        output = callable_model(bench.model)(x)
+        output = callable_model(setup.model)(x)
     if int(label.max()) >= output.shape[1]:
         raise DataError(
             f"sample {samples[places[int(label.argmax())]].id} has label {int(label.max())}, and the model knows "
             f"{output.shape[1]} classes; evaluate it on the classes that it was trained on"
         )
-    target = output.argmax(1) if bench.plan.target == "predicted" else label
-    see = bench.inputs.inside
-    inside = None if see is None else torch.stack([see(samples[at]) for at in places]).to(bench.place)
+    target = output.argmax(1) if setup.plan.target == "predicted" else label
+    see = setup.samples.inside
+    inside = None if see is None else torch.stack([see(samples[at]) for at in places]).to(setup.device)
     return _Batch(places, x, label, target, inside)
 
 
-def _heatmaps(bench: Bench, batch: _Batch, explainer: Explain, seed: int, shared: dict[Any, Tensor]) -> Maps:
+def _heatmaps(setup: Setup, batch: _Batch, explainer: Explainer, seed: int, shared: dict[Any, Tensor]) -> Maps:
     """One heatmap (H, W) for each sample; `shared` holds the attributions that were made for other channels."""
 
     def explain(alive: Sequence[int]) -> list[Tensor]:
         part = batch.take(alive)
         with _seeded(seed):
-            maps = _explained(bench.model, part, explainer, shared)
+            maps = _explained(setup.model, part, explainer, shared)
         if maps.shape != (len(alive), *part.x.shape[-2:]):
             raise ValueError(f"the heatmap is {tuple(maps.shape)}, not {(len(alive), *part.x.shape[-2:])}")
         return list(maps.detach())
@@ -184,7 +126,7 @@ def _heatmaps(bench: Bench, batch: _Batch, explainer: Explain, seed: int, shared
     return {at: _finite(found) for at, found in _each(explain, batch.places).items()}
 
 
-def _explained(model: Any, part: _Batch, explainer: Explain, shared: dict[Any, Tensor]) -> Tensor:
+def _explained(model: Any, part: _Batch, explainer: Explainer, shared: dict[Any, Tensor]) -> Tensor:
     if not isinstance(explainer, ByChannel):
         return explainer(model, part.x, part.target)
     key = replace(cast("Any", explainer), channels="sum"), tuple(part.places)
@@ -200,9 +142,7 @@ def _finite(heatmap: Tensor | Failure) -> Tensor | Failure:
     return Failure(f"{bad} of the heatmap's {heatmap.numel()} values are infinite or not a number")
 
 
-def _post_processed(
-    post: Callable[[Tensor], Tensor], maps: Mapping[int, Tensor | Failure]
-) -> dict[int, Tensor | Failure]:
+def _post_processed(post: Post, maps: Mapping[int, Tensor | Failure]) -> dict[int, Tensor | Failure]:
     good = {at: found for at, found in maps.items() if isinstance(found, Tensor)}
     return {**maps, **_each(lambda alive: list(post(torch.stack([good[at] for at in alive]))), good)}
 
@@ -212,11 +152,11 @@ Value = tuple[float, tuple[float, ...] | None] | Failure
 
 
 def _measured(
-    bench: Bench, measure: Measure, batch: _Batch, maps: Mapping[Key, Maps], seeds: Mapping[str, int]
+    setup: Setup, measure: Measure, batch: _Batch, maps: Mapping[Key, Maps], seeds: Mapping[str, int]
 ) -> dict[tuple[Key, int], dict[str, Value] | Failure]:
     """Compute a metric for each map there is: by map and place."""
     found: dict[tuple[Key, int], dict[str, Value] | Failure] = {}
-    wanted = [key for key in maps if bench.plan.measures(*key, measure.protocol)]
+    wanted = [key for key in maps if setup.plan.measures(*key, measure.protocol)]
 
     def compute(keys: Sequence[Key], alive: Sequence[int]) -> list[list[dict[str, Value]]]:
         part = batch.take(alive)
@@ -224,13 +164,13 @@ def _measured(
         context = {
             "label": part.label,
             "inside": part.inside,
-            "preprocess": bench.preprocess,
-            "explainer": bench.explainers[keys[0][0]],
-            "post": bench.posts[keys[0][1]],
+            "preprocess": setup.preprocess,
+            "explainer": setup.explainers[keys[0][0]],
+            "post": setup.post_processing[keys[0][1]],
         }
         heatmap = stack if measure.stacks else stack[0]
         with _seeded(seeds[keys[0][0]]):
-            scores = measure.metric(bench.model, part.x, heatmap, part.target, **accepted(measure.metric, context))
+            scores = measure.metric(setup.model, part.x, heatmap, part.target, **accepted(measure.metric, context))
         return _table(scores, measure.names, len(keys), len(alive))
 
     def left(key: Key, at: int) -> bool:
@@ -253,15 +193,11 @@ def _tensor(found: Tensor | Failure) -> Tensor:
     return found
 
 
-def _table(
-    scores: Mapping[str, Tensor], names: Sequence[str], posts: int, samples: int
-) -> list[list[dict[str, Value]]]:
+def _table(scores: Mapping[str, Tensor], names: Sequence[str], maps: int, samples: int) -> list[list[dict[str, Value]]]:
     """From tensors by name to values by sample and post-processing."""
-    columns = {name: scores[name].double().reshape(posts, samples).tolist() for name in names}
+    columns = {name: scores[name].double().reshape(maps, samples).tolist() for name in names}
     curves = {
-        name: scores[f"{name}.curve"].reshape(posts, samples, -1).tolist()
-        for name in names
-        if f"{name}.curve" in scores
+        name: scores[f"{name}.curve"].reshape(maps, samples, -1).tolist() for name in names if f"{name}.curve" in scores
     }
 
     def value(name: str, post: int, at: int) -> Value:
@@ -270,7 +206,7 @@ def _table(
             return Failure(f"the metric gave {found}")
         return found, tuple(curves[name][post][at]) if name in curves else None
 
-    return [[{name: value(name, post, at) for name in names} for post in range(posts)] for at in range(samples)]
+    return [[{name: value(name, post, at) for name in names} for post in range(maps)] for at in range(samples)]
 
 
 def accepted(call: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,89 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from relprop.errors import UsageError
-from relprop.metrics.base import METRICS, Array, Classes, read_classes, read_heatmap, read_input
+from relprop.metrics.base import METRICS, Inputs, Metric
 from relprop.metrics.forward import Forward, callable_model
 
-Explain = Callable[[Any, Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @METRICS.register("conservation-gap")
 @dataclass(frozen=True)
-class ConservationGap:
+class ConservationGap(Metric):
     """How far a heatmap's total is from the score it explains: |Σ R - p| / |p|.
 
     Attributes:
         score: "probability" (the paper's start) or "logit".
     """
 
-    name: ClassVar[str] = "conservation-gap"
-    rows: ClassVar[tuple[str, ...]] = ("conservation-gap",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"conservation-gap": False}
     unit: ClassVar[str] = "fraction of the score"
     reference: ClassVar[str] = "Otsuki et al. 2024, arXiv 2407.09115, Fig. 7"
 
     score: Literal["probability", "logit"] = "probability"
 
-    def __call__(self, model: Any, x: Array, heatmap: Array, target: Classes, **_: Any) -> dict[str, Tensor]:
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """(N, H, W) -> (N,)."""
-        x = read_input(x)
-        total = read_heatmap(heatmap, x).double().sum((-2, -1))
-        classes = read_classes(target, x, "explained class")
-        start = Forward().scores(model, lambda a, b: x[a:b], classes, x, logit=self.score == "logit").double()
+        x = inputs.x
+        total = inputs.heatmap.double().sum((-2, -1))
+        logit = self.score == "logit"
+        start = Forward().scores(inputs.model, lambda a, b: x[a:b], inputs.classes, x, logit=logit).double()
         gap = (total - start).abs() / start.abs().clamp(min=torch.finfo(torch.float32).tiny)
-        return {self.name: gap.float()}
+        return {"conservation-gap": gap.float()}
 
 
 @METRICS.register("class-sensitivity")
 @dataclass(frozen=True)
-class ClassSensitivity:
+class ClassSensitivity(Metric):
     """How much the map changes for another class: 1 - rank correlation. 0 is a map that ignores the class.
 
     Attributes:
         against: the other class: the most probable of the rest ("next"), or the least probable of all ("last").
     """
 
-    name: ClassVar[str] = "class-sensitivity"
-    rows: ClassVar[tuple[str, ...]] = ("class-sensitivity",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"class-sensitivity": True}
     unit: ClassVar[str] = "1 - Spearman's rank correlation, 0 to 2"
     reference: ClassVar[str] = "Sixt, Granz, Landgraf 2020, arXiv 1912.09818"
 
     against: Literal["next", "last"] = "next"
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        explainer: Explain | None = None,
-        post: Callable[[Tensor], Tensor] | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """(N, H, W) -> (N,); `explainer` (and `post`) made the heatmap and explains the other class."""
-        x = read_input(x)
-        maps, classes = read_heatmap(heatmap, x), read_classes(target, x, "explained class")
-        if explainer is None:
-            raise UsageError(
-                "class-sensitivity explains another class; pass explainer=..., the one that made the heatmap"
-            )
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,); the explainer that made the heatmap explains the other class."""
+        explained = inputs.classes[:, None]
         with torch.no_grad():
-            scores = callable_model(model)(x).scatter(
-                1, classes[:, None], float("-inf" if self.against == "next" else "inf")
-            )
-        other = scores.argmax(1) if self.against == "next" else scores.argmin(1)
-        changed = explainer(model, x, other)
-        return {self.name: 1 - rank_correlation(maps, changed if post is None else post(changed))}
+            scores = callable_model(inputs.model)(inputs.x)
+        if self.against == "next":
+            other = scores.scatter(1, explained, float("-inf")).argmax(1)
+        else:
+            other = scores.scatter(1, explained, float("inf")).argmin(1)
+        changed = inputs.explain(inputs.model, other, "class-sensitivity explains another class")
+        return {"class-sensitivity": 1 - rank_correlation(inputs.heatmap, changed)}
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:

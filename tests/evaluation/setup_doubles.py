@@ -1,4 +1,4 @@
-"""A bench that somebody can check by hand: pictures of one grey, explainers and metrics of one line."""
+"""A setup that somebody can check by hand: pictures of one grey, explainers and metrics of one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from relprop.data import Sample
 from relprop.errors import DataError
 from relprop.evaluation.plan import ModelSpec, Plan
-from relprop.evaluation.run import Bench, Inputs, Measure
+from relprop.evaluation.setup import Measure, Samples, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,17 +61,17 @@ def grey(sample: Sample) -> Tensor:
     return torch.full((1, 2, 2), float(sample.id))
 
 
-def bench_of(
+def setup_of(
     ids: list[str],
     explainers: Mapping[str, Callable[..., Tensor]] | None = None,
     posts: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     measures: list[Measure] | None = None,
     **changes: object,
-) -> Bench:
+) -> Setup:
     explainers = explainers or {"itself": itself}
     posts = posts or {"none": lambda heatmap: heatmap}
     plan = plan_of(explainers=tuple(explainers), post=tuple(posts), **changes)
     samples = [Sample(name, label=at % 2) for at, name in enumerate(ids)]
-    return Bench(
-        plan, Sums().eval(), Inputs(samples, grey), explainers, posts, measures or [Measure(total, ("total", "label"))]
+    return Setup(
+        plan, Sums().eval(), Samples(samples, grey), explainers, posts, measures or [Measure(total, ("total", "label"))]
     )
