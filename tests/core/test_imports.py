@@ -15,10 +15,10 @@ SOURCE = Path(relprop.__file__).parent
 
 #: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
 TIERS = (
-    {"errors", "registry", "images", "seeding", "cifar", "shortage", "explainer"},
+    {"errors", "registry", "images", "seeding", "cifar", "shortage", "explainer", "files", "tables"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
-    {"evaluation", "training", "tuning", "demo"},
+    {"evaluation", "training", "tuning", "demo", "sessions"},
     {"viz"},
     {"report"},
     {"reproduce", "web"},

@@ -10,7 +10,8 @@ from relprop.errors import RunError
 from relprop.evaluation import Plan, with_controls
 from relprop.evaluation.compute import chunk_rows
 from relprop.evaluation.local import work
-from relprop.evaluation.store import begin, manifest, open_run, write_atomically
+from relprop.evaluation.store import begin, manifest, open_run
+from relprop.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,6 +33,7 @@ def test_an_optimizer_goes_on_from_what_was_saved(tmp_path, kind):
 
 
 def test_only_the_last_checkpoint_is_kept(tmp_path):
+    (tmp_path / ".checkpoint-0001.safetensors.0f0f").touch()  # of a run that was killed
     for number in (1, 2):
         checkpoint.save_checkpoint(tmp_path, number, {"x": torch.tensor([number])}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-0002.safetensors", "checkpoint.json"]
@@ -42,14 +43,14 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
 
 def test_a_kill_between_tensors_and_manifest_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     checkpoint.save_checkpoint(tmp_path, 1, {"x": torch.tensor([1])}, {})
-    write = checkpoint.write_atomically
+    write = checkpoint.write_bytes
 
     def killed_at_the_manifest(path, content):
         if path.name == checkpoint.MANIFEST:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", killed_at_the_manifest)
+    monkeypatch.setattr(checkpoint, "write_bytes", killed_at_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save_checkpoint(tmp_path, 2, {"x": torch.tensor([2])}, {})
     tensors, _ = checkpoint.load_checkpoint(tmp_path)

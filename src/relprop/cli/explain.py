@@ -235,7 +235,7 @@ class View:
         import numpy as np
 
         from relprop import viz
-        from relprop.report.cuts import heat
+        from relprop.sessions import heat
 
         values = result.at(layer)
         raw, picture = (self.out / f"{item.name}.{layer}.{kind}" for kind in ("npy", "png"))
@@ -251,7 +251,7 @@ class View:
 
     def _about(self, result: Relevance, loaded: LoadedModel, item: Item) -> dict[str, Any]:
         """Say what a reader of the result will want to know; `relprop report` does."""
-        from relprop.report.study import top_classes
+        from relprop.sessions import top_classes
 
         return {
             "class": explained(result, loaded, item),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from relprop.reproduce.setting import Setting
     from relprop.reproduce.table import Job
 
-_WHAT, _HOW = "What is repeated on what", "How it runs"
+_what = partial(typer.Option, rich_help_panel="What is repeated on what")
+_how = partial(typer.Option, rich_help_panel="How it runs")
 _TABLES, _FIGURES = ("table1", "table2", "table3"), ("figure3", "figure5", "figure6", "figure7")
 
 Experiment = Literal["table1", "table2", "table3", "figure3", "figure5", "figure6", "figure7"]
@@ -55,125 +57,89 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel="Model",
         help="As for evaluate. Several, or {seed} in the name, give mean ± standard deviation over models.",
         show_default="resnet50; on CUB runs/cub/seed-{seed}/model.safetensors",
     ),
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(
+    _what(
         "--data",
         "-d",
-        rich_help_panel=_WHAT,
         help="As for evaluate. figure5 takes several, each with a --model of its own.",
         show_default="imagenet:data/imagenet",
     ),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(
+    _what(
         "--samples",
         "-n",
         min=1,
-        rich_help_panel=_WHAT,
         help="Pictures, equally many of each class.",
         show_default="1000 for tables, 100 for figure7, few for pictures",
     ),
 ]
 Seeds = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         help="For {seed} in --model; else of the choice of pictures. 40-44 or 0,1,2.",
         show_default="0; on CUB 40-44, for figures 42",
     ),
 ]
 Against = Annotated[
     Literal["imagenet", "cub"] | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         help="Which published column stands beside; it also sets the defaults.",
         show_default="cub for data of that kind, else imagenet",
     ),
 ]
 Composite = Annotated[
     Literal["paper", "released"],
-    typer.Option(
-        "--composite",
-        "-c",
-        rich_help_panel=_WHAT,
-        help="Rules of the proposed method: made exact, or the authors' code.",
-    ),
+    _what("--composite", "-c", help="Rules of the proposed method: made exact, or the authors' code."),
 ]
 Methods = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         show_default="all",
         help="table1, figure5: lrp, integrated-gradients, guided-backprop, grad-cam, score-cam, proposed; with commas.",
     ),
 ]
 CamLayer = Annotated[
     str | None,
-    typer.Option(
-        "--cam-layer",
-        rich_help_panel=_WHAT,
-        show_default="the last",
-        help="table1, figure5: module whose maps Grad-CAM and Score-CAM read.",
+    _what(
+        "--cam-layer", show_default="the last", help="table1, figure5: module whose maps Grad-CAM and Score-CAM read."
     ),
 ]
-Also = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_WHAT, help="table1: explainers that the paper does not have, e.g. rise,layer-cam."),
-]
+Also = Annotated[str | None, _what(help="table1: explainers that the paper does not have, e.g. rise,layer-cam.")]
 Variants = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
-        show_default="i",
-        help="table3: which of i, ii, iii, iv of Table 2 are shown with and without quantization.",
-    ),
+    _what(show_default="i", help="table3: which of i, ii, iii, iv of Table 2 are shown with and without quantization."),
 ]
 Images = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
-        help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.",
-    ),
+    str | None, _what(help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.")
 ]
 Step = Annotated[
     float | None,
-    typer.Option(
-        rich_help_panel=_HOW,
+    _how(
         help="Tables: pixels masked a step; below 1, a fraction of them.",
         show_default="500 at 224 x 224, in proportion elsewhere",
     ),
 ]
-Amp = Annotated[
-    bool,
-    typer.Option("--amp", rich_help_panel=_HOW, help="Tables: score masked pictures in bfloat16, Score-CAM's too."),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_HOW, help="Folder of results and runs.")]
+Amp = Annotated[bool, _how("--amp", help="Tables: score masked pictures in bfloat16, Score-CAM's too.")]
+Out = Annotated[Path, _how("--out", "-o", help="Folder of results and runs.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    _how(
         min=1,
-        rich_help_panel=_HOW,
         help="Tables: processes, or Ray actors. Rows do not depend on it.",
         show_default="1; with --ray all there is room for",
     ),
 ]
 Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        rich_help_panel=_HOW,
-        help="Tables: run on a Ray cluster: local, auto, or its address.",
-    ),
+    str | None, _how("--ray", metavar="ADDRESS", help="Tables: run on a Ray cluster: local, auto, or its address.")
 ]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, rich_help_panel=_HOW, help="Pictures computed together.")]
+Batch = Annotated[int, _how("--batch-size", min=1, help="Pictures computed together.")]
 
 
 def reproduce(
@@ -334,12 +300,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _table(
-    name: str,
-    setting: Setting,
-    out: Path,
-    against: Literal["imagenet", "cub"],
-    workers: int | None,
-    ray: str | None,
+    name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int | None, ray: str | None
 ) -> int:
     """Measure a table, write it in every format, and print it."""
     from relprop.evaluation.local import run

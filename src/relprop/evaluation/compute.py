@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from relprop.errors import DataError, MissingDependencyError, RelpropError
-from relprop.evaluation.plan import seed_of
 from relprop.evaluation.rows import Row
 from relprop.explainers.base import ByChannel, reduce_channels
 from relprop.metrics.forward import callable_model
+from relprop.seeding import mix
 
 if TYPE_CHECKING:
     from relprop.data import Sample
@@ -61,7 +61,7 @@ def _rows(
     setup: Setup, samples: Sequence[Sample], read: Mapping[int, Any], batch: _Batch | None, chunk: int
 ) -> Iterator[Row]:
     """Yield all rows; what failed on the way stands in for what would have come of it."""
-    seeds = {spec: seed_of(setup.plan.seed, chunk, spec) for spec in setup.explainers}
+    seeds = {spec: mix(setup.plan.seed, chunk, spec) for spec in setup.explainers}
     maps: dict[Key, Maps] = {}
     shared: dict[Any, Tensor] = {}
     for spec, explainer in setup.explainers.items():

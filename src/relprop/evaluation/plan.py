@@ -141,12 +141,6 @@ def short_data(spec: str) -> str:
     return ":".join([kind, Path(root).name, *options]) if colon else spec
 
 
-def seed_of(*parts: object) -> int:
-    """One well-spread 63-bit seed from several values."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 

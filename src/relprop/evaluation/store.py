@@ -13,7 +13,6 @@ computed the same chunk would write the same file: locks save work, correctness 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from relprop.errors import RunError, require
 from relprop.evaluation.plan import Plan
 from relprop.evaluation.rows import Row, frame
+from relprop.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -213,30 +213,6 @@ def strangers(root: Path, known: set[str]) -> list[str]:
     """Names in a folder that are none of ours, nor the temporary files of one of ours."""
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
     return [name for name in names if name not in known and not name.startswith(f".{MANIFEST}.")]
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, force it to disk, and rename it: readers see all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON document atomically."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def now() -> str:

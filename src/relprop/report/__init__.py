@@ -9,6 +9,6 @@ from relprop.report.of_results import report_of_results
 from relprop.report.of_run import report_of_run
 from relprop.report.of_studies import report_of_studies
 from relprop.report.render import render, write
-from relprop.report.study import Study, Workbench
+from relprop.sessions import Study, Workbench
 
 __all__ = ["Study", "Workbench", "render", "report_of_results", "report_of_run", "report_of_studies", "write"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from relprop.core.backward.ledger import Conservation
+from relprop.sessions import block_of
 
 if TYPE_CHECKING:
     from relprop.core.backward.ledger import Ledger
@@ -84,14 +85,6 @@ class Book:
         ]
         sums = {"gap": self.gap, "absorbed": self.absorbed, "start": self.start, "end": self.end}
         return {**sums, "conservation": self.conservation.document(), "blocks": blocks}
-
-
-def block_of(name: str, depth: int) -> str:
-    """Return the block of a step: the first `depth` parts of its name, its own part left out; 0 keeps the whole."""
-    parts = name.split(".")
-    if depth == 0 or len(parts) == 1:
-        return name
-    return ".".join(parts[: min(depth, len(parts) - 1)])
 
 
 def _worse(one: float, other: float) -> float:

@@ -14,8 +14,8 @@ from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_studies import how_section, ledger_section, pictures_section, plain
-from relprop.report.study import Workbench
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
+from relprop.sessions import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.store import Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
-    from relprop.report.study import Study
+    from relprop.sessions import Study
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _PROTOCOL_TEXT = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relprop.core.result.relevance import Relevance
-    from relprop.report.study import Study
+    from relprop.sessions import Study
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
 

@@ -17,7 +17,7 @@ from relprop.viz.overlay import as_picture, blend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.report.study import Map, Study
+    from relprop.sessions import Map, Study
 
 _SMALL = 128
 """Below this side pictures are stored without loss, and shown with square pixels."""

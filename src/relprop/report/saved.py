@@ -15,7 +15,7 @@ from relprop.core.result.combine import parse_reading
 from relprop.core.result.relevance import Relevance
 from relprop.errors import InputError
 from relprop.images import read_image
-from relprop.report.study import Map, Study
+from relprop.sessions import Map, Study
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

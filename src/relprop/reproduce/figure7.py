@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from relprop import LRP, paper, released
+from relprop import LRP, paper, released, tables
 from relprop.core.graph.joins import find_joins
 from relprop.data import balanced
 from relprop.errors import InputError
@@ -118,14 +116,15 @@ def measure(
 
 def comma_separated(sums: Sums) -> str:
     """One line for each composite, cut and picture, in full precision."""
-    made = io.StringIO()
-    lines = csv.writer(made, lineterminator="\n")
-    lines.writerow(["composite", "cut", "layer", "sample", "relevance", "probability"])
-    for composite, rows in sums.relevance.items():
-        for cut, row in zip(sums.cuts, rows.tolist(), strict=True):
-            for sample, total, p in zip(sums.samples, row, sums.probability[composite].tolist(), strict=True):
-                lines.writerow([composite, cut.title, cut.layer, sample, repr(total), repr(p)])
-    return made.getvalue()
+    return tables.comma_separated(
+        ["composite", "cut", "layer", "sample", "relevance", "probability"],
+        (
+            [composite, cut.title, cut.layer, sample, total, p]
+            for composite, rows in sums.relevance.items()
+            for cut, row in zip(sums.cuts, rows.tolist(), strict=True)
+            for sample, total, p in zip(sums.samples, row, sums.probability[composite].tolist(), strict=True)
+        ),
+    )
 
 
 def draw(sums: Sums, caption: str) -> Figure:

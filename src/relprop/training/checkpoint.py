@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from relprop.errors import RunError
+from relprop.files import write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,26 +26,18 @@ MANIFEST = "checkpoint.json"
 FORMAT = 1
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader, or a kill, sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write checkpoint `number` under `out`, then drop the older ones."""
     # clones: safetensors refuses tensors that share memory, and torch may have tied some
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     name = f"checkpoint-{number:04d}.safetensors"
-    write_atomically(out / name, content)
+    write_bytes(out / name, content)
     manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-    write_atomically(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    for old in out.glob("checkpoint-*.safetensors"):
+    write_bytes(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    for old in (
+        *out.glob("checkpoint-*.safetensors"),
+        *out.glob(".checkpoint*"),
+    ):  # the latter: of a run that was killed
         if old.name != name:
             old.unlink()
 

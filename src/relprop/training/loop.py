@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relprop.errors import DataError, RunError, UsageError, require
+from relprop.seeding import generator, mix
 from relprop.training import state as states
 from relprop.training.events import Event, Finished, Row, Step
-from relprop.training.pictures import Pictures, generator, hold_out, mix, prepare
+from relprop.training.pictures import Pictures, hold_out, prepare
 from relprop.training.schedules import SCHEDULES, Position, best_epoch, should_stop
 from relprop.training.weights import save_weights
 

@@ -12,6 +12,7 @@ import torch
 from torch.optim import swa_utils
 
 from relprop.errors import RunError
+from relprop.files import write_bytes
 from relprop.training import checkpoint
 from relprop.training.events import Row
 from relprop.training.networks import build_network
@@ -103,7 +104,7 @@ def write(state: State, out: Path, who: dict[str, Any]) -> None:
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in members.items()}
     rows = [dataclasses.asdict(row) for row in state.rows]
     checkpoint.save_checkpoint(out, len(rows), tensors, {**who, "optimizer": plain, "rows": rows})
-    checkpoint.write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def resume(state: State, out: Path, who: dict[str, Any]) -> None:
