@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation through residual networks, with books that balance.
+"""Layer-wise relevance propagation through residual networks that conserves relevance.
 
     result = relprop.explain(model, x)
     result.heatmap, result.score, result.ledger.gap

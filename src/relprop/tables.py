@@ -68,6 +68,11 @@ def comma_separated(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     return made.getvalue()
 
 
+def number(value: float) -> str:
+    """A sum of relevance: six decimals, or in powers of ten where it has run away."""
+    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
+
+
 def with_error(value: float | None, error: float | None, digits: int, sign: str = "") -> str:
     """A number with its standard error: "0.1234 ± 0.0056"; "-" where there is none."""
     if value is None:

@@ -21,7 +21,7 @@ from relprop.cli import app
 from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
-from relprop.report.book import Book
+from relprop.report.conservation import ConservationTable
 
 
 def run(*arguments: object, code: int = 0):
@@ -77,9 +77,9 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
     from relprop.explainers.cuts import LrpCuts
     from relprop.report.saved import read_study
 
-    report = document("explain", folder, *model, "--reading", reading, "--out", tmp_path / "out")
+    report = document("explain", folder, *model, "--combine", reading, "--out", tmp_path / "out")
     explainer = LrpCuts(reading)
-    assert report["reading"] == explainer.chosen.text
+    assert report["combine"] == explainer.chosen.text
     assert report["composite"] == explainer.chosen.composite
     prepare = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))
     for row in report["images"]:
@@ -89,10 +89,10 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
         assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
         study, about = read_study(Path(row["files"][2]))
         assert study.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
-        assert about["reading"] == report["reading"]
-    own = document("explain", folder / "a.png", *model, "--reading", reading, "-c", "paper", "--out", tmp_path / "own")
+        assert about["combine"] == report["combine"]
+    own = document("explain", folder / "a.png", *model, "--combine", reading, "-c", "paper", "--out", tmp_path / "own")
     assert own["composite"] == "paper"
-    wrong = run("explain", folder / "a.png", *model, "--reading", "0.5*input", code=2)
+    wrong = run("explain", folder / "a.png", *model, "--combine", "0.5*input", code=2)
     assert "the weights of a reading must add up to 1" in wrong.output
 
 
@@ -446,7 +446,7 @@ def test_the_book_adds_up_by_block():
         line("layer1.0.conv1", 0.75, 0.5),
         line("conv1", 0.5, 0.5),
     )
-    book = Book(depth=2)
+    book = ConservationTable(depth=2)
     for _ in range(2):
         book.add(Ledger(entries, one, 0.5 * one))
     report = book.document()
@@ -462,7 +462,7 @@ def test_the_book_adds_up_by_block():
 def test_a_number_that_is_missing_never_balances():
     nan = torch.tensor([float("nan")], dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    book = Book(depth=2)
+    book = ConservationTable(depth=2)
     book.add(Ledger((line("fc", 1.0, float("nan")),), one, nan))
     book.add(Ledger((line("fc", 1.0, 1.0),), one, one))
     assert not book.gap <= 1e300

@@ -45,10 +45,10 @@ def test_pictures_that_a_reading_was_chosen_on_are_left_out_for_everyone(tmp_pat
     assert code == 0
     written = json.loads(tuned.read_text())
     chosen = set(written["provenance"]["selection"])
-    run = (*MODEL, "--data", data, "--step", 16, "--explainers", f"sobel,lrp-cuts:reading={tuned}")
+    run = (*MODEL, "--data", data, "--step", 16, "--explainers", f"sobel,lrp-cuts:weights={tuned}")
     code, _, err = relprop(capsys, "evaluate", *run, "--out", tmp_path / "run")
     assert code == 0
-    assert "left out 6 pictures that a reading of lrp-cuts was chosen on" in err
+    assert "left out 6 pictures that layer weights of lrp-cuts were chosen on" in err
     rows = open_run(tmp_path / "run").rows().collect()
     assert manifest(tmp_path / "run")["left_out"] == 6
     labels = {sample.id: sample.label for sample in open_dataset(data).samples}

@@ -11,7 +11,7 @@ from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.evaluation import ModelSpec, Plan, evaluate
 from relprop.evaluation.local import run
 from relprop.explainers import EXPLAINERS, POST
-from relprop.explainers.cuts import Reading
+from relprop.explainers.cuts import LayerWeights
 from relprop.images import Preprocess
 from relprop.metrics import insertion_deletion
 from relprop.models import load_model
@@ -57,8 +57,8 @@ def test_a_constant_map_scores_the_whole_and_the_blank_picture_under_the_papers_
 def test_pictures_that_an_explainer_was_chosen_on_are_left_out_whoever_made_it(tmp_path):
     dataset = open_dataset(f"folder:{pictures(tmp_path / 'data', 9)}")
     selection = {sample.id: sample.label for sample in dataset.samples[:4]}
-    reading = Reading("1*input", "paper", {"selection": selection}).save(tmp_path / "tuned.json")
-    spec = f"lrp-cuts:reading={reading}"
+    reading = LayerWeights("1*input", "paper", {"selection": selection}).save(tmp_path / "tuned.json")
+    spec = f"lrp-cuts:weights={reading}"
     fresh = {sample.id for sample in dataset.samples[4:]}
     for explainers in (spec, {"mine": EXPLAINERS.build(spec)}):
         rows = evaluate(make(), dataset, explainers, preprocess=PREPARE, step=32)

@@ -133,8 +133,8 @@ def test_results_of_one_picture_stand_side_by_side(explained, tmp_path):
 def test_one_result_alone_is_enough_and_its_numbers_are_those_saved(explained):
     report = report_of_results([explained / "paper" / "0_000"])
     saved = relprop.Relevance.load(explained / "paper" / "0_000")
-    assert f"of a score of {float(saved.score[0]):.6f}; no leak: at most" in report.lede
-    assert report.lede.endswith("the score is conserved: relevance sums to it.")
+    assert f"of a score of {float(saved.score[0]):.6f}; no leak: at most" in report.summary
+    assert report.summary.endswith("the score is conserved: relevance sums to it.")
     assert report.title == "Why class 1?"
     read(render(report))
 
@@ -242,7 +242,7 @@ def test_an_unfinished_run_says_so(evaluated, tmp_path):
     shutil.copytree(evaluated / "run", tmp_path / "run")
     (tmp_path / "run" / "shards" / "00002.parquet").unlink()
     report = report_of_run(tmp_path / "run", pictures=0)
-    assert report.lede == "2 methods measured on 6 samples; NOT FINISHED: 2 of 3 chunks."
+    assert report.summary == "2 methods measured on 6 samples; NOT FINISHED: 2 of 3 chunks."
 
 
 def test_one_report_is_of_one_run(evaluated, tmp_path):

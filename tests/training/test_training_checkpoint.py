@@ -24,10 +24,10 @@ def test_an_optimizer_goes_on_from_what_was_saved(tmp_path, kind):
     checkpoint.save_checkpoint(tmp_path, 1, {"model.w": weight, **tensors}, {"optimizer": plain})
     step(weight, optimizer)
 
-    loaded, facts = checkpoint.load_checkpoint(tmp_path)
+    loaded, metadata = checkpoint.load_checkpoint(tmp_path)
     other, resumed = make()
     other.data.copy_(checkpoint.strip(loaded, "model")["w"])
-    checkpoint.unpack_optimizer(resumed, loaded, facts["optimizer"])
+    checkpoint.unpack_optimizer(resumed, loaded, metadata["optimizer"])
     step(other, resumed)
     assert torch.equal(other, weight)
 

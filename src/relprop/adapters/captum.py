@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.core import lrp as engine
+from relprop.core import lrp as core_lrp
 from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.targets.start import begin
@@ -46,8 +46,8 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         self.model = model
         self.composite = composite
         self.start = start
-        self._bound: dict[Any, tuple[_Bound, engine.LRP]] = {}
-        self._plain = engine.LRP(model, composite, ledger=False)
+        self._bound: dict[Any, tuple[_Bound, core_lrp.LRP]] = {}
+        self._plain = core_lrp.LRP(model, composite, ledger=False)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -76,7 +76,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
             UsageError: several input tensors.
         """
         image = _one_image(inputs)
-        result = self._engine(additional_forward_args)(image, _Chosen(target), start=self.start)
+        result = self._lrp(additional_forward_args)(image, _Chosen(target), start=self.start)
         found = result.relevance.to(image.dtype)
         formatted = (found,) if isinstance(inputs, tuple) else found
         if not return_convergence_delta:
@@ -97,8 +97,8 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         """Not there, as in captum's own LRP."""
         raise NotImplementedError("attribute_future is not implemented for LRP")
 
-    def _engine(self, extra: Any) -> engine.LRP:
-        """The engine for one kind of further arguments, made once; their tensors are read anew at each call."""
+    def _lrp(self, extra: Any) -> core_lrp.LRP:
+        """The LRP for one kind of further arguments, made once; their tensors are read anew at each call."""
         if extra is None:
             return self._plain
         given = extra if isinstance(extra, tuple) else (extra,)
@@ -107,7 +107,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
             if not isinstance(self.model, nn.Module):
                 raise UsageError("an exported program takes the image alone; additional_forward_args need the module")
             bound = _Bound(self.model, given)
-            self._bound[key] = bound, engine.LRP(bound, self.composite, ledger=False)
+            self._bound[key] = bound, core_lrp.LRP(bound, self.composite, ledger=False)
         bound, lrp = self._bound[key]
         bound.take(given)
         return lrp

@@ -136,8 +136,8 @@ def split(result: Relevance) -> list[Relevance]:
 
 
 def _sample(result: Relevance, at: slice) -> Relevance:
-    book = result.ledger
-    if book is not None:
+    ledger = result.ledger
+    if ledger is not None:
         lines = tuple(
             replace(
                 line,
@@ -146,12 +146,12 @@ def _sample(result: Relevance, at: slice) -> Relevance:
                 magnitude=line.magnitude[at],
                 blind=line.blind if isinstance(line.blind, float) else line.blind[at],
             )
-            for line in book.entries
+            for line in ledger.entries
         )
-        book = replace(book, entries=lines, start=book.start[at], end=book.end[at])
+        ledger = replace(ledger, entries=lines, start=ledger.start[at], end=ledger.end[at])
     parts = {name: getattr(result, name)[at] for name in ("relevance", "target", "score", "logits")}
     kept = {key: relevance[at] for key, relevance in result.kept.items()}
-    return replace(result, **parts, ledger=book, kept=kept)
+    return replace(result, **parts, ledger=ledger, kept=kept)
 
 
 def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[Item]:

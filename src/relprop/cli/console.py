@@ -55,11 +55,6 @@ def heading(text: str) -> None:
     out.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
 
 
-def number(value: float) -> str:
-    """Write a sum of relevance: six decimals, or in powers of ten where it has run away."""
-    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
-
-
 def statements(said: Conservation, rtol: float = 1e-5) -> None:
     """Print the two statements about conservation, each on a line, marked and coloured."""
     out.print(verdict(not said.leaks(rtol), said.leak_text(rtol), said.leak_text(rtol)), soft_wrap=True)

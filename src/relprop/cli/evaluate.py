@@ -112,7 +112,7 @@ def evaluate(
     """Measure explanations on a data set; killed at any moment, the same command goes on with it.
 
     Every sample, explainer, post-processing and metric gives a row, in Parquet files in the run directory. What cannot
-    be computed is a row with the reason. Pictures that relprop tune chose a reading on are left out. Exit code 1 if
+    be computed is a row with the reason. Pictures that relprop tune chose layer weights on are left out. Exit code 1 if
     some pictures could not be read.
     """
     from relprop.evaluation import Plan, with_controls
@@ -137,10 +137,10 @@ def evaluate(
         curves=curves,
         amp=amp,
     )
-    return _carry_out(plan, out or Path("runs") / plan.digest, place, workers, ray)
+    return _execute(plan, out or Path("runs") / plan.digest, place, workers, ray)
 
 
-def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
+def _execute(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
     """Run the plan, and print its table."""
     from relprop.evaluation.local import run
     from relprop.evaluation.store import manifest, summary_of
@@ -159,7 +159,7 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
     summary = summary_of(store)
     sys.stdout.write(summary.format("text"))
     if used := manifest(out).get("left_out"):
-        console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that a reading of lrp-cuts was chosen on")
+        console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that layer weights of lrp-cuts were chosen on")
     return 1 if summary.unread else 0
 
 
@@ -219,7 +219,7 @@ def progress(plan: Plan, what: str = "samples") -> Iterator[Callable[[int, int],
         task = bar.add_task("", total=None, rate="")
 
         def report(done: int, total: int) -> None:
-            rate, line = clock.tell(done, total)
+            rate, line = clock.read(done, total)
             bar.update(task, completed=clock.samples(done), total=clock.samples(total), rate=rate)
             if line and not console.err.is_terminal:
                 console.err.print(line, soft_wrap=True)
@@ -237,7 +237,7 @@ class _Clock:
         """Return how many samples that is; without --samples the last chunk may be counted too large."""
         return min(chunks * self.batch, self.most or chunks * self.batch)
 
-    def tell(self, done: int, total: int) -> tuple[str, str | None]:
+    def read(self, done: int, total: int) -> tuple[str, str | None]:
         """Return the rate, and a line for logs now and then."""
         if self.first < 0:
             self.first, self.began = done, time.monotonic()

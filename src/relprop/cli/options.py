@@ -133,7 +133,7 @@ def choose_device(name: str) -> str:
     here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     here += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
-        return "cuda" if len(here) > 1 and here[1] == "cuda:0" else "cpu"  # mps lacks float64, which the books need
+        return "cuda" if len(here) > 1 and here[1] == "cuda:0" else "cpu"  # mps lacks float64, which the ledger needs
     if name not in [*here, *(["cuda"] if "cuda:0" in here else [])]:
         raise UsageError(f"there is no device {name!r} here; there is {', '.join(here)}")
     return name
@@ -236,7 +236,9 @@ def _classes_of(text: str, classes: Sequence[str] | None, outputs: int | None) -
 
 def _within(index: int, outputs: int | None) -> int:
     if outputs is not None and not 0 <= index < outputs:
-        raise TargetError(f"class {index} does not exist: the model has {outputs} classes, 0 to {outputs - 1}")
+        from relprop.core.targets.target import no_such_class
+
+        raise no_such_class(index, outputs)
     return index
 
 

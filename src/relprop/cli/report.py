@@ -107,13 +107,13 @@ def _of_images(
     from relprop.images import read_image
     from relprop.report import Workbench, report_of_studies
 
-    bench, studies, failures = Workbench(loaded, place), [], []
+    session, studies, failures = Workbench(loaded, place), [], []
     with console.progress("explaining", len(items)) as advance:
         for item in items:
             try:
                 picture = item.picture if item.source is None else read_image(item.source)
                 studies.append(
-                    bench.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
+                    session.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
                 )
             except InputError as error:
                 failures.append(error)

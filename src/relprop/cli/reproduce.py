@@ -309,7 +309,7 @@ def _table(
 
     command = ["relprop", *sys.argv[1:]]
 
-    def carry(plan: Plan, place: Path, what: str) -> Store:
+    def execute(plan: Plan, place: Path, what: str) -> Store:
         if not console.err.is_terminal:
             console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
         with progress(plan, what) as report:
@@ -322,7 +322,7 @@ def _table(
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
 
-    table = make_table(name, setting, out, carry, against, announce)
+    table = make_table(name, setting, out, execute, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
         (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")

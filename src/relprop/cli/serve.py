@@ -1,4 +1,4 @@
-"""`relprop serve`: the app, on this machine alone unless told otherwise."""
+"""`relprop serve`: the app, on this machine alone by default."""
 
 from __future__ import annotations
 

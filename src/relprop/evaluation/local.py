@@ -1,4 +1,4 @@
-"""Carry a plan out on this machine, in this process or in several.
+"""Execute a plan on this machine, in this process or in several.
 
 A worker is nothing but a process that opens the run directory, and computes chunks that nobody has claimed. So several
 workers, several terminals, or several machines on one file system all work on a run in the same way.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.rows import Row
 
 Report = Callable[[int, int], None]
-"""Told the number of chunks that are done, and of all."""
+"""Called with the number of chunks that are done, and of all."""
 
 _LIBRARIES = ("numpy", "captum", "torchcam", "timm", "polars", "pyarrow", "ray")
 
@@ -41,7 +41,7 @@ def run(
     command: Sequence[str] = (),
     report: Report | None = None,
 ) -> Store:
-    """Carry out `plan` in the run directory `out`, or what is left of it.
+    """Execute `plan` in the run directory `out`, or what is left of it.
 
     Args:
         plan: what to evaluate.
@@ -49,7 +49,7 @@ def run(
         workers: processes to compute in; with 1, this one.
         place: the device, of the plan's kind; with several workers each takes a GPU in turn.
         command: how this run was asked for, for the manifest.
-        report: is told how far the run is, at the start and whenever chunks were done.
+        report: is called with how far the run is, at the start and whenever chunks were done.
 
     Raises:
         RunError: `out` holds another run, or the workers died.
@@ -59,14 +59,14 @@ def run(
         raise RunError(f"a run needs at least one worker, not {workers}")
     setup = set_up(plan, place)
     store = start(out, plan, setup)
-    tell = report or (lambda done, total: None)
+    progress = report or (lambda done, total: None)
     with store.session(session_facts(command, workers, setup.device)):
-        tell(store.chunks - len(store.missing()), store.chunks)
+        progress(store.chunks - len(store.missing()), store.chunks)
         if workers == 1 or len(store.missing()) < 2:
-            work(store, setup, tell)
+            work(store, setup, progress)
         else:
             del setup
-            _employ(store, workers, tell)
+            _wait_for(store, workers, progress)
     return store
 
 
@@ -117,24 +117,24 @@ def timed(setup: Setup, chunk: int) -> tuple[list[Row], dict[str, str]]:
     return rows, {**facts, "seconds": f"{seconds:.3f}", "cpu_seconds": f"{cpu_seconds:.3f}"}
 
 
-def _employ(store: Store, workers: int, report: Report) -> None:
-    """Start worker processes and wait until the run is done; those that die are missed, not mourned."""
+def _wait_for(store: Store, workers: int, report: Report) -> None:
+    """Start worker processes and wait until the run is done; none is started again."""
     logs = [store.root / "locks" / f"worker-{number}.log" for number in range(workers)]
-    hired = [_hire(store, number, log) for number, log in enumerate(logs)]
+    processes = [_spawn(store, number, log) for number, log in enumerate(logs)]
     try:
-        while any(worker.poll() is None for worker in hired):
+        while any(worker.poll() is None for worker in processes):
             time.sleep(0.1)
             report(store.chunks - len(store.missing()), store.chunks)
     finally:
-        for worker in hired:
+        for worker in processes:
             if worker.stdin is not None:
                 worker.stdin.close()  # tells it to stop, should it still run
-        for worker in hired:
+        for worker in processes:
             worker.wait()
     report(store.chunks - len(store.missing()), store.chunks)
     if left := store.missing():
         said = {log.read_text(errors="replace").strip()[-500:] for log in logs} - {""}
-        codes = ", ".join(str(worker.returncode) for worker in hired)
+        codes = ", ".join(str(worker.returncode) for worker in processes)
         raise RunError(
             f"all {workers} workers ended (exit codes {codes}) with {len(left)} of {store.chunks} chunks left: "
             f"{' / '.join(sorted(said)) or 'they said nothing; killed for lack of memory?'}. "
@@ -144,8 +144,10 @@ def _employ(store: Store, workers: int, report: Report) -> None:
         log.unlink(missing_ok=True)
 
 
-def _hire(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # where our models come from, theirs do too
+def _spawn(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(
+        path or str(Path.cwd()) for path in sys.path
+    )  # workers find modules where this process does
     environment = {**os.environ, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
     if store.plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

@@ -1,4 +1,4 @@
-"""Carry a plan out on a Ray cluster: one actor a worker, chunks to whoever is free, rows back to the driver.
+"""Execute a plan on a Ray cluster: one actor a worker, chunks to the next free one, rows back to the driver.
 
 The driver holds the run directory and writes the shards; nodes need the model and the data under the same paths, and
 nothing else. An actor that is lost, with its node or alone, is replaced, and its chunk computed again elsewhere.
@@ -63,7 +63,7 @@ def run_ray(
     command: Sequence[str] = (),
     report: Report | None = None,
 ) -> Store:
-    """Carry out `plan` in the run directory `out` on a Ray cluster, or what is left of it.
+    """Execute `plan` in the run directory `out` on a Ray cluster, or what is left of it.
 
     Args:
         plan: what to evaluate; with device "cuda" each worker gets a GPU.
@@ -72,7 +72,7 @@ def run_ray(
             process is connected to already is used as it is.
         workers: how many actors; by default as many as the cluster has GPUs or, on the CPU, cores for.
         command: how this run was asked for, for the manifest.
-        report: is told how far the run is.
+        report: is called with how far the run is.
 
     Raises:
         RunError: no such cluster, no worker could be set up, or a chunk killed one after another.
@@ -83,18 +83,18 @@ def run_ray(
     setup = set_up(plan)
     store = start(out, plan, setup)
     del setup
-    tell = report or (lambda done, total: None)
+    progress = report or (lambda done, total: None)
     with _connected(ray, address), store.session(session_facts(command, f"ray {address}", plan.device)):
-        tell(store.chunks - len(store.missing()), store.chunks)
+        progress(store.chunks - len(store.missing()), store.chunks)
         count = min(workers or _room(ray, plan), max(1, len(store.missing())))
-        _Crew(ray, store, deque(store.missing())).work(count, tell)
+        _Pool(ray, store, deque(store.missing())).work(count, progress)
     if left := len(store.missing()):
         raise RunError(f"{left} chunks of {out} are being computed by another process; let it finish, or start again")
     return store
 
 
 @dataclass
-class _Crew:
+class _Pool:
     """The actors of a run: those that are being set up, and those that compute a chunk."""
 
     ray: Any
@@ -108,7 +108,7 @@ class _Crew:
         """Compute all chunks of the queue with `count` actors."""
         try:
             for _ in range(count if self.queue else 0):
-                self.hire()
+                self.spawn()
             while self.queue or self.busy:
                 done, _ = self.ray.wait([*self.joining, *self.busy], num_returns=1)
                 self.joined(done[0]) if done[0] in self.joining else self.finished(done[0])
@@ -119,7 +119,7 @@ class _Crew:
             for _, _, claim in self.busy.values():
                 claim.close()
 
-    def hire(self) -> None:
+    def spawn(self) -> None:
         """Ask for an actor; it joins when the cluster has found room for it and it is set up."""
         plan = self.store.plan
         options = {"num_cpus": plan.threads, "num_gpus": int(plan.device == "cuda"), "max_restarts": 0}
@@ -170,7 +170,7 @@ class _Crew:
         self.deaths[chunk] += 1
         if self.deaths[chunk] < PATIENCE:
             time.sleep(2 ** self.deaths[None] - 1)  # a lost node gets new actors until Ray has noticed that it is lost
-            self.hire()
+            self.spawn()
         elif chunk is not None or not (self.busy or self.joining):
             what = "while they were set up" if chunk is None else f"at chunk {chunk}"
             raise RunError(f"{PATIENCE} Ray workers died {what}, so it is not tried again; the last said: {error}")

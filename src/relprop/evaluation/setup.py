@@ -177,8 +177,8 @@ def choose(dataset: Dataset, plan: Plan, explainers: Mapping[str, Explainer]) ->
     fresh = [sample for sample in dataset.samples if sample.id not in used]
     if not fresh:
         raise UsageError(
-            f"weights of lrp-cuts were chosen on every picture of {dataset.name}; what was chosen on a picture looks "
-            "better there than it is: evaluate it on others"
+            f"layer weights of lrp-cuts were chosen on every picture of {dataset.name}; what was chosen on a picture "
+            "looks better there than it is: evaluate it on others"
         )
     wanted = min(plan.samples, len(fresh)) if used and plan.samples else plan.samples
     return balanced(fresh, wanted, plan.seed), len(used)

@@ -14,7 +14,7 @@ from relprop.evaluation.store import open_run
 
 
 def serve(root: Path) -> None:
-    """Work on a run until it is done, or until the one who hired us is gone."""
+    """Work on a run until it is done, or until the process that started this one is gone."""
     threading.Thread(target=_stop_with_the_parent, daemon=True).start()
     plan = open_run(root).plan
     setup = set_up(plan)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relprop.core.capture import Model, require_evaluation_mode, unwrap
-from relprop.core.targets.start import read_target
+from relprop.core.targets.start import read_target, require_scores
 from relprop.errors import InputError, ModelError
 from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
@@ -108,10 +108,7 @@ def own_target(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         InputError: the model does not return (N, classes).
     """
     with torch.no_grad():
-        scores = model(x[:1])
-    if not isinstance(scores, Tensor) or scores.dim() != 2:
-        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
+        scores = require_scores(model(x[:1]))
     return read_target(target, scores[:1].expand(len(x), -1))
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from relprop.core.capture import capture, require_evaluation_mode
-from relprop.core.targets.start import probabilities_of
-from relprop.errors import InputError, RelpropError, TargetError
+from relprop.core.targets.start import probabilities_of, read_target, require_scores
+from relprop.errors import RelpropError
 from relprop.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Forward:
             images = pictures(start, stop)
             output = model(images.contiguous(memory_format=torch.channels_last) if last else images)
             if start == 0:
-                _require_scores(output, classes)
+                read_target(classes, require_scores(output)[:1].expand(len(classes), -1))
             output = output.float()
             values: Tensor = output if logit else probabilities_of(output, end)
             return values.gather(1, classes[start:stop, None])[:, 0]
@@ -131,13 +131,3 @@ def callable_model(model: Any) -> Any:
     if isinstance(model, torch.nn.Module) and not isinstance(model, torch.fx.GraphModule):
         require_evaluation_mode(model)
     return model
-
-
-def _require_scores(output: Any, classes: Tensor) -> None:
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
-    for one in (int(classes.min()), int(classes.max())):
-        if not 0 <= one < output.shape[1]:
-            known = f"the model has {output.shape[1]} classes, 0 to {output.shape[1] - 1}"
-            raise TargetError(f"class {one} does not exist: {known}")

@@ -1,4 +1,4 @@
-"""Reports: one HTML file with pictures, books, scores and curves, which needs no network and runs no script.
+"""Reports: one HTML file with images, conservation tables, scores and curves, without scripts or anything to fetch.
 
 report = report_of_run(Path("runs/3f2a"))          # a run of `relprop evaluate`
 report = report_of_results([Path("relprop-out")])  # what `relprop explain` wrote

@@ -41,7 +41,7 @@ def report_of_run(
     pictures: int = 4,
     device: str = "cpu",
     trust: bool = False,
-    tell: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Make the report of a run directory, finished or not.
 
@@ -51,7 +51,7 @@ def report_of_run(
         device: where to explain them.
         trust: whether to run code that the run's manifest leads to: a factory that it names, a `.pt2` file. What the
             manifest itself says of trust does not count, since a run folder may come from anybody.
-        tell: is told what is being done.
+        progress: is called with what is being done.
 
     Raises:
         RunError: there is no run there, or it has no rows yet.
@@ -62,10 +62,12 @@ def report_of_run(
     if curves := curves_section(store):
         sections.append(curves)
     if pictures > 0:
-        sections += _shown(plan, pictures, device, trust, tell)
+        sections += _shown(plan, pictures, device, trust, progress)
     sections += [_notes_section(summary), _how(root, store, document)]
-    lede = _lede(summary, document)
-    return Report(f"{plain(plan.model.name)} on {plain(plan.data)}", lede, _facts(plan, document), tuple(sections))
+    sentence = _summary(summary, document)
+    return Report(
+        f"{plain(plan.model.name)} on {plain(plan.data)}", sentence, _metadata(plan, document), tuple(sections)
+    )
 
 
 def scores_section(summary: Summary) -> Section:
@@ -147,17 +149,17 @@ def _direction(row: str) -> bool | None:
     return None
 
 
-def _shown(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Section]:
+def _shown(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Section]:
     """Explain some pictures of the run again; if model or data cannot be had, say why."""
     try:
-        studies = studies_of_run(plan, count, device, trust, tell)
+        studies = studies_of_run(plan, count, device, trust, progress)
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
-    books = [(studies[0], name, result) for name, result in studies[0].books]
-    return [pictures_section(studies), *([ledger_section(books)] if books else [])]
+    ledgers = [(studies[0], name, result) for name, result in studies[0].books]
+    return [pictures_section(studies), *([ledger_section(ledgers)] if ledgers else [])]
 
 
-def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Study]:
+def studies_of_run(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Study]:
     """Explain the first pictures of a run by its explainers, for the class that the run explains.
 
     Raises:
@@ -173,13 +175,13 @@ def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Calla
             "run comes from, say so with trust=True (--trust)"
         )
     samples = balanced(dataset.samples, plan.samples, plan.seed)
-    bench = Workbench(load(replace(plan.model, trust=trust), device), device)
+    session = Workbench(load(replace(plan.model, trust=trust), device), device)
     made = []
     for sample in _spread(samples, count):
-        tell(f"explaining {sample.id}")
+        progress(f"explaining {sample.id}")
         target = sample.label if plan.target == "label" else None
         methods = [spec for spec in plan.explainers if not is_control(spec)]
-        made.append(bench.compare(str(sample.id), dataset.load(sample), methods, target=target))
+        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
     return made
 
 
@@ -189,13 +191,13 @@ def _spread(samples: Sequence[Any], count: int) -> list[Any]:
     return [samples[at * len(samples) // count] for at in range(count)]
 
 
-def _lede(summary: Summary, document: dict[str, Any]) -> str:
+def _summary(summary: Summary, document: dict[str, Any]) -> str:
     methods = len({(line.explainer, line.post) for line in summary.lines if not is_control(line.explainer)})
     left = next((f"; {part}" for part in summary.caption.split(", ") if part.startswith("NOT FINISHED")), "")
     return f"{methods} methods measured on {document.get('samples', '?')} samples{left}."
 
 
-def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _metadata(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     step = "the protocol's own" if plan.step is None else f"{plan.step:g}"
     return (
         ("model", plain(plan.model.name) + (f" ({plan.model.arch})" if plan.model.arch else "")),

@@ -55,8 +55,8 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
         ) from None
     label = str(about.get("composite", result.composite or folder.parent.name))
     heatmap = result.heatmap[0]
-    if "reading" in about:
-        label, heatmap = f"{label} · {about['reading']}", result.read(parse_reading(str(about["reading"])))[0]
+    if "combine" in about:
+        label, heatmap = f"{label} · {about['combine']}", result.read(parse_reading(str(about["combine"])))[0]
     study = Study(
         folder.name,
         read_image(folder / PICTURE),

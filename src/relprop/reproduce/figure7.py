@@ -29,7 +29,7 @@ SAMPLES = 100
 TOLERANCE = 1e-6
 """The largest relative deviation that `paper()` may show."""
 
-BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # told apart by colour-blind eyes too
+BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # colour-blind readers can tell them apart
 _COMPOSITES: dict[str, Callable[[], Composite]] = {"paper": paper, "released": released}
 _TITLES = {"paper": "paper(): the method, made exact", "released": "released(): the authors' code"}
 
@@ -93,18 +93,18 @@ def measure(
     """Sum the relevance of the predicted class at the three cuts, picture by picture, under both composites."""
     samples = balanced(dataset.samples, setting.samples, setting.seeds[0])
     cuts: tuple[Cut, ...] = ()
-    engines: dict[str, LRP] = {}
+    lrps: dict[str, LRP] = {}
     sums: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
     scores: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
     for start in range(0, len(samples), setting.batch):
         some = samples[start : start + setting.batch]
         x = torch.stack([loaded.preprocess(dataset.load(sample)) for sample in some]).to(setting.device)
-        if not engines:
+        if not lrps:
             cuts = find_cuts(LRP(loaded.model).graph(x))
             keep = [cut.layer for cut in cuts]
-            engines = {name: LRP(loaded.model, make(), keep=keep) for name, make in _COMPOSITES.items()}
-        for name, engine in engines.items():
-            result = engine(x)
+            lrps = {name: LRP(loaded.model, make(), keep=keep) for name, make in _COMPOSITES.items()}
+        for name, lrp in lrps.items():
+            result = lrp(x)
             totals = [result.at(cut.layer).double().flatten(1).sum(1) for cut in cuts]
             sums[name].append(torch.stack(totals).cpu())
             scores[name].append(result.score.double().cpu())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.store import Store
     from relprop.reproduce.setting import Setting
 
-Carry = Callable[[Plan, Path, str], "Store"]
+Execute = Callable[[Plan, Path, str], "Store"]
 """(plan, run directory, what is measured) -> the finished run."""
 
 MAPS: Mapping[str, Callable[[Setting, Against], tuple[Map, ...]]] = {
@@ -129,7 +129,7 @@ def make_table(
     name: str,
     setting: Setting,
     out: Path,
-    carry: Carry,
+    execute: Execute,
     against: Against = "imagenet",
     announce: Callable[[Sequence[Job], Network], None] = lambda jobs, network: None,
 ) -> Table:
@@ -141,9 +141,9 @@ def make_table(
         name: a key of `MAPS`.
         setting: on what.
         out: folder of the run directories.
-        carry: how a plan is carried out.
+        execute: how a plan is executed.
         against: which of the paper's data sets to compare with.
-        announce: is told what will be measured, and on what network, before anything is.
+        announce: is called with what will be measured, and on what network, before anything is.
 
     Raises:
         UsageError: fewer pictures than asked for, before a model is loaded.
@@ -156,7 +156,7 @@ def make_table(
         balanced(pictures, setting.samples, seed)
     networks = [look(setting, at) for at in range(len(setting.models))]
     announce(jobs, networks[0])
-    done = [(job, carry(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
+    done = [(job, execute(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
     blocks = {
         where: tuple(_entry(row, where, paper, [store for job, store in done if row in job.rows]) for row in maps)
         for where in PROTOCOLS

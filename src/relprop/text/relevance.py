@@ -32,10 +32,10 @@ class TokenRelevance:
         pieces: the tokens of each text.
         relevance: (N, T) float32 (float64 for float64 models); zero beyond the tokens of a text.
         target: (N,) the class explained; -1 where it was not the score of one class.
-        score: (N,) the relevance that the walk started with: a probability, a logit, the cosine of two embeddings.
+        score: (N,) the relevance that the backward pass started with: a probability, a logit, a cosine of embeddings.
         output: what the model said: logits (N, classes), or the texts' embeddings (N, D).
         labels: the classes' names; may be empty.
-        ledger: the books.
+        ledger: what each step received and passed on.
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
     """
@@ -79,8 +79,8 @@ class TokenRelevance:
         """What a debugger prints: no tensors, but what they say."""
         said = [f"{self.explained(n)}: {float(self.score[n]):.4g}" for n in range(min(4, len(self)))]
         more = f", and {len(self) - 4} more" if len(self) > 4 else ""
-        books = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
-        return f"TokenRelevance({len(self)} text(s) by {self.composite}; {', '.join(said)}{more}{books})"
+        leak = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
+        return f"TokenRelevance({len(self)} text(s) by {self.composite}; {', '.join(said)}{more}{leak})"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What `rich.print(result)` shows: the tokens on their colours."""
@@ -122,7 +122,7 @@ class TokenRelevance:
 
     @classmethod
     def load(cls, directory: str | Path) -> TokenRelevance:
-        """Read what `save` wrote; the books stay behind, but for their gap in the manifest.
+        """Read what `save` wrote; the ledger is not among it, but for its gap in the manifest.
 
         Raises:
             InputError: there is no saved result of texts, or it is of an unknown format.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from relprop.training.events import Row
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # told apart by colour-blind eyes too
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # colour-blind readers can tell them apart
 
 
 def draw_curve(path: Path, rows: Sequence[Row], kept: int, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Training itself, told as a sequence of events.
+"""Training itself, as a sequence of events.
 
 `train` is a generator: it yields an event for every step and a row for every epoch, and whoever reads them draws
 progress, or stops. After each epoch a checkpoint holds all there is to know, so that a run which is killed and started
@@ -67,11 +67,11 @@ def train(
         UsageError: no such device here.
     """
     fabric = _fabric(device, devices, recipe.precision)
-    told = _train(_Job(recipe, seed, prepare(dataset, recipe, workers), fabric), dataset, out)
+    events = _train(_Job(recipe, seed, prepare(dataset, recipe, workers), fabric), dataset, out)
     if fabric.is_global_zero:
-        yield from told
+        yield from events
     else:
-        for _ in told:
+        for _ in events:
             pass
 
 

@@ -1,4 +1,4 @@
-"""What a trained network can do, measured on the file that is used, and told on its model card."""
+"""What a trained network can do, measured on the file that is used, and written on its model card."""
 
 from __future__ import annotations
 

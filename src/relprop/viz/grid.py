@@ -76,7 +76,7 @@ def grid(
 ) -> Figure:
     """Draw images (rows) by methods (columns), each map over its image.
 
-    Unless told, every map has its own display range, since methods differ in unit; the range is printed under it.
+    By default every map has its own display range, since methods differ in unit; the range is printed under it.
 
     Args:
         images: one a row, see `blend`.

@@ -7,7 +7,7 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-from relprop.viz.sheet import sheet
+from relprop.viz.figure import figure
 
 if TYPE_CHECKING:
     from relprop.core.result.relevance import Relevance
@@ -23,7 +23,7 @@ def png(result: Relevance) -> bytes | None:
     if result.relevance.dim() - result.target.dim() != 3 or not bool(result.relevance.isfinite().all()):
         return None
     buffer = io.BytesIO()
-    sheet(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")
+    figure(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -38,7 +38,7 @@ def show(
         index: which sample of the batch; a pair (sample, class) where several classes were explained.
         unit: the numbers of the colour bar: shares of the score, or raw relevance.
         levels: draw `result.quantized(levels)`, one colour a level.
-        contours: draw the levels (8 unless told) as filled contours instead of pixels, see `relprop.viz.contours`.
+        contours: draw the levels (8 by default) as filled contours instead of pixels, see `relprop.viz.contours`.
         smooth: of the contours, in pixels.
         percentile: end of the display range, see `scale_of`.
         scale: fixed colours, for pictures that are to be compared: see `shared_scale`.

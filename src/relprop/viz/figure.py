@@ -1,4 +1,4 @@
-"""All maps of a result on one sheet, with one scale."""
+"""All maps of a result in one figure, with one scale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CELL = 2.3  # inches
 
 
-def sheet(
+def figure(
     result: Relevance,
     images: Sequence[Any] | None = None,
     *,
@@ -36,12 +36,12 @@ def sheet(
     Args:
         result: of N images, or of N images by K classes (one row an image).
         images: the N pictures the network saw, see `blend`; None draws the maps alone.
-        limit: at most so many maps are drawn; the sheet says how many are left out.
+        limit: at most so many maps are drawn; the figure says how many are left out.
         columns: maps a row, where each image has one.
         unit: "raw" relevance, or each map as a "share" of its own score; None takes shares where relevance is of
             classes and nowhere negative.
         percentile: end of the display range over all maps drawn, see `scale_of`.
-        scale: fixed colours instead, to compare with another sheet.
+        scale: fixed colours instead, to compare with another figure.
         dpi: dots an inch.
 
     Raises:
@@ -64,8 +64,8 @@ def sheet(
     scale = scale or shared_scale([*maps], percentile=percentile, score=1.0 if unit == "share" else None)
     rows = math.ceil(count / columns)
     height = _CELL * maps.shape[1] / maps.shape[2]
-    figure = Figure(figsize=(_CELL * columns + 0.9, (height + 0.3) * rows + 0.35), dpi=dpi, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    drawn = Figure(figsize=(_CELL * columns + 0.9, (height + 0.3) * rows + 0.35), dpi=dpi, layout="constrained")
+    axes = drawn.subplots(rows, columns, squeeze=False)
     for place, ax in enumerate(axes.flat):
         if place >= count:
             ax.set_axis_off()
@@ -76,5 +76,5 @@ def sheet(
         ax.set_title(words, fontsize=8, color="#1f1f1f")
     draw_bar(axes, scale)
     rest = f"; {total - count} more maps are not drawn" if total > count else ""
-    figure.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)
-    return figure
+    drawn.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)
+    return drawn
