@@ -16,7 +16,7 @@ from relprop.data import Sample, open_dataset
 from relprop.data.sampling import balanced
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
-from relprop.explainers.cuts import LAYER_WEIGHTS, LayerWeights, LrpCuts, chosen_on
+from relprop.explainers.cuts import WEIGHTS, LayerWeights, LrpCuts, chosen_on
 
 
 def small():
@@ -107,7 +107,7 @@ def test_readings_know_the_images_that_they_were_chosen_on():
 
 
 def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_on():
-    default, efficientnet = LAYER_WEIGHTS.build("default"), LAYER_WEIGHTS.build("efficientnet")
+    default, efficientnet = WEIGHTS.build("default"), WEIGHTS.build("efficientnet")
     assert default.text == efficientnet.text
     noted = default.provenance["selection"]
     assert len(noted) == 247 + 40
@@ -122,4 +122,4 @@ def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_o
 def test_the_draws_of_the_shipped_selection_can_be_repeated(shared):
     dataset = open_dataset(f"parquet:{shared / 'data/cifar10/test.parquet'}")
     draws = [balanced(dataset.samples, *draw) for draw in ((48, 101), (200, 2026))]
-    assert LAYER_WEIGHTS.build("default").chosen_on(dataset.samples) == {s.id for draw in draws for s in draw}
+    assert WEIGHTS.build("default").chosen_on(dataset.samples) == {s.id for draw in draws for s in draw}

@@ -103,9 +103,9 @@ class LayerWeights:
         return cls(text, composite, provenance)
 
 
-LAYER_WEIGHTS: Registry[LayerWeights] = Registry("set of layer weights")
+WEIGHTS: Registry[LayerWeights] = Registry("set of layer weights")
 for _name in ("default", "efficientnet"):
-    LAYER_WEIGHTS.add(_name, LayerWeights.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
+    WEIGHTS.add(_name, LayerWeights.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
 
 
 def find_weights(spec: str) -> LayerWeights:
@@ -119,7 +119,7 @@ def find_weights(spec: str) -> LayerWeights:
     if "*" in spec or "+" in spec:
         return LayerWeights(spec)
     try:
-        return LAYER_WEIGHTS.build(spec)
+        return WEIGHTS.build(spec)
     except UnknownNameError as error:
         raise UnknownNameError(
             f"{error}; or a FILE.json of relprop tune, or weights as 0.9*late+0.1*input (one layer: 1*late)"
