@@ -26,7 +26,7 @@ def test_an_optimizer_goes_on_from_what_was_saved(tmp_path, kind):
 
     loaded, metadata = checkpoint.load_checkpoint(tmp_path)
     other, resumed = make()
-    other.data.copy_(checkpoint.strip(loaded, "model")["w"])
+    other.data.copy_(checkpoint.below(loaded, "model")["w"])
     checkpoint.unpack_optimizer(resumed, loaded, metadata["optimizer"])
     step(other, resumed)
     assert torch.equal(other, weight)
