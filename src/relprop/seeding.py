@@ -27,8 +27,8 @@ def fingerprint(x: Tensor, seed: int = 0) -> Tensor:
     Integer arithmetic modulo 2^64 over the bits of the float32 values, so it is equal on every device.
     """
     bits = x.detach().to(torch.float32).contiguous().view(torch.int32).reshape(len(x), -1).to(torch.int64)
-    place = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
-    spread = (place * _ODD) ^ (place * _ODD).bitwise_right_shift(29)
+    position = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
+    spread = (position * _ODD) ^ (position * _ODD).bitwise_right_shift(29)
     return _mixed((bits * (2 * spread + 1)).sum(1) + _signed(seed * _ODD))
 
 

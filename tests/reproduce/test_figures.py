@@ -35,12 +35,12 @@ def written(folder, name: str) -> None:
     assert (folder / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-def test_cuts_are_the_inputs_of_the_first_and_last_block():
+def test_separators_are_the_inputs_of_the_first_and_last_block():
     graph = relprop.LRP(make()).graph(torch.rand(2, 3, 8, 8))
-    assert [cut.layer for cut in figure7.find_cuts(graph)] == ["input", "relu", "relu@1"]
+    assert [cut.layer for cut in figure7.separators_shown(graph)] == ["input", "relu", "relu@1"]
 
 
-def test_a_block_that_begins_at_the_image_is_cut_there():
+def test_a_block_that_begins_at_the_image_is_shown_there():
     class First(nn.Module):
         def __init__(self):
             super().__init__()
@@ -50,12 +50,12 @@ def test_a_block_that_begins_at_the_image_is_cut_there():
             return self.fc((x + self.conv(x)).relu().mean((2, 3)))
 
     graph = relprop.LRP(First().eval()).graph(torch.rand(2, 3, 4, 4))
-    assert [cut.layer for cut in figure7.find_cuts(graph)] == ["input"] * 3
+    assert [cut.layer for cut in figure7.separators_shown(graph)] == ["input"] * 3
 
 
 def test_a_network_without_blocks_is_refused():
     with pytest.raises(InputError, match="this network has none"):
-        figure7.find_cuts(relprop.LRP(plain()).graph(torch.rand(2, 3, 8, 8)))
+        figure7.separators_shown(relprop.LRP(plain()).graph(torch.rand(2, 3, 8, 8)))
 
 
 def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch)
         picture = found.load(by_id[line["sample"]])
         with torch.no_grad():
             assert p == pytest.approx(float(model.model(model.preprocess(picture)[None]).softmax(1).max()), abs=1e-6)
-        key = line["composite"], line["cut"]
+        key = line["composite"], line["title"]
         worst[key] = max(worst.get(key, 0.0), abs(total - p) / p)
     assert max(gap for (composite, _), gap in worst.items() if composite == "paper") <= 1e-6
     assert worst["released", "network input"] > 1e-6  # its epsilon takes more than rounding does

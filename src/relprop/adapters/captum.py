@@ -132,21 +132,21 @@ class _Bound(nn.Module):
         self.model = model
         self.arguments = arguments
         self.training = False
-        for place, argument in enumerate(arguments):
+        for number, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
-                self.register_buffer(f"argument{place}", argument.detach().clone(), persistent=False)
+                self.register_buffer(f"argument{number}", argument.detach().clone(), persistent=False)
 
     def take(self, arguments: tuple[Any, ...]) -> None:
         """Take other values of the same shapes."""
-        for place, argument in enumerate(arguments):
+        for number, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
-                self.get_buffer(f"argument{place}").copy_(argument)
+                self.get_buffer(f"argument{number}").copy_(argument)
 
     def forward(self, x: Tensor) -> Any:
         """The model's output for `x` and the arguments it was given."""
         given = [
-            self.get_buffer(f"argument{place}") if isinstance(argument, Tensor) else argument
-            for place, argument in enumerate(self.arguments)
+            self.get_buffer(f"argument{number}") if isinstance(argument, Tensor) else argument
+            for number, argument in enumerate(self.arguments)
         ]
         return self.model(x, *given)
 
@@ -163,9 +163,9 @@ class _Chosen(OutputTarget):
             target = int(target)  # one class for all images
         if target is None:
             return self._only(output)
-        places = [target] if isinstance(target, tuple) else target
-        if isinstance(places, list) and places and all(isinstance(place, tuple) for place in places):
-            return self._at(output, places if len(places) == len(output) else places * len(output), start)
+        positions = [target] if isinstance(target, tuple) else target
+        if isinstance(positions, list) and positions and all(isinstance(position, tuple) for position in positions):
+            return self._at(output, positions if len(positions) == len(output) else positions * len(output), start)
         columns = begin(target, output, start).columns
         if len(columns) != 1:
             raise TargetError("captum's attribute explains one class an image; relprop.explain takes (N, K)")
@@ -179,15 +179,15 @@ class _Chosen(OutputTarget):
             )
         return output.clone()
 
-    def _at(self, output: Tensor, places: list[tuple[int, ...]], start: Scale) -> Tensor:
+    def _at(self, output: Tensor, positions: list[tuple[int, ...]], start: Scale) -> Tensor:
         values = output.softmax(1) if start == "probability" else output
         relevance = torch.zeros_like(output)
-        for image, place in enumerate(places):
-            if len(place) != output.dim() - 1 or not all(
-                0 <= i < n for i, n in zip(place, output.shape[1:], strict=True)
+        for image, position in enumerate(positions):
+            if len(position) != output.dim() - 1 or not all(
+                0 <= i < n for i, n in zip(position, output.shape[1:], strict=True)
             ):
-                raise TargetError(f"{place} is no place in an output of shape {tuple(output.shape[1:])}")
-            relevance[image, *place] = values[image, *place]
+                raise TargetError(f"{position} is no position in an output of shape {tuple(output.shape[1:])}")
+            relevance[image, *position] = values[image, *position]
         return relevance
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ _ParseError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Click
 
 
 class _Commands(TyperGroup):
-    """The one place where errors become sentences and exit codes."""
+    """Where errors become sentences and exit codes."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         """Run the command line and exit."""
@@ -81,8 +81,8 @@ def _complain(error: Exception) -> int:
         console.fail(str(error))
         return error.exit_code
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        console.fail(f"{place}{error.strerror or error}")
+        path = f"{error.filename}: " if error.filename else ""
+        console.fail(f"{path}{error.strerror or error}")
         return 2
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to say so would be slow
         console.fail("the device ran out of memory; try a smaller --batch-size, or --device cpu")

@@ -12,9 +12,7 @@ from relprop.tables import number
 if TYPE_CHECKING:
     from relprop.report.conservation import ConservationTable
 
-Rtol = Annotated[
-    float, typer.Option(min=0.0, help="Largest leak that is allowed, relative to the relevance at that place.")
-]
+Rtol = Annotated[float, typer.Option(min=0.0, help="Largest leak that is allowed, relative to the relevance there.")]
 Depth = Annotated[
     int,
     typer.Option(min=0, help="Parts of a name that make a block: 2 puts layer1.0.conv1 into layer1.0; 0 lists steps."),
@@ -53,13 +51,13 @@ def conservation(
     from relprop.report.conservation import ConservationTable
 
     rules = options.composite(composite, split, identity)
-    place = options.choose_device(device)
+    device = options.choose_device(device)
     items = find_items(images, recursive=recursive)
     options.require_targets(target, len(items))
     options.require_indices(target, options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     items = aim(items, target, loaded)
-    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
+    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start)
     table = ConservationTable(depth)
     for _, result in job.results():
         assert result.ledger is not None  # LRP keeps a ledger by default

@@ -118,7 +118,7 @@ def evaluate(
     from relprop.evaluation import Plan, with_controls
     from relprop.explainers import EXPLAINERS
 
-    place = _place(device, ray)
+    chosen_device = _device(device, ray)
     chosen = specs(explainers, EXPLAINERS.names())
     plan = Plan(
         model=model_spec(model, arch, size, mean, std, trust),
@@ -133,14 +133,14 @@ def evaluate(
         target=target,
         batch=batch_size,
         threads=threads,
-        device=place.split(":")[0],
+        device=chosen_device.split(":")[0],
         curves=curves,
         amp=amp,
     )
-    return _execute(plan, out or Path("runs") / plan.digest, place, workers, ray)
+    return _execute(plan, out or Path("runs") / plan.digest, chosen_device, workers, ray)
 
 
-def _execute(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
+def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
     """Run the plan, and print its table."""
     from relprop.evaluation.local import run
     from relprop.evaluation.store import manifest, summary_of
@@ -151,7 +151,7 @@ def _execute(plan: Plan, out: Path, place: str, workers: int | None, ray: str | 
     )
     with progress(plan) as report:
         if ray is None:
-            store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)
+            store = run(plan, out, workers=workers or 1, place=device, command=command, report=report)
         else:
             from relprop.evaluation.ray import run_ray
 
@@ -163,7 +163,7 @@ def _execute(plan: Plan, out: Path, place: str, workers: int | None, ray: str | 
     return 1 if summary.unread else 0
 
 
-def _place(device: str, ray: str | None) -> str:
+def _device(device: str, ray: str | None) -> str:
     """Choose a device; on a cluster the workers' machines have it, and not necessarily this one."""
     if ray is None or device == "auto":
         return options.choose_device(device)

@@ -127,15 +127,15 @@ def explain(
         _formats(formats),
     )
     rules = options.composite(spec, split, identity)
-    place = options.choose_device(device)
+    device = options.choose_device(device)
     items = batches.find_items(images, recursive=recursive)  # what can be refused is, before a model is loaded
     options.require_targets(target, len(items))
     options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     items = batches.aim(items, target, loaded, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
     lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if weights is None else weights.by_layer)])
-    job = batches.Job(loaded, lrp, items, batch_size, place, start)
+    job = batches.Job(loaded, lrp, items, batch_size, device, start)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):

@@ -95,13 +95,13 @@ def load(
         ModelError: there is no such model, or its weights do not fit.
     """
     means, deviations = channels("--mean", mean), channels("--std", std)
-    place = choose_device(device)
+    device = choose_device(device)
     with console.waiting("loading the model"):
         from relprop.models import DEFAULT_MODEL, load_model
 
         name = DEFAULT_MODEL if model is None else model
         return load_model(
-            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=place, trust=trust
+            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=device, trust=trust
         )
 
 

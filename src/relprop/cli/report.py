@@ -75,10 +75,10 @@ def report(
     if results and len(results) < len(given):
         odd = next(path for path in given if path not in results)
         raise UsageError(f"{results[0]} holds results and {odd} does not; give results, or images, not both")
-    place, failed = options.choose_device(device), 0
+    device, failed = options.choose_device(device), 0
     if runs:
         with console.waiting("reading the run, explaining some of its pictures"):
-            made = report_of_run(runs[0], pictures=pictures, device=place, trust=trust)
+            made = report_of_run(runs[0], pictures=pictures, device=device, trust=trust)
     elif results:
         made = report_of_results(results)
     else:
@@ -86,10 +86,10 @@ def report(
         options.require_targets(target, len(items))
         options.require_indices(target, options.known_outputs(model))
         loaded = options.load(
-            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust
         )
         rules = options.full_spec(composite, split, identity)
-        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, place)
+        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, device)
     path = write(made, out)
     console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
     return 1 if failed else 0
@@ -101,13 +101,13 @@ def _of_images(
     rules: str,
     methods: list[str],
     start: Literal["probability", "logit"],
-    place: str,
+    device: str,
 ) -> tuple[Report, int]:
     """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
     from relprop.images import read_image
     from relprop.report import Workbench, report_of_studies
 
-    session, studies, failures = Workbench(loaded, place), [], []
+    session, studies, failures = Workbench(loaded, device), [], []
     with console.progress("explaining", len(items)) as advance:
         for item in items:
             try:

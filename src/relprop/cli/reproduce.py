@@ -175,7 +175,7 @@ def reproduce(
     ImageNet: --model resnet50 is torchvision's ResNet50_Weights.IMAGENET1K_V1, the default, as is a file of them.
 
     Without options on the paper's own: ResNet-50 with those weights, 1,000 validation pictures; with --against cub,
-    five checkpoints of `relprop train cub`. Any model and data can stand in their place, and the caption says so. A
+    five checkpoints of `relprop train cub`. Any model and data can be used instead, and the caption says so. A
     table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if paper() does not
     conserve in figure7.
     """
@@ -309,15 +309,15 @@ def _table(
 
     command = ["relprop", *sys.argv[1:]]
 
-    def execute(plan: Plan, place: Path, what: str) -> Store:
+    def execute(plan: Plan, folder: Path, what: str) -> Store:
         if not console.err.is_terminal:
-            console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
+            console.err.print(f"{what} → {folder}", soft_wrap=True, markup=False)
         with progress(plan, what) as report:
             if ray is None:
-                return run(plan, place, workers=workers or 1, place=setting.device, command=command, report=report)
+                return run(plan, folder, workers=workers or 1, place=setting.device, command=command, report=report)
             from relprop.evaluation.ray import run_ray
 
-            return run_ray(plan, place, address=ray, workers=workers, command=command, report=report)
+            return run_ray(plan, folder, address=ray, workers=workers, command=command, report=report)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
@@ -405,9 +405,9 @@ def _figure7(loaded: LoadedModel, dataset: Dataset, setting: Setting, out: Path)
         f"{setting.data_name}, {len(sums.samples)} pictures, predicted class."
     )
     _save("figure7", figure7.draw(sums, caption), out, {"csv": figure7.comma_separated(sums)})
-    made = console.table("rules", "cut", "layer", ">largest |ΣR - p| / p")
-    for composite, cut, layer, deviation in figure7.lines(sums):
-        made.add_row(f"{composite}()", cut, console.escape(layer), f"{deviation:.1e}")
+    made = console.table("rules", "title", "layer", ">largest |ΣR - p| / p")
+    for composite, title, layer, deviation in figure7.lines(sums):
+        made.add_row(f"{composite}()", title, console.escape(layer), f"{deviation:.1e}")
     console.show(made)
     console.out.print(
         console.verdict(

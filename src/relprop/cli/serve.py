@@ -69,17 +69,17 @@ def serve(
 
     if len(model or ()) > 1 and any(given is not None for given in (arch, size, mean, std, classes)):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
-    place = options.choose_device(device)
-    benches: dict[str, Workbench] = {}
+    device = options.choose_device(device)
+    sessions: dict[str, Workbench] = {}
     names: list[str | None] = [*model] if model else [None]
     for wanted in names:
         loaded = options.load(
-            wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+            wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust
         )
-        benches[_free_name(loaded, benches)] = Workbench(loaded, place)
+        sessions[_free_name(loaded, sessions)] = Workbench(loaded, device)
     local = host in LOOPBACK
     limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
-    application = make_app(benches, limits, LOOPBACK if local else None)
+    application = make_app(sessions, limits, LOOPBACK if local else None)
     if not local:
         console.warn(
             f"listening on {host}: everybody who reaches this machine there can use the app, without a password"
@@ -91,7 +91,9 @@ def serve(
     server = uvicorn.Server(settings)
     sock = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
-    console.out.print(f"relprop serves {', '.join(benches)} at http://{shown}:{sock.getsockname()[1]}/", soft_wrap=True)
+    console.out.print(
+        f"relprop serves {', '.join(sessions)} at http://{shown}:{sock.getsockname()[1]}/", soft_wrap=True
+    )
     console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
         server.run(sockets=[sock])

@@ -65,10 +65,10 @@ def train(
     folder = out or Path("runs") / chosen.name
     results = []
     for number in seeds:
-        place = folder / f"seed-{number}"
+        run = folder / f"seed-{number}"
         if fresh:
-            _clear(place)
-        finished = _run(chosen, pictures, place, seed=number, device=device, devices=devices, workers=workers)
+            _clear(run)
+        finished = _run(chosen, pictures, run, seed=number, device=device, devices=devices, workers=workers)
         if finished is not None:  # None in all processes but the first
             results.append(_conclude(chosen, tested, number, finished))
     if json and results:

@@ -110,7 +110,7 @@ def open_dataset(spec: str) -> Dataset:
         first_option -= 1
     root = ":".join(pieces[:first_option])
     if not root:
-        raise UsageError(f"data set {spec!r} names no place; write {kind}:PATH ({DATASETS.summary(kind)})")
+        raise UsageError(f"data set {spec!r} names no path; write {kind}:PATH ({DATASETS.summary(kind)})")
     return DATASETS.build(":".join([kind, *pieces[first_option:]]))(Path(root).expanduser())
 
 

@@ -22,7 +22,7 @@ class Folder:
     """Pictures in one folder a class, or named INDEX_name.jpg in one folder.
 
     Options:
-        labels: `folders`: the label is the place of the folder's name among all, sorted (as torchvision's ImageFolder);
+        labels: `folders`: the label is the index of the folder's name among all, sorted (as torchvision's ImageFolder);
             `names`: the label is the number that the file's name starts with, as in `0207_n02099601_golden.JPEG`;
             `auto`: `folders` where there are any with pictures, else `names`.
     """

@@ -1,4 +1,4 @@
-"""From samples to rows: the one place where an evaluation computes."""
+"""From samples to rows: all that an evaluation computes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def chunk_rows(setup: Setup, chunk: int) -> list[Row]:
 Key = tuple[str, str]
 """Specs of an explainer and of a post-processing: they name a map."""
 Maps = Mapping[int, "Tensor | Failure"]
-"""By place in the chunk."""
+"""By position in the chunk."""
 
 
 def _rows(
@@ -78,38 +78,38 @@ def _rows(
 
 @dataclass(frozen=True)
 class _Batch:
-    """The readable samples of a chunk: place in the chunk, input, label, explained class."""
+    """The readable samples of a chunk: position in the chunk, input, label, explained class."""
 
-    places: list[int]
+    positions: list[int]
     x: Tensor
     label: Tensor
     target: Tensor
     inside: Tensor | None
 
-    def take(self, places: Sequence[int]) -> _Batch:
-        at = [self.places.index(place) for place in places]
+    def take(self, positions: Sequence[int]) -> _Batch:
+        at = [self.positions.index(place) for place in positions]
         inside = None if self.inside is None else self.inside[at]
-        return _Batch(list(places), self.x[at], self.label[at], self.target[at], inside)
+        return _Batch(list(positions), self.x[at], self.label[at], self.target[at], inside)
 
 
 def _prepare(setup: Setup, samples: Sequence[Sample], tensors: dict[int, Tensor]) -> _Batch | None:
     """Stack what could be read, and find out which class to explain."""
     if not tensors:
         return None
-    places = list(tensors)
-    x = torch.stack([tensors[at] for at in places]).to(setup.device)
-    label = torch.tensor([samples[at].label for at in places], device=setup.device)
+    positions = list(tensors)
+    x = torch.stack([tensors[at] for at in positions]).to(setup.device)
+    label = torch.tensor([samples[at].label for at in positions], device=setup.device)
     with torch.no_grad():
         output = callable_model(setup.model)(x)
     if int(label.max()) >= output.shape[1]:
         raise DataError(
-            f"sample {samples[places[int(label.argmax())]].id} has label {int(label.max())}, and the model knows "
+            f"sample {samples[positions[int(label.argmax())]].id} has label {int(label.max())}, and the model knows "
             f"{output.shape[1]} classes; evaluate it on the classes that it was trained on"
         )
     target = output.argmax(1) if setup.plan.target == "predicted" else label
     see = setup.samples.inside
-    inside = None if see is None else torch.stack([see(samples[at]) for at in places]).to(setup.device)
-    return _Batch(places, x, label, target, inside)
+    inside = None if see is None else torch.stack([see(samples[at]) for at in positions]).to(setup.device)
+    return _Batch(positions, x, label, target, inside)
 
 
 def _heatmaps(setup: Setup, batch: _Batch, explainer: Explainer, seed: int, shared: dict[Any, Tensor]) -> Maps:
@@ -123,13 +123,13 @@ def _heatmaps(setup: Setup, batch: _Batch, explainer: Explainer, seed: int, shar
             raise ValueError(f"the heatmap is {tuple(maps.shape)}, not {(len(alive), *part.x.shape[-2:])}")
         return list(maps.detach())
 
-    return {at: _finite(found) for at, found in _each(explain, batch.places).items()}
+    return {at: _finite(found) for at, found in _each(explain, batch.positions).items()}
 
 
 def _explained(model: Any, part: _Batch, explainer: Explainer, shared: dict[Any, Tensor]) -> Tensor:
     if not isinstance(explainer, ByChannel):
         return explainer(model, part.x, part.target)
-    key = replace(cast("Any", explainer), channels="sum"), tuple(part.places)
+    key = replace(cast("Any", explainer), channels="sum"), tuple(part.positions)
     if key not in shared:
         shared[key] = explainer.attribute(model, part.x, part.target)
     return reduce_channels(shared[key], explainer.channels)
@@ -154,7 +154,7 @@ Value = tuple[float, tuple[float, ...] | None] | Failure
 def _measured(
     setup: Setup, measure: Measure, batch: _Batch, maps: Mapping[Key, Maps], seeds: Mapping[str, int]
 ) -> dict[tuple[Key, int], dict[str, Value] | Failure]:
-    """Compute a metric for each map there is: by map and place."""
+    """Compute a metric for each map there is: by map and position."""
     found: dict[tuple[Key, int], dict[str, Value] | Failure] = {}
     wanted = [key for key in maps if setup.plan.measures(*key, measure.protocol)]
 
@@ -179,8 +179,8 @@ def _measured(
     at_once = max(1, _TOGETHER // batch.x[:, 0].numel())
     together = [wanted[at : at + at_once] for at in range(0, len(wanted), at_once)] if measure.stacks else []
     for keys in [*together, *([key] for key in wanted)]:
-        keys = [key for key in keys if any(left(key, at) for at in batch.places)]
-        alive = [at for at in batch.places if all(left(key, at) for key in keys)] if keys else []
+        keys = [key for key in keys if any(left(key, at) for at in batch.positions)]
+        alive = [at for at in batch.positions if all(left(key, at) for key in keys)] if keys else []
         for at, values in _each(partial(compute, keys), alive).items():
             for number, key in enumerate(keys):
                 if len(keys) == 1 or not isinstance(values, Failure):
@@ -224,7 +224,7 @@ def _as_rows(
     measure: Measure,
     outcome: Mapping[int, Any],
 ) -> Iterator[Row]:
-    explained = dict(zip(batch.places, batch.target.tolist(), strict=True)) if batch else {}
+    explained = dict(zip(batch.positions, batch.target.tolist(), strict=True)) if batch else {}
     for at, sample in enumerate(samples):
         for name in measure.names:
             found = outcome[at] if isinstance(outcome[at], Failure) else outcome[at][name]
@@ -235,9 +235,9 @@ def _as_rows(
                 yield Row(sample.id, sample.label, explained.get(at), *keys, value=found[0], curve=found[1])
 
 
-def _each(compute: Callable[[Sequence[int]], Sequence[T]], places: Iterator[int] | Any) -> dict[int, T | Failure]:
-    """Compute for all places at once; if that raises, for each alone."""
-    alive = list(places)
+def _each(compute: Callable[[Sequence[int]], Sequence[T]], positions: Iterator[int] | Any) -> dict[int, T | Failure]:
+    """Compute for all positions at once; if that raises, for each alone."""
+    alive = list(positions)
     if not alive:
         return {}
     try:

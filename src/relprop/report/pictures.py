@@ -123,9 +123,9 @@ def half_on(values: Floats) -> float:
 
 
 def _alt(study: Study, found: Map, values: Floats) -> str:
-    place = where(values)
-    part = "centre" if place == "centre" else f"{place} part"
-    weight = "the map is zero everywhere" if place == "nowhere" else f"its weight lies in the {part} of the picture"
+    part = where(values)
+    part = "centre" if part == "centre" else f"{part} part"
+    weight = "the map is zero everywhere" if part == "nowhere" else f"its weight lies in the {part} of the picture"
     return f"Map of {found.name} for {study.class_name} over the picture: {weight}."
 
 

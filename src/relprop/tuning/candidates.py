@@ -58,10 +58,10 @@ def grid(
     pixels = _smoothed("input", max(widths, default=0.0))
     every = [
         format_reading({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})
-        for places, name in late.items()
+        for positions, name in late.items()
         for width in widths
         for share in shares
-        if places != (0,)
+        if positions != (0,)
     ]
     return tuple(Candidate(composite, weights) for composite in composites for weights in [*every, f"1*{pixels}"])
 

@@ -66,13 +66,13 @@ def figure(
     height = _CELL * maps.shape[1] / maps.shape[2]
     drawn = Figure(figsize=(_CELL * columns + 0.9, (height + 0.3) * rows + 0.35), dpi=dpi, layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
-    for place, ax in enumerate(axes.flat):
-        if place >= count:
+    for index, ax in enumerate(axes.flat):
+        if index >= count:
             ax.set_axis_off()
             continue
-        image = None if images is None else images[place // each]
-        picture(ax, blend(image, maps[place], scale))
-        words = "\n".join(textwrap.wrap(caption(result, targets[place], scores[place]), 30))
+        image = None if images is None else images[index // each]
+        picture(ax, blend(image, maps[index], scale))
+        words = "\n".join(textwrap.wrap(caption(result, targets[index], scores[index]), 30))
         ax.set_title(words, fontsize=8, color="#1f1f1f")
     draw_bar(axes, scale)
     rest = f"; {total - count} more maps are not drawn" if total > count else ""

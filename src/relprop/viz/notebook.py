@@ -45,9 +45,9 @@ def _table(result: Relevance) -> str:
     targets, scores = result.target.flatten().tolist(), result.score.flatten().tolist()
     head = "".join(f'<th scope="col" {_CELL}>{name}</th>' for name in ("image", "explained", "score", "Σ relevance"))
     rows = []
-    for place, (target, score, total) in enumerate(zip(targets[:LIMIT], scores, sums, strict=False)):
+    for index, (target, score, total) in enumerate(zip(targets[:LIMIT], scores, sums, strict=False)):
         what = result.what or f"class {target}"
-        cells = (str(place // each), html.escape(what), f"{score:.6f}", f"{total:.6f}")
+        cells = (str(index // each), html.escape(what), f"{score:.6f}", f"{total:.6f}")
         rows.append("<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>")
     rest = f"<p>and {len(targets) - LIMIT} more</p>" if len(targets) > LIMIT else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{rest}"
