@@ -1,4 +1,4 @@
-"""Whole results as pictures: shared scales, sheets, contours, notebooks, and colours for everybody."""
+"""Whole results as pictures: shared scales, figures, contours, notebooks, and colours for everybody."""
 
 from __future__ import annotations
 

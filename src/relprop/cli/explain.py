@@ -181,11 +181,11 @@ class View:
 
     @property
     def rules(self) -> str:
-        """The rules, and the cuts if several were read, for captions."""
+        """The rules, and the layers if several are combined, for captions."""
         return self.composite if self.combine is None else f"{self.composite} · {self.combine}"
 
     def heatmap(self, result: Relevance) -> Tensor:
-        """The map (N, H, W) of a result: at the pixels, or read from several cuts."""
+        """The map (N, H, W) of a result: at the pixels, or of several layers combined."""
         from relprop.core.result.combine import parse_reading
 
         return result.heatmap if self.combine is None else result.read(parse_reading(self.combine))

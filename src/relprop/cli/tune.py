@@ -48,7 +48,7 @@ def tune(
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
-    """Choose the cuts, weights and rules of lrp-cuts for a model by Insertion - Deletion under the fair protocol.
+    """Choose the layers, weights and rules of lrp-cuts for a model by Insertion - Deletion under the fair protocol.
 
     The choice is made on --samples images, cross-validated, and measured on --report others. The file that it writes
     names both, and is used as `--explainers lrp-cuts:weights=FILE`.

@@ -1,4 +1,4 @@
-"""On what an experiment is repeated: models, data, pictures, and how the run is cut."""
+"""On what an experiment is repeated: models, data, pictures, and how the run is split."""
 
 from __future__ import annotations
 

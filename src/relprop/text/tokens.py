@@ -54,7 +54,7 @@ class Tokens:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], names: Sequence[str], limit: int | None = None) -> Tokens:
-    """Cut texts into tokens. Nothing is cut off.
+    """Split texts into tokens. Nothing is cut off.
 
     Args:
         tokenizer: of Hugging Face's kind.

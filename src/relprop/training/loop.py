@@ -198,7 +198,7 @@ def normalize(x: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _batches(indices: Tensor, size: int, draw: torch.Generator) -> list[Tensor]:
-    """Shuffle and cut into batches; what does not fill the last one waits for another epoch."""
+    """Shuffle and split into batches; what does not fill the last one waits for another epoch."""
     order = indices[torch.randperm(len(indices), generator=draw)]
     return [batch for batch in torch.split(order, size) if len(batch) == size]
 

@@ -1,4 +1,4 @@
-"""What is tried: rules by rules, cut by cut, weight by weight."""
+"""What is tried: every composite with every separator layer and every weight."""
 
 from __future__ import annotations
 
