@@ -185,7 +185,7 @@ def test_specs_are_read_with_helpful_misses(tmp_path):
     assert set(DATASETS) == {"cifar10", "cub", "folder", "imagenet", "parquet"}
     with pytest.raises(UnknownNameError, match="did you mean 'parquet'"):
         open_dataset("parket:x")
-    with pytest.raises(UsageError, match="names no place; write folder:PATH"):
+    with pytest.raises(UsageError, match="names no path; write folder:PATH"):
         open_dataset("folder")
     with pytest.raises(UsageError, match="split must be one of test, train, all, not 'val'"):
         open_dataset(f"cub:{tmp_path}:split=val")
