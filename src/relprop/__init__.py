@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation through residual networks that conserves relevance.
+"""Layer-wise relevance propagation through residual networks, with every unit of relevance counted.
 
     result = relprop.explain(model, x)
     result.heatmap, result.score, result.ledger.gap

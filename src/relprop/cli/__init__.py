@@ -110,7 +110,7 @@ def _top(
         bool, typer.Option("--debug", help="Show the traceback of an error; also RELPROP_DEBUG=1.")
     ] = False,
 ) -> None:
-    """Layer-wise relevance propagation through residual networks that conserves relevance.
+    """Layer-wise relevance propagation through residual networks, with every unit of relevance counted.
 
     Exit codes: 0 done; 1 a check failed, or some images could not be read; 2 misuse.
     """
