@@ -26,13 +26,13 @@ MANIFEST = "checkpoint.json"
 FORMAT = 1
 
 
-def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write checkpoint `number` under `out`, then drop the older ones."""
     # clones: safetensors refuses tensors that share memory, and torch may have tied some
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     name = f"checkpoint-{number:04d}.safetensors"
     write_bytes(out / name, content)
-    manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **metadata}
+    manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
     write_bytes(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     for old in (
         *out.glob("checkpoint-*.safetensors"),
@@ -53,13 +53,13 @@ def load_checkpoint(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
         return None
     again = "delete the folder's checkpoint files, or choose another --out, to start again"
     try:
-        metadata = json.loads(manifest.read_text())
-        if metadata["format"] != FORMAT:
-            raise RunError(f"{manifest} has format {metadata['format']}; this version reads {FORMAT}; {again}")
-        path = out / metadata["tensors"]
-        if hashlib.sha256(path.read_bytes()).hexdigest() != metadata["sha256"]:
+        facts = json.loads(manifest.read_text())
+        if facts["format"] != FORMAT:
+            raise RunError(f"{manifest} has format {facts['format']}; this version reads {FORMAT}; {again}")
+        path = out / facts["tensors"]
+        if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
             raise RunError(f"{path} is not what {manifest} describes (another SHA-256); {again}")
-        return load_file(path), metadata
+        return load_file(path), facts
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         if isinstance(error, RunError):
             raise

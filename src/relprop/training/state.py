@@ -116,15 +116,15 @@ def resume(state: State, out: Path, who: dict[str, Any]) -> None:
     found = checkpoint.load_checkpoint(out)
     if found is None:
         return
-    tensors, metadata = found
-    if changed := _differences(metadata, who):
+    tensors, facts = found
+    if changed := _differences(facts, who):
         raise RunError(f"{out} holds another run: {'; '.join(changed)}. Choose another folder, or clear it (--fresh)")
     state.model.load_state_dict(checkpoint.below(tensors, "model"))
     if state.average is not None:
         state.average.load_state_dict(checkpoint.below(tensors, "average"))
-    checkpoint.unpack_optimizer(state.optimizer, tensors, metadata["optimizer"])
+    checkpoint.unpack_optimizer(state.optimizer, tensors, facts["optimizer"])
     state.best = checkpoint.below(tensors, "best")
-    state.rows = [Row(**row) for row in metadata["rows"]]
+    state.rows = [Row(**row) for row in facts["rows"]]
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
