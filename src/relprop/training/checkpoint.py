@@ -34,10 +34,8 @@ def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], facts: d
     write_bytes(out / name, content)
     manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
     write_bytes(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    for old in (
-        *out.glob("checkpoint-*.safetensors"),
-        *out.glob(".checkpoint*"),
-    ):  # the latter: of a run that was killed
+    unfinished = out.glob(".checkpoint*")  # left by a run that was killed while it wrote
+    for old in (*out.glob("checkpoint-*.safetensors"), *unfinished):
         if old.name != name:
             old.unlink()
 
