@@ -149,9 +149,10 @@ class Relevance:
         if len(parts) == 1:
             return first
         common = [key for key in first.kept if all(key in part.kept for part in parts)]
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
         return replace(
             first,
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS},
+            **tensors,
             kept={key: torch.cat([part.kept[key] for part in parts]) for key in common},
             ledger=Ledger.cat([part.ledger for part in parts if part.ledger is not None]),
         )
