@@ -1,4 +1,4 @@
-"""The app in a real browser: upload, explain, change the class, walk through the network, download."""
+"""The app in a real browser: upload, explain, change the class, look at the layers, download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from web_tiny import LIMITS, encoded, workbench
+from web_tiny import LIMITS, encoded, tiny_setup
 
 from relprop.web import make_app
 
@@ -25,7 +25,7 @@ PATIENCE = 60_000  # milliseconds
 @pytest.fixture(scope="module")
 def address():
     """The app on a free port of this machine."""
-    app = make_app({"tiny": workbench()}, LIMITS)
+    app = make_app({"tiny": tiny_setup()}, LIMITS)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -51,7 +51,9 @@ def page(browser, address):
     opened, complaints = context.new_page(), []
     opened.set_default_timeout(PATIENCE)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+    opened.on(
+        "console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None
+    )
     opened.on("request", lambda one: None if one.url.startswith((address, "data:")) else complaints.append(one.url))
     opened.goto(address)
     opened.wait_for_selector("#samples img")
@@ -68,7 +70,7 @@ def wait_for(page, headline):
     )
 
 
-def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
+def test_upload_explain_change_the_class_and_the_layer_and_download(page, tmp_path):
     page.set_input_files("#file", {"name": "../../etc/a.png", "mimeType": "image/png", "buffer": encoded()})
     page.wait_for_selector("#result:not([hidden])")
     assert page.locator("#verdict .good").count() == page.locator("#verdict span").count() == 2
@@ -86,13 +88,13 @@ def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
     assert page.get_attribute("#depth", "max") == "3"
     page.focus("#depth")
     page.keyboard.press("End")
-    assert (page.inner_text("#stop-name"), page.inner_text("#stop-size")) == ("pool", "4 x 8 x 8")
+    assert (page.inner_text("#layer-name"), page.inner_text("#layer-size")) == ("pool", "4 x 8 x 8")
     with page.expect_download() as waited:
         page.click("#npy")
     waited.value.save_as(tmp_path / "h.npy")
     heatmap = np.load(tmp_path / "h.npy")
     assert heatmap.shape == (16, 16)
-    assert float(page.inner_text("#stop-sum")) == pytest.approx(heatmap.astype(np.float64).sum(), abs=1e-5)
+    assert float(page.inner_text("#layer-sum")) == pytest.approx(heatmap.astype(np.float64).sum(), abs=1e-5)
     with page.expect_download() as waited:
         page.click("#html")
     waited.value.save_as(tmp_path / "report.html")

@@ -50,14 +50,14 @@ def test_it_warns_where_others_can_reach_it(heard):
     assert "without a password" in done.output.replace("\n", " ")
 
 
-def test_two_models_of_one_name_are_told_apart(heard):
+def test_two_models_of_one_name_get_different_names(heard):
     done = serve("--model", "web_tiny:Tiny", "--model", "web_tiny:Tiny", "--device", "cpu", "--port", 0)
     assert done.exit_code == 0, done.output
     names = done.output.split(" at http")[0].split("serves ")[1].split(", ")
     assert len(set(names)) == 2
 
 
-def test_a_port_that_is_taken_is_an_error_in_words(heard):
+def test_a_port_that_is_taken_is_an_error_with_a_message(heard):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = serve(*MODEL, "--port", other.getsockname()[1])
     assert done.exit_code == 2

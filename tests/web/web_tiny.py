@@ -1,4 +1,4 @@
-"""A model and pictures small enough for the app to answer in milliseconds."""
+"""A model and images small enough for the app to answer in milliseconds."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class Tiny(nn.Module):
 PREPARE = Preprocess(size=16, resize=16, mean=(0.5,), std=(0.25,))
 
 
-def workbench() -> Workbench:
+def tiny_setup() -> Workbench:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Tiny().eval()
     return Workbench(LoadedModel(model, "tiny", PREPARE, CLASSES, "made in /home/somebody/here"))
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (24, 20)) -> Image.Image:
+def image(seed: int = 0, size: tuple[int, int] = (24, 20)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def encoded(kind: str = "png", seed: int = 0, size: tuple[int, int] = (24, 20)) -> bytes:
     file = io.BytesIO()
-    picture(seed, size).save(file, kind)
+    image(seed, size).save(file, kind)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""`relprop serve`: the app, on this machine alone unless told otherwise."""
+"""`relprop serve`: the app, on this machine alone unless `--host` says otherwise."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ Host = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="0 takes a free one.")]
 MaxMegabytes = Annotated[
-    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is taken.")
+    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is accepted.")
 ]
 MaxPixels = Annotated[
-    float, typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest picture, decoded.")
+    float,
+    typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest image, in million pixels."),
 ]
 Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explanations that may wait; one runs.")]
 
@@ -57,9 +58,10 @@ def serve(
     classes: options.Classes = None,
     trust: options.Trust = False,
 ) -> int:
-    """Open the app: drop a picture, choose a class and rules, see where the probability comes from.
+    """Open the app: drop an image, choose a class and rules, see where the probability comes from.
 
-    It listens on this machine alone unless --host says otherwise, keeps everything in memory, and calls nobody.
+    It listens on this machine alone unless --host says otherwise, keeps everything in memory, and opens no connection
+    of its own.
     """
     uvicorn = require("uvicorn", "web")
     require("starlette", "web")
@@ -70,16 +72,16 @@ def serve(
     if len(model or ()) > 1 and any(given is not None for given in (arch, size, mean, std, classes)):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     place = options.choose_device(device)
-    benches: dict[str, Workbench] = {}
+    setups: dict[str, Workbench] = {}
     names: list[str | None] = [*model] if model else [None]
     for wanted in names:
         loaded = options.load(
             wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
         )
-        benches[_free_name(loaded, benches)] = Workbench(loaded, place)
+        setups[_free_name(loaded, setups)] = Workbench(loaded, place)
     local = host in LOOPBACK
     limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
-    application = make_app(benches, limits, LOOPBACK if local else None)
+    application = make_app(setups, limits, LOOPBACK if local else None)
     if not local:
         console.warn(
             f"listening on {host}: everybody who reaches this machine there can use the app, without a password"
@@ -91,7 +93,7 @@ def serve(
     server = uvicorn.Server(settings)
     sock = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
-    console.out.print(f"relprop serves {', '.join(benches)} at http://{shown}:{sock.getsockname()[1]}/", soft_wrap=True)
+    console.out.print(f"relprop serves {', '.join(setups)} at http://{shown}:{sock.getsockname()[1]}/", soft_wrap=True)
     console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
         server.run(sockets=[sock])

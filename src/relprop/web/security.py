@@ -1,4 +1,4 @@
-"""What stands before every route: who may call, and what browsers are told to refuse."""
+"""Checks before every route: which requests are answered, and which headers tell browsers what to refuse."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ HEADERS = {
 }
 
 
-class Guard:
-    """Refuses calls under a foreign name and from foreign pages; adds `HEADERS` to every answer.
+class HostAndOrigin:
+    """Refuses requests with a foreign Host or from a foreign page; adds `HEADERS` to every response.
 
-    A page elsewhere could let a name of its own point to this machine (DNS rebinding), or have the visitor's browser
-    post to it. The first calls under that name, the second says where it comes from.
+    A website could let a name of its own lead to this machine (DNS rebinding), or let the browser of a visitor post to
+    it. The first shows in the Host header, the second in Origin and Sec-Fetch-Site.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -57,13 +57,13 @@ class Guard:
     def _refusal(self, method: str, headers: Headers) -> str:
         host = headers.get("host", "")
         if self.hosts is not None and _name(host) not in self.hosts:
-            return "this server is not called by that name"
+            return "the Host header names another server"
         if method in ("GET", "HEAD"):
             return ""
         origin = headers.get("origin")
         foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
         if foreign or (origin is not None and urlsplit(origin).netloc != host):
-            return "this came from another page"
+            return "the request comes from another website"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The desk: uploads, wishes in a queue, one worker, results. Everything is in memory, and all of it is bounded."""
+"""Uploaded images, a queue of jobs, one thread that computes, results. All of it is in memory and bounded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from relprop import demo
 from relprop.errors import InputError, RelpropError, UsageError
 from relprop.images import read_image
 from relprop.images.read import FORMATS
+from relprop.web.request import ExplanationRequest, GoneError
 from relprop.web.views import result_document
-from relprop.web.wish import GoneError, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 log = logging.getLogger("relprop.web")
-DEFECT = "this went wrong inside relprop; whoever runs the server finds why in its log"
+DEFECT = "an error inside relprop; the log of the server says more"
 
 
 class BusyError(UsageError):
@@ -41,18 +41,18 @@ class BusyError(UsageError):
 
 @dataclass(eq=False)
 class Job:
-    """One wish on its way.
+    """One explanation that was asked for.
 
     Attributes:
-        id: unguessable; whoever knows it may see the result.
-        wish: what was asked for.
-        state: where it is.
+        id: cannot be guessed; whoever knows it may see the result.
+        request: what was asked for.
+        state: whether it waits, runs or has ended, and how.
         progress: from 0 to 1, and `doing`, in words.
         error: why it failed.
-        study, document: what came of it, and what the page shows of that.
+        study, document: the result, and what the page shows of it.
     """
 
-    wish: Wish
+    request: ExplanationRequest
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: State = "waiting"
     progress: float = 0.0
@@ -62,46 +62,46 @@ class Job:
     document: dict[str, Any] | None = None
 
 
-class Desk:
-    """Takes pictures and wishes, and hands out results.
+class JobQueue:
+    """Keeps uploaded images, computes one job after the other, and keeps the results.
 
     Args:
-        benches: the models that are served, by name.
-        limits: how much is taken and kept.
+        setups: the models that are served, by name.
+        limits: how much is accepted and kept.
     """
 
-    def __init__(self, benches: Mapping[str, Workbench], limits: Limits) -> None:
-        self.benches, self.limits = benches, limits
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+    def __init__(self, setups: Mapping[str, Workbench], limits: Limits) -> None:
+        self.setups, self.limits = setups, limits
+        self._images: OrderedDict[str, bytes] = OrderedDict()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
         self._change = threading.Condition()
         self._open = True
         threading.Thread(target=self._work, name="relprop-web", daemon=True).start()
 
-    def take_picture(self, content: bytes) -> tuple[str, Image]:
-        """Keep an uploaded picture if it is one: its id, and the picture.
+    def add_image(self, content: bytes) -> tuple[str, Image]:
+        """Keep an uploaded image. Returns its id, and the image.
 
         Raises:
-            InputError: it is none, or too large.
+            InputError: it cannot be read, or is too large.
         """
-        picture = decode(content, self.limits)
+        image = decode(content, self.limits)
         name = secrets.token_urlsafe(16)
         with self._change:
-            self._pictures[name] = content
-            while len(self._pictures) > self.limits.pictures:
-                self._pictures.popitem(last=False)
-        return name, picture
+            self._images[name] = content
+            while len(self._images) > self.limits.images:
+                self._images.popitem(last=False)
+        return name, image
 
-    def take(self, wish: Wish) -> Job:
-        """Put a wish into the queue.
+    def submit(self, request: ExplanationRequest) -> Job:
+        """Put a request into the queue.
 
         Raises:
-            GoneError: its picture is not here.
+            GoneError: its image is not kept here.
             BusyError: too many wait.
         """
-        self._content(wish.picture)
-        job = Job(wish)
+        self._content(request.image)
+        job = Job(request)
         with self._change:
             if len(self._queue) >= self.limits.queue:
                 raise BusyError(f"{len(self._queue)} explanations wait already; try again in a minute")
@@ -118,11 +118,11 @@ class Desk:
         """Return a job by its id.
 
         Raises:
-            GoneError: there is none, or no longer.
+            GoneError: there is none, or it is no longer kept.
         """
         with self._change:
             if name not in self._jobs:
-                raise GoneError("this result is not here any more; explain the picture again")
+                raise GoneError("this result is no longer kept; explain the image again")
             return self._jobs[name]
 
     def cancel(self, job: Job) -> None:
@@ -133,9 +133,9 @@ class Desk:
                 job.state = "cancelled"
 
     def status(self, job: Job) -> dict[str, Any]:
-        """Say where a job is, and what came of it."""
+        """Return the state of a job as JSON values, with its result once it is done."""
         with self._change:
-            before = self._queue.index(job) + 1 if job in self._queue else 0  # the one that is running, too
+            before = self._queue.index(job) + 1 if job in self._queue else 0
             status = {"id": job.id, "state": job.state, "progress": job.progress, "doing": job.doing}
             if job.state == "waiting":
                 status["doing"] = f"waiting, {before} before this one" if self._running() or before > 1 else "starting"
@@ -146,7 +146,7 @@ class Desk:
             return status
 
     def close(self) -> None:
-        """Let the worker end when it is done with what it does."""
+        """Let the thread end once it has finished its job."""
         with self._change:
             self._open = False
             self._change.notify_all()
@@ -154,20 +154,20 @@ class Desk:
     def _running(self) -> bool:
         return any(job.state == "running" for job in self._jobs.values())
 
-    def _content(self, picture: str) -> bytes | None:
+    def _content(self, image: str) -> bytes | None:
         """Return an upload's bytes, None for a bundled photograph."""
-        if picture.startswith("sample:"):
-            if picture.removeprefix("sample:") not in demo.PHOTOGRAPHS:
+        if image.startswith("sample:"):
+            if image.removeprefix("sample:") not in demo.PHOTOGRAPHS:
                 raise GoneError(f"there is no such photograph; there are {', '.join(demo.PHOTOGRAPHS)}")
             return None
         with self._change:
-            if picture not in self._pictures:
-                raise GoneError("this picture is not here any more; upload it again")
-            self._pictures.move_to_end(picture)
-            return self._pictures[picture]
+            if image not in self._images:
+                raise GoneError("this image is no longer kept; upload it again")
+            self._images.move_to_end(image)
+            return self._images[image]
 
     def _work(self) -> None:
-        """Do one job after the other, for as long as the desk is open."""
+        """Compute one job after the other until the queue is closed."""
         while True:
             with self._change:
                 while self._open and not self._queue:
@@ -177,7 +177,7 @@ class Desk:
                 job = self._queue.popleft()
                 job.state = "running"
             try:
-                content = self._content(job.wish.picture)
+                content = self._content(job.request.image)
                 self._explain(job, content)
                 job.state = "done"
             except RelpropError as error:
@@ -187,31 +187,31 @@ class Desk:
                 job.error, job.state = DEFECT, "failed"
 
     def _explain(self, job: Job, content: bytes | None) -> None:
-        name = job.wish.picture.removeprefix("sample:") if content is None else "picture"
-        picture = demo.photograph(name) if content is None else decode(content, self.limits)
+        name = job.request.image.removeprefix("sample:") if content is None else "image"
+        image = demo.photograph(name) if content is None else decode(content, self.limits)
 
-        def tell(done: float, doing: str) -> None:
+        def progress(done: float, doing: str) -> None:
             job.progress, job.doing = done, doing
 
-        wish = job.wish
-        job.study = self.benches[wish.model].study(
-            name, picture, target=wish.target, against=wish.against, composite=wish.composite,
-            methods=wish.baselines, tell=tell,
+        request = job.request
+        job.study = self.setups[request.model].study(
+            name, image, target=request.target, against=request.against, composite=request.composite,
+            methods=request.baselines, tell=progress,
         )  # fmt: skip
-        job.document = result_document(job.study, wish.levels, wish.smooth)
+        job.document = result_document(job.study, request.levels, request.smooth)
         job.progress = 1.0
 
 
 def decode(content: bytes, limits: Limits) -> Image:
-    """Read an uploaded picture.
+    """Read an uploaded image.
 
     Raises:
-        InputError: it is no picture, is damaged, or has too many pixels.
+        InputError: it is no image, is damaged, or has too many pixels.
     """
     pixels = _claimed_pixels(content)  # before anything is decoded
     if pixels > limits.pixels:
         raise InputError(
-            f"the picture has {pixels / 1e6:.0f} million pixels; at most {limits.pixels / 1e6:g} million are taken, "
+            f"the image has {pixels / 1e6:.0f} million pixels; at most {limits.pixels / 1e6:g} million are accepted, "
             "and the network sees far fewer: make it smaller"
         )
     try:
@@ -221,7 +221,7 @@ def decode(content: bytes, limits: Limits) -> Image:
 
 
 def _claimed_pixels(content: bytes) -> int:
-    """Pixels that a picture's header claims; 0 where it cannot be read, since `read_image` will say why."""
+    """Pixels that the header of an image claims; 0 where it cannot be read, since `read_image` then says why."""
     with warnings.catch_warnings(), contextlib.suppress(Exception):  # damaged headers raise nearly anything
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as header:
@@ -230,5 +230,5 @@ def _claimed_pixels(content: bytes) -> int:
 
 
 def clean(sentence: str) -> str:
-    """Leave out of a sentence what tells of this machine: objects in memory, and folders."""
+    """Replace what a message says of this machine: objects in memory, and folders."""
     return re.sub(r"<[^<>]*>|(?<![\w.])/[\w.-]+(?:/[\w.-]+)+", "...", sentence)
