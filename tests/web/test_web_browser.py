@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-import time
 
 import numpy as np
 import pytest
-from web_tiny import LIMITS, encoded, tiny_setup
+from web_tiny import LIMITS, encoded, served, tiny_setup
 
 from relprop.web import make_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
+pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
 BROWSER = os.environ.get("RELPROP_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -25,15 +23,8 @@ PATIENCE = 60_000  # milliseconds
 @pytest.fixture(scope="module")
 def address():
     """The app on a free port of this machine."""
-    app = make_app({"tiny": tiny_setup()}, LIMITS)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(10)
+    with served(make_app({"tiny": tiny_setup()}, LIMITS)) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")

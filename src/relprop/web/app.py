@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -21,10 +23,10 @@ from relprop.errors import RelpropError, UsageError
 from relprop.report import render, report_of_studies
 from relprop.report.render import TEMPLATES
 from relprop.web import views
-from relprop.web.jobs import DEFECT, BusyError, JobQueue, clean
+from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, JobQueue, clean
 from relprop.web.limits import Limits
 from relprop.web.request import GoneError, choices, read_request
-from relprop.web.security import HostAndOrigin
+from relprop.web.security import AccessCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -38,10 +40,14 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _REQUEST_BYTES = 4096
+_HOLD_SECONDS = 2.0
 
 
 def make_app(
-    setups: Mapping[str, Workbench], limits: Limits | None = None, hosts: Collection[str] | None = LOOPBACK
+    setups: Mapping[str, Workbench],
+    limits: Limits | None = None,
+    hosts: Collection[str] | None = LOOPBACK,
+    token: str = "",
 ) -> Starlette:
     """Make the application.
 
@@ -50,6 +56,10 @@ def make_app(
         limits: how much a client may ask for.
         hosts: values of the Host header that are accepted, so that no website can let a name of its own lead to this
             server; None for any.
+        token: what clients have to present, as `?token=` at first and as a cookie then; empty for no token.
+
+    Returns:
+        The application; `state.jobs` is its job queue, which is closed with the application.
     """
     limits = limits or Limits()
     queue = JobQueue(setups, limits)
@@ -59,12 +69,19 @@ def make_app(
         yield
         queue.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[*_fixed(), *_Api(queue, limits).routes()],
-        middleware=[Middleware(HostAndOrigin, hosts=hosts)],
-        exception_handlers={RelpropError: _relprop_error, HTTPException: _http_error, Exception: _defect},
+        middleware=[Middleware(AccessCheck, hosts=hosts, token=token)],
+        exception_handlers={
+            RelpropError: _relprop_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_left,
+            Exception: _defect,
+        },
         lifespan=lifespan,
     )
+    app.state.jobs = queue
+    return app
 
 
 def _fixed() -> list[Route]:
@@ -92,6 +109,7 @@ class _Api:
     def __init__(self, queue: JobQueue, limits: Limits) -> None:
         self.queue, self.limits = queue, limits
         self._uploads = asyncio.Semaphore(limits.uploads)
+        self._decoding = asyncio.Semaphore(limits.decoders)
         self._drawing = asyncio.Semaphore(1)
 
     def routes(self) -> list[Route]:
@@ -124,14 +142,17 @@ class _Api:
 
     async def upload(self, request: Request) -> Response:
         """Receive an image: the body is the file itself, so that it comes without a name."""
+        if self._uploads.locked():
+            raise BusyError(f"{self.limits.uploads} images are being received already; try again in a few seconds")
         async with self._uploads:
-            content = await _body(request, self.limits.file_bytes, self.limits.upload_seconds)
-            name, image = await run_in_threadpool(self.queue.add_image, content)
+            content = await _body(request, self.limits.file_bytes)
+            async with self._decoding:
+                name, image = await run_in_threadpool(self.queue.add_image, content)
         return JSONResponse({"id": name, "width": image.width, "height": image.height})
 
     async def submit(self, request: Request) -> Response:
         """Put a request into the queue."""
-        body = await _body(request, _REQUEST_BYTES, self.limits.upload_seconds)
+        body = await _body(request, _REQUEST_BYTES)
         try:
             plain = json.loads(body)
         except (ValueError, RecursionError):
@@ -140,8 +161,15 @@ class _Api:
         return JSONResponse(self.queue.status(job), status_code=202)
 
     async def status(self, request: Request) -> Response:
-        """State of a job, with its result once it is done."""
-        return JSONResponse(self.queue.status(self._job(request)))
+        """State of a job, with its result once it is done. `?after=VERSION` waits a moment for a later version."""
+        job, after = self._job(request), request.query_params.get("after", "")
+        end = time.monotonic() + _HOLD_SECONDS
+        while str(job.version) == after and time.monotonic() < end:
+            job.asked = time.monotonic()
+            await asyncio.sleep(0.05)
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return JSONResponse(self.queue.status(job))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
@@ -160,6 +188,10 @@ class _Api:
             if job.state != "done" or job.study is None:
                 raise GoneError("this explanation is not done")
             async with self._drawing:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                if self.queue.closed:
+                    raise BusyError(SHUTTING_DOWN)
                 content = await run_in_threadpool(make, job.study, job.request)
             name = f"relprop-{job.study.name}-{request.url.path.rpartition('/')[2]}"
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -171,22 +203,23 @@ def _report(study: Study) -> bytes:
     return render(report_of_studies([study], ["relprop serve"])).encode()
 
 
-async def _body(request: Request, limit: int, seconds: float) -> bytes:
-    """Read the body of a request; stop where it is too long or takes too long."""
+async def _body(request: Request, limit: int) -> bytes:
+    """Read the body of a request; stop where it is too long. The server (`relprop.web.server`) bounds the time."""
     too_long = HTTPException(413, f"this is larger than {limit / 1e6:g} MB, which is the limit; make it smaller")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_long
     content = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                content += part
-                if len(content) > limit:
-                    raise too_long
-    except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {seconds:g} seconds") from None
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise too_long
     return bytes(content)
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    """The client closed its connection: nobody reads the response, and the log needs no traceback."""
+    return Response(status_code=499)
 
 
 async def _relprop_error(request: Request, error: Exception) -> Response:

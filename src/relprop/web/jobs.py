@@ -8,12 +8,14 @@ import logging
 import re
 import secrets
 import threading
+import time
 import warnings
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
+from torch.overrides import TorchFunctionMode
 
 from relprop import demo
 from relprop.errors import InputError, RelpropError, UsageError
@@ -23,7 +25,7 @@ from relprop.web.request import ExplanationRequest, GoneError
 from relprop.web.views import result_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from PIL.Image import Image
 
@@ -33,10 +35,28 @@ if TYPE_CHECKING:
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 log = logging.getLogger("relprop.web")
 DEFECT = "an error inside relprop; the log of the server says more"
+SHUTTING_DOWN = "the server is shutting down"
+UNASKED = "this explanation was stopped, since no client asked for it; ask for it again"
 
 
 class BusyError(UsageError):
-    """The queue is full."""
+    """The queue is full, or closed."""
+
+
+class StoppedError(BaseException):
+    """Nobody waits for the result of a job any more. No Exception: explainers catch those of other libraries."""
+
+
+class _CheckBeforeOperations(TorchFunctionMode):
+    """Calls a function before each operation of torch in this thread, so that what it raises ends the computation."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self.check = check
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.check()
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(eq=False)
@@ -48,7 +68,9 @@ class Job:
         request: what was asked for.
         state: whether it waits, runs or has ended, and how.
         progress: from 0 to 1, and `doing`, in words.
-        error: why it failed.
+        error: why it failed, or was cancelled.
+        asked: time of the monotonic clock at which a client last asked for it.
+        version: grows with each change of state, progress and doing.
         study, document: the result, and what the page shows of it.
     """
 
@@ -58,8 +80,20 @@ class Job:
     progress: float = 0.0
     doing: str = ""
     error: str = ""
+    asked: float = field(default_factory=time.monotonic)
+    version: int = 0
     study: Study | None = None
     document: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it neither waits nor runs."""
+        return self.state not in ("waiting", "running")
+
+    def set(self, state: State, progress: float, doing: str = "", error: str = "") -> None:
+        """Change the state, and what is said of it."""
+        self.state, self.progress, self.doing, self.error = state, progress, doing, error
+        self.version += 1
 
 
 class JobQueue:
@@ -76,8 +110,9 @@ class JobQueue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
         self._change = threading.Condition()
-        self._open = True
-        threading.Thread(target=self._work, name="relprop-web", daemon=True).start()
+        self.closed = False
+        self._thread = threading.Thread(target=self._work, name="relprop-web", daemon=True)
+        self._thread.start()
 
     def add_image(self, content: bytes) -> tuple[str, Image]:
         """Keep an uploaded image. Returns its id, and the image.
@@ -103,11 +138,14 @@ class JobQueue:
         self._content(request.image)
         job = Job(request)
         with self._change:
+            if self.closed:
+                raise BusyError(SHUTTING_DOWN)
+            self._cancel_unasked()
             if len(self._queue) >= self.limits.queue:
                 raise BusyError(f"{len(self._queue)} explanations wait already; try again in a minute")
             self._queue.append(job)
             self._jobs[job.id] = job
-            for old in [one for one in self._jobs.values() if one.state not in ("waiting", "running")]:
+            for old in [one for one in self._jobs.values() if one.ended]:
                 if len(self._jobs) <= self.limits.jobs + self.limits.queue:
                     break
                 del self._jobs[old.id]
@@ -125,34 +163,53 @@ class JobQueue:
                 raise GoneError("this result is no longer kept; explain the image again")
             return self._jobs[name]
 
-    def cancel(self, job: Job) -> None:
-        """Take a job out of the queue; one that runs already is finished."""
+    def cancel(self, job: Job, reason: str = "this explanation was cancelled") -> None:
+        """End a job: one that waits leaves the queue, one that runs stops before its next operation."""
         with self._change:
             if job in self._queue:
                 self._queue.remove(job)
-                job.state = "cancelled"
+            if not job.ended:
+                job.set("cancelled", 0.0, error=reason)
 
     def status(self, job: Job) -> dict[str, Any]:
         """Return the state of a job as JSON values, with its result once it is done."""
         with self._change:
+            job.asked = time.monotonic()
             before = self._queue.index(job) + 1 if job in self._queue else 0
-            status = {"id": job.id, "state": job.state, "progress": job.progress, "doing": job.doing}
+            names = ("id", "state", "progress", "doing", "version")
+            status: dict[str, Any] = {name: getattr(job, name) for name in names}
             if job.state == "waiting":
-                status["doing"] = f"waiting, {before} before this one" if self._running() or before > 1 else "starting"
-            if job.state == "failed":
+                running = any(one.state == "running" for one in self._jobs.values())
+                status["doing"] = f"waiting, {before} before this one" if running or before > 1 else "starting"
+            if job.error:
                 status["error"] = job.error
             if job.state == "done":
                 status["result"] = job.document
             return status
 
-    def close(self) -> None:
-        """Let the thread end once it has finished its job."""
+    def shut_down(self) -> None:
+        """Accept no more requests, and end all jobs with a message."""
         with self._change:
-            self._open = False
+            self.closed = True
+            for job in self._jobs.values():
+                if not job.ended:
+                    job.set("failed", 0.0, error=SHUTTING_DOWN)
+            self._queue.clear()
             self._change.notify_all()
 
-    def _running(self) -> bool:
-        return any(job.state == "running" for job in self._jobs.values())
+    def close(self, seconds: float = 10.0) -> bool:
+        """Shut down and wait for the thread. Returns whether it has ended: one operation may take longer."""
+        self.shut_down()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _unasked(self, job: Job) -> bool:
+        return time.monotonic() - job.asked > self.limits.unasked_seconds
+
+    def _cancel_unasked(self) -> None:
+        """Cancel waiting jobs that no client has asked for lately: it has gone, and others wait."""
+        for job in [job for job in self._queue if self._unasked(job)]:
+            self.cancel(job, UNASKED)
 
     def _content(self, image: str) -> bytes | None:
         """Return an upload's bytes, None for a bundled photograph."""
@@ -168,38 +225,65 @@ class JobQueue:
 
     def _work(self) -> None:
         """Compute one job after the other until the queue is closed."""
-        while True:
-            with self._change:
-                while self._open and not self._queue:
-                    self._change.wait()
-                if not self._open:
-                    return
-                job = self._queue.popleft()
-                job.state = "running"
+        while (job := self._next()) is not None:
             try:
-                content = self._content(job.request.image)
-                self._explain(job, content)
-                job.state = "done"
+                study, document = self._explain(job)
+                with self._change:
+                    if not job.ended:
+                        job.study, job.document = study, document
+                        job.set("done", 1.0)
+            except StoppedError:
+                self.cancel(job, UNASKED)
             except RelpropError as error:
-                job.error, job.state = clean(str(error)), "failed"
+                self._fail(job, clean(str(error)))
             except Exception:
                 log.exception("an explanation failed")
-                job.error, job.state = DEFECT, "failed"
+                self._fail(job, DEFECT)
 
-    def _explain(self, job: Job, content: bytes | None) -> None:
-        name = job.request.image.removeprefix("sample:") if content is None else "image"
+    def _next(self) -> Job | None:
+        """Wait for the next job; None once the queue is closed."""
+        with self._change:
+            while not self.closed:
+                self._cancel_unasked()
+                if self._queue:
+                    job = self._queue.popleft()
+                    job.set("running", 0.0)
+                    return job
+                self._change.wait()
+        return None
+
+    def _fail(self, job: Job, error: str) -> None:
+        with self._change:
+            if not job.ended:
+                job.set("failed", 0.0, error=error)
+
+    def _explain(self, job: Job) -> tuple[Study, dict[str, Any]]:
+        """Compute the result of a job.
+
+        Raises:
+            StoppedError: before an operation of torch, once the job was ended or no client asks for it.
+        """
+        request = job.request
+        content = self._content(request.image)
+        name = request.image.removeprefix("sample:") if content is None else "image"
         image = demo.photograph(name) if content is None else decode(content, self.limits)
 
-        def progress(done: float, doing: str) -> None:
-            job.progress, job.doing = done, doing
+        def check() -> None:
+            if job.ended or self._unasked(job):
+                raise StoppedError
 
-        request = job.request
-        job.study = self.setups[request.model].study(
-            name, image, target=request.target, against=request.against, composite=request.composite,
-            methods=request.baselines, tell=progress,
-        )  # fmt: skip
-        job.document = result_document(job.study, request.levels, request.smooth)
-        job.progress = 1.0
+        def progress(done: float, doing: str) -> None:
+            check()
+            with self._change:
+                if not job.ended:
+                    job.set("running", done, doing)
+
+        with _CheckBeforeOperations(check):
+            study = self.setups[request.model].study(
+                name, image, target=request.target, against=request.against, composite=request.composite,
+                methods=request.baselines, tell=progress,
+            )  # fmt: skip
+            return study, result_document(study, request.levels, request.smooth)
 
 
 def decode(content: bytes, limits: Limits) -> Image:

@@ -15,8 +15,10 @@ class Limits:
         images: uploads that are kept; the oldest are deleted first.
         jobs: results that are kept; likewise.
         queue: explanations that wait. One is computed at a time.
-        uploads: files received and decoded at the same time.
-        upload_seconds: in which an upload has to be done.
+        uploads: files received at the same time.
+        decoders: files decoded at the same time.
+        receive_seconds: in which the header of a request has to arrive, and then its body.
+        unasked_seconds: after which a job that no client asks for is cancelled.
     """
 
     file_bytes: int = 12_000_000
@@ -24,5 +26,7 @@ class Limits:
     images: int = 24
     jobs: int = 32
     queue: int = 16
-    uploads: int = 4
-    upload_seconds: float = 60.0
+    uploads: int = 16
+    decoders: int = 2
+    receive_seconds: int = 10
+    unasked_seconds: float = 10.0

@@ -146,6 +146,10 @@ function wait(progress, doing = "") {
   if (at("doing").textContent !== doing) at("doing").textContent = doing;
 }
 
+function cancel(id) {
+  if (id) fetch(`api/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // also while the page closes
+}
+
 async function explain() {
   complain(null);
   if (image === null) {
@@ -153,22 +157,26 @@ async function explain() {
     return;
   }
   const mine = ++turn;
-  if (pending) call(`api/jobs/${pending}`, { method: "DELETE" }).catch(() => {});
+  cancel(pending);
+  pending = null;
   try {
     wait(0, "sending the request");
     const body = JSON.stringify(request());
     let job = await call("api/jobs", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    if (mine !== turn) {
+      cancel(job.id);
+      return;
+    }
     pending = job.id;
     while (mine === turn && (job.state === "waiting" || job.state === "running")) {
       wait(job.progress, job.doing);
-      await new Promise((done) => setTimeout(done, 250));
-      job = await call(`api/jobs/${job.id}`);
+      job = await call(`api/jobs/${job.id}?after=${job.version}`); // answered at the next change, or after a moment
     }
     if (mine !== turn) return;
     pending = null;
     wait(null);
-    if (job.state === "failed") throw new Error(job.error);
-    if (job.state === "done") show(job);
+    if (job.state !== "done") throw new Error(job.error);
+    show(job);
     if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the controls
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
@@ -313,4 +321,5 @@ for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave
     if (name === "drop" && event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
   });
 }
+addEventListener("pagehide", () => cancel(pending));
 begin().catch(complain);
