@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         self.jobs = app.state.jobs
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to shut down at the first signal; what then has to be done is bounded, and further signals cut nothing."""
+        """Begin to shut down at the first signal. That takes a bounded time, which further signals do not shorten."""
         if not self.should_exit:
             super().handle_exit(sig, frame)
 
