@@ -55,13 +55,29 @@ def rest(connection: socket.socket) -> bytes:
     return found
 
 
-def test_many_half_sent_headers_keep_nobody_out(app):
+@pytest.mark.parametrize("sent", [b"", HEAD, UPLOAD + b"x"], ids=["nothing", "headers", "bodies"])
+def test_many_half_sent_requests_keep_nobody_out(app, sent):
     with served(app, seconds=600, connections=16) as port:
-        held = [begun(port, HEAD) for _ in range(40)]
+        held = [begun(port, sent) for _ in range(40)]
         for _ in range(5):
             assert get(port)[0] == 200
-        assert sum(rest(one) == b"" for one in held[:20]) == 20  # closed, the oldest first
+        closed = [rest(one) for one in held[:20]]  # the oldest first
+        assert all(b"HTTP/1.1 200" not in answer for answer in closed)
         for one in held[20:]:
+            one.close()
+
+
+def test_beyond_the_limit_a_client_is_refused_where_nobody_can_be_closed(app, monkeypatch):
+    monkeypatch.setattr("relprop.web.server._TimedProtocol._waits", False)  # as if all were being answered
+    with served(app, seconds=600, connections=4) as port:
+        held = [begun(port) for _ in range(4)]
+        assert get(port)[0] == 503
+        held.pop().close()
+        held.pop().close()
+        end = time.monotonic() + 60
+        while get(port)[0] != 200:
+            assert time.monotonic() < end
+        for one in held:
             one.close()
 
 

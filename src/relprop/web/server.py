@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, seconds: int = 10, connections: int = 64) -> None:
         super().__init__(
             uvicorn.Config(
-                app, http=_TimedProtocol, ws="none", log_level="warning", access_log=False, server_header=False,
+                app, http=_TimedProtocol, ws="none", log_level="error", access_log=False, server_header=False,
                 proxy_headers=False, limit_concurrency=connections, timeout_keep_alive=seconds,
                 timeout_graceful_shutdown=3,
             )
@@ -66,12 +66,8 @@ class _TimedProtocol(H11Protocol):
         self._unread: asyncio.TimerHandle | None = None
         self._state: Any = None
         self._watch()
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            others = [one for one in self.connections if isinstance(one, _TimedProtocol) and one is not self]
-            oldest = min((one for one in others if one._waits), key=lambda one: one._since, default=None)
-            if oldest is not None:
-                self.connections.discard(oldest)
-                oldest.transport.abort()
+        if self._has_room():
+            self.limit_concurrency = None  # uvicorn would also count requests that have ended already
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
@@ -120,6 +116,19 @@ class _TimedProtocol(H11Protocol):
     def _waits(self) -> bool:
         """Whether it waits for its client, rather than the client for it."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.cycle is None or self.cycle.response_complete
+
+    def _has_room(self) -> bool:
+        """Whether this connection is within the limit, perhaps after closing another; otherwise uvicorn answers 503."""
+        limit = self.config.limit_concurrency
+        if limit is None or len(self.connections) < limit:
+            return True
+        others = [one for one in self.connections if isinstance(one, _TimedProtocol) and one is not self]
+        oldest = min((one for one in others if one._waits), key=lambda one: one._since, default=None)
+        if oldest is None:
+            return False
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
 
     def _watch(self) -> None:
         """Start the timer anew for each state in which the client has to send something; stop it in other states."""
