@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
-from web_tiny import LIMITS, encoded, served, tiny_setup
+from web_tiny import LIMITS, Deep, encoded, served, tiny_setup
 
-from relprop.web import make_app
+from relprop.web import Limits, make_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
@@ -121,6 +124,24 @@ def test_an_error_stands_beside_the_button_takes_the_focus_and_dims_the_old_resu
     assert 0 <= error["y"] - (button["y"] + button["height"]) < 40
     assert 0 <= error["y"] < 800
     assert "stale" in page.get_attribute("#result", "class")
+
+
+def test_a_page_that_is_left_stops_its_explanation(browser):
+    app = make_app({"slow": tiny_setup(Deep)}, Limits(unasked_seconds=600))
+    with served(app) as port, contextlib.closing(browser.new_context()) as context:
+        opened = context.new_page()
+        opened.goto(f"http://127.0.0.1:{port}/")
+        opened.wait_for_selector("#samples img", timeout=PATIENCE)
+        with opened.expect_request("**/api/jobs/*", timeout=PATIENCE) as asked:
+            opened.click("#samples button >> nth=1")
+        job = app.state.jobs.find(re.findall(r"jobs/([\w-]+)", asked.value.url)[0])
+        assert not job.ended
+        opened.goto("about:blank")
+        end = time.monotonic() + 30  # the explanation takes a minute and more
+        while not job.ended:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert (job.state, job.error) == ("cancelled", "this explanation was cancelled")
 
 
 def test_explain_lies_within_the_first_screen(page):
