@@ -160,6 +160,14 @@ BROKEN = (
 )
 
 
+def test_what_is_not_http_is_answered_like_any_other_error(app):
+    with served(app) as port:
+        answer = rest(begun(port, BROKEN[0]))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"nosniff" in answer
+    assert answer.endswith(b'{"error": "this is not a valid HTTP request"}')
+
+
 class Process:
     """`relprop serve` in a process of its own."""
 
@@ -254,7 +262,9 @@ def test_ctrl_c_while_it_computes_answers_all_and_exits_with_130(start):
 
 
 def test_ctrl_c_while_it_is_idle_exits_with_130(start):
-    code, errors = start().end()
+    server = start()
+    assert get(server.port)[0] == 200
+    code, errors = server.end()
     assert (code, errors.removeprefix("Ctrl+C ends it\n")) == (130, "error: interrupted\n")
 
 
