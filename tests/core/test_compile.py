@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 
 import relprop
 from relprop.core import compiled
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import TargetError
+from tiny import Tiny, images
 
 
 @pytest.fixture

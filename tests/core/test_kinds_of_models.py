@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 from torch import nn
 
 import relprop
 from relprop.errors import InputError
+from tiny import Tiny, images
 
 
 @pytest.fixture(scope="module")

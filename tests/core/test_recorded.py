@@ -7,13 +7,13 @@ import warnings
 import pytest
 import torch
 import torchvision
-from core_tiny import Tiny, images
 from test_model_untouched import everything
 from torch import nn
 
 import relprop
 from relprop.core.graph.joins import find_joins
 from relprop.errors import CaptureError, UnsupportedOpError
+from tiny import Tiny, images
 
 X = images(3)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from bench_doubles import itself, plan_of, total
-from tiny_net import make
 
 from relprop.data import Sample
 from relprop.evaluation.local import compute
 from relprop.evaluation.run import Bench, Inputs, Measure
 from relprop.evaluation.store import begin
 from relprop.explainers import EXPLAINERS
+from tiny import make
 
 STATM = Path("/proc/self/statm")
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from report_tiny import make
 from torch import nn
 
 from relprop import LRP
@@ -19,6 +18,7 @@ from relprop.report.of_studies import _axis, plain
 from relprop.report.pictures import common_scale, half_on, shares, where
 from relprop.report.render import TEMPLATES
 from relprop.report.svg import COLOURS, Line, bar, dot, line_chart, looks, nice_range
+from tiny import make
 
 
 def test_shares_are_of_the_total_magnitude():

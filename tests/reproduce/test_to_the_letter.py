@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reproduce_net import OPTIONS, pictures
+from reproduce_net import OPTIONS
 from torchvision.models import resnet50
 from typer.testing import CliRunner
 
@@ -20,6 +20,7 @@ from relprop.reproduce import table1, table3
 from relprop.reproduce.cost import is_resnet50, look, passes
 from relprop.reproduce.setting import Setting
 from relprop.reproduce.table import jobs_of
+from tiny import pictures
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import trees
@@ -80,7 +81,7 @@ def test_figure_5_mixes_data_sets_and_models(released, tmp_path):
     folder = pictures(tmp_path / "pictures", 4)
     both = ["--data", f"cub:{released}", "--data", f"folder:{folder}", "--size", "32", "--methods", "proposed"]
     cub, ours = released / "checkpoints" / "CUB_resnet50_Seed42" / "best.pt", "random:cifar-resnet20"
-    images = "Laysan Albatross,dog.01"
+    images = "Laysan Albatross,dog.001"
     models = ["--model", cub, "--model", ours, "--arch", "resnet50"]
     run("figure5", *both, *models, "--images", images, "--out", tmp_path)
     assert (tmp_path / "figure5.pdf").read_bytes()[:5] == b"%PDF-"

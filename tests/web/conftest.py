@@ -10,7 +10,7 @@ pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from starlette.testclient import TestClient
-from web_tiny import LIMITS, finished, workbench
+from web_helpers import LIMITS, finished, workbench
 
 from relprop.web import make_app
 

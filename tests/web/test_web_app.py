@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from web_tiny import CLASSES, LIMITS, PREPARE, encoded, finished, picture, workbench
+from web_helpers import CLASSES, LIMITS, PREPARE, SIZE, encoded, finished, workbench
 
 import relprop
 from relprop import demo
 from relprop.web import Limits, make_app
 from relprop.web.guard import HEADERS
+from tiny import picture
 
 
 def test_the_page_and_its_parts_are_there(client):
@@ -34,7 +35,7 @@ def test_an_upload_is_explained_as_the_library_explains_it(client, bench):
     got = client.post("/api/pictures", content=encoded()).json()
     assert (got["width"], got["height"]) == (24, 20)
     status = finished(client, client.post("/api/jobs", json={"picture": got["id"], "target": 1}).json()["id"])
-    expected = relprop.explain(bench.loaded.model, PREPARE(picture())[None], target=1)
+    expected = relprop.explain(bench.loaded.model, PREPARE(picture(size=SIZE))[None], target=1)
     found = status["result"]
     assert found["class"] == "bee"
     assert found["score"] == pytest.approx(float(expected.score[0]), rel=1e-6)

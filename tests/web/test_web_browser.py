@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from web_tiny import LIMITS, encoded, workbench
+from web_helpers import LIMITS, encoded, workbench
 
 from relprop.web import make_app
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
-from web_tiny import LIMITS, encoded, finished
+from web_helpers import LIMITS, encoded, finished
 
 ROUNDS = int(os.environ.get("RELPROP_FUZZ", "36"))
 LEAK = re.compile(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import socket
-import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from relprop.cli import app
+from tiny import OPTIONS as MODEL
 
 uvicorn = pytest.importorskip("uvicorn", reason="the app needs the extra web")
-sys.path.insert(0, str(Path(__file__).parent))  # so that --model web_tiny:Tiny is found
-MODEL = ["--model", "web_tiny:Tiny", "--size", "16", "--mean", "0.5", "--std", "0.25", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def test_it_warns_where_others_can_reach_it(heard):
 
 
 def test_two_models_of_one_name_are_told_apart(heard):
-    done = serve("--model", "web_tiny:Tiny", "--model", "web_tiny:Tiny", "--device", "cpu", "--port", 0)
+    done = serve("--model", "tiny:make", "--model", "tiny:make", "--device", "cpu", "--port", 0)
     assert done.exit_code == 0, done.output
     names = done.output.split(" at http")[0].split("serves ")[1].split(", ")
     assert len(set(names)) == 2
@@ -66,6 +63,6 @@ def test_a_port_that_is_taken_is_an_error_in_words(heard):
 
 
 def test_options_of_one_model_need_one_model(heard):
-    done = serve("--model", "web_tiny:Tiny", *MODEL)
+    done = serve("--model", "tiny:make", *MODEL)
     assert done.exit_code == 2
     assert "give one --model with them" in done.output
