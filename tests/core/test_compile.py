@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import relprop
-from relprop.core import compiled
+from relprop.core.backward import compiled
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import TargetError
 from tiny import Tiny, images
@@ -55,9 +55,9 @@ def test_each_size_of_batch_has_a_graph_after_its_first_run():
     "composite",
     [
         relprop.paper("symmetric", identity=False),
-        relprop.paper(first="image", batch_norm="fold"),
-        relprop.gamma(),
-        COMPOSITES.build("two-sided"),
+        pytest.param(relprop.paper(first="image", batch_norm="fold"), marks=pytest.mark.slow),
+        pytest.param(relprop.gamma(), marks=pytest.mark.slow),
+        pytest.param(COMPOSITES.build("two-sided"), marks=pytest.mark.slow),
     ],
     ids=["symmetric", "image", "gamma", "two-sided"],
 )
@@ -78,6 +78,7 @@ def test_composites_targets_and_kept_layers(composite):
     assert graphs(lrp) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_changed_weights_are_prepared_anew_and_graphs_stay():
     model, x = Tiny(), images(2)
@@ -133,6 +134,7 @@ def test_a_compiler_that_fails_runs_eagerly_after_one_warning(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs the C++ compiler g++, which is absent")
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_compiled_in_earnest():
     model, x = Tiny(), images(3)
     lrp, eager = relprop.LRP(model, compile=True), relprop.LRP(model)

@@ -165,6 +165,7 @@ def start(options: list[str], out: Path, workers: int) -> subprocess.Popen[bytes
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_worker_behind_and_is_taken_up_again(tmp_path, capsys, options, whole):
     out = tmp_path / "run"
     with start(options, out, workers=2) as process:
@@ -203,6 +204,7 @@ def working_on(out: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_reported_with_what_they_said(tmp_path, capsys, options, monkeypatch):
     """The workers do not find the model, since it is not on their path."""
     monkeypatch.setattr("relprop.evaluation.local.sys.path", [path for path in sys.path if path != str(TESTS)])

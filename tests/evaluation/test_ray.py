@@ -35,6 +35,7 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
+@pytest.mark.slow
 def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster):
     made, nodes = cluster
     data = f"folder:{pictures(tmp_path / 'pictures', 60)}"
