@@ -367,17 +367,19 @@ def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
 
 def test_check_says_that_a_run_was_recorded(tmp_path):
     torch.save(cli_networks.branching().state_dict(), tmp_path / "branching.pt")
-    model = ["branching.pt", "--arch", "cli_networks:branching", "--size", "16", "--mean", "0.5", "--std", "0.5"]
+    model = [
+        tmp_path / "branching.pt",
+        "--arch",
+        "cli_networks:branching",
+        "--size",
+        "16",
+        "--mean",
+        "0.5",
+        "--std",
+        "0.5",
+    ]
     Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
-    code = "from relprop.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "check", *model, "--image", "noise.png"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run("check", *model, "--image", tmp_path / "noise.png")
     assert "2 residual joins" in done.stdout
     assert done.stderr == ""
 

@@ -50,14 +50,15 @@ def test_each_size_of_batch_has_a_graph_after_its_first_run():
     assert graphs(lrp) == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "composite",
     [
         relprop.paper("symmetric", identity=False),
-        pytest.param(relprop.paper(first="image", batch_norm="fold"), marks=pytest.mark.slow),
-        pytest.param(relprop.gamma(), marks=pytest.mark.slow),
-        pytest.param(COMPOSITES.build("two-sided"), marks=pytest.mark.slow),
+        relprop.paper(first="image", batch_norm="fold"),
+        relprop.gamma(),
+        COMPOSITES.build("two-sided"),
     ],
     ids=["symmetric", "image", "gamma", "two-sided"],
 )

@@ -289,7 +289,7 @@ def scripts(net, x, way):
 
 @pytest.mark.parametrize("way", ["trace", "script", "frozen"])
 @pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize("network", ["resnet18", "one convolution"])
+@pytest.mark.parametrize("network", ["one convolution", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_torchscript_that_was_saved_and_loaded_again(way, gradients, network, tmp_path):
     torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=5) if network == "resnet18" else one_convolution()
