@@ -226,12 +226,12 @@ class LRP(nn.Module):
             return parts[0].contiguous() if single else torch.stack(parts, 1)
 
         kept = {key: gather([walk.kept[index] for walk in walks]) for key, index in layers.items()}
-        ledger = Ledger.merged([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
+        ledger = Ledger.stack([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
         cuts = find_cuts(plan.graph) if layers else None
-        composite = plan.assignment.composite.name
+        composite = plan.assignment.name
         link = plan.graph.link
         return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 

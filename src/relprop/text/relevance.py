@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import Ledger
-from relprop.core.result.batches import joined_ledgers
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.stored import read_result, write_result
 from relprop.errors import InputError, require
@@ -166,7 +165,7 @@ def gathered(
         torch.cat([result.score for result, _ in parts]),
         torch.cat([result.logits.sum(1) if pooled else result.logits for result, _ in parts]),
         () if pooled else labels,
-        joined_ledgers([result.ledger for result, _ in parts if result.ledger is not None]),
+        Ledger.cat([result.ledger for result, _ in parts if result.ledger is not None]),
         first.composite,
         first.what,
     )

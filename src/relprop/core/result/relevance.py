@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
 from relprop.core.graph.separators import Cuts
 from relprop.core.result.combine import parse_cut, require_weights
 from relprop.core.result.enlarge import enlarge
@@ -20,6 +20,9 @@ from relprop.core.result.stored import read_result, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
+
+#: the tensors of a result that have a row for each image
+_TENSORS = ("relevance", "target", "score", "logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,21 +142,35 @@ class Relevance:
                 return relevance.sum(self.target.dim())
         raise UsageError(f"the cut {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
 
+    @classmethod
+    def cat(cls, parts: Sequence[Relevance]) -> Relevance:
+        """One result of those for parts of a batch, with the layers that all of them kept."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        common = [key for key in first.kept if all(key in part.kept for part in parts)]
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        return replace(
+            first,
+            **tensors,
+            kept={key: torch.cat([part.kept[key] for part in parts]) for key in common},
+            ledger=Ledger.cat([part.ledger for part in parts if part.ledger is not None]),
+        )
+
+    def slice(self, at: slice) -> Relevance:
+        """That of some of the images; with K targets, the ledger has K samples an image."""
+        ledger = self.ledger
+        if ledger is not None:
+            each = self.target[0].numel()
+            start, stop, _ = at.indices(len(self.target))
+            ledger = ledger.slice(slice(start * each, stop * each))
+        tensors: dict[str, Any] = {name: getattr(self, name)[at] for name in _TENSORS}
+        return replace(self, **tensors, ledger=ledger, kept={key: kept[at] for key, kept in self.kept.items()})
+
     def cpu(self) -> Relevance:
         """A copy in the computer's main memory, ledger apart (it stays where it is)."""
-        kept = {key: value.cpu() for key, value in self.kept.items()}
-        return Relevance(
-            self.relevance.cpu(),
-            self.target.cpu(),
-            self.score.cpu(),
-            self.logits.cpu(),
-            self.ledger,
-            kept,
-            self.composite,
-            self.what,
-            self.cuts,
-            self.link,
-        )
+        tensors: dict[str, Any] = {name: getattr(self, name).cpu() for name in _TENSORS}
+        return replace(self, **tensors, kept={key: value.cpu() for key, value in self.kept.items()})
 
     def numpy(self, name: str = "heatmap") -> Any:
         """A tensor of the result ("heatmap", "relevance", "score", "target", "logits", "probability") as an array."""
@@ -191,10 +208,11 @@ class Relevance:
         Returns:
             The directory.
         """
-        tensors = {name: getattr(self, name) for name in ("relevance", "target", "score", "logits")}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {f"kept/{side}/{name}": value for (name, side), value in self.kept.items()}
         if self.ledger is not None:
-            tensors |= _ledger_tensors(self.ledger)
+            tensors |= {f"ledger/{name}": column for name, column in self.ledger.columns().items()}
+            tensors |= {"ledger/start": self.ledger.start, "ledger/end": self.ledger.end}
         return write_result(directory, tensors, self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
@@ -229,11 +247,11 @@ class Relevance:
             if key.startswith("kept/"):
                 _, side, name = key.split("/", 2)
                 kept[name, side] = value
-        fields = {name: tensors[name] for name in ("relevance", "target", "score", "logits")}
+        fields = {name: tensors[name] for name in _TENSORS}
         cuts = manifest.get("cuts")
         return cls(
             **fields,
-            ledger=_load_ledger(manifest["ledger"], tensors),
+            ledger=_ledger_of(manifest["ledger"], tensors),
             kept=kept,
             composite=manifest["composite"],
             what=manifest.get("what", ""),
@@ -242,21 +260,10 @@ class Relevance:
         )
 
 
-_COLUMNS = ("received", "sent", "magnitude", "blind")
-
-
-def _ledger_tensors(ledger: Ledger) -> dict[str, Tensor]:
-    def column(name: str) -> Tensor:
-        return torch.stack([torch.as_tensor(getattr(e, name)).to(e.sent).expand_as(e.sent) for e in ledger.entries])
-
-    return {"ledger/start": ledger.start, "ledger/end": ledger.end} | {f"ledger/{c}": column(c) for c in _COLUMNS}
-
-
-def _load_ledger(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
+def _ledger_of(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
     if not lines:
         return None
-    entries = []
-    for row, line in enumerate(lines):
-        columns: dict[str, Any] = {column: tensors[f"ledger/{column}"][row] for column in _COLUMNS}
-        entries.append(Entry(**line, **columns))
-    return Ledger(tuple(entries), tensors["ledger/start"], tensors["ledger/end"])
+    columns = {name: tensors[f"ledger/{name}"] for name in COLUMNS}
+    nothing: dict[str, Any] = dict.fromkeys(COLUMNS, tensors["ledger/start"])
+    steps = [Entry(**line, **nothing) for line in lines]
+    return Ledger.of_columns(steps, columns, tensors["ledger/start"], tensors["ledger/end"])

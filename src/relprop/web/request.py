@@ -1,4 +1,4 @@
-"""What a client may wish for: every value is one of a fixed set, a small number, or an id that we gave out."""
+"""What a client may ask for: every value is one of a fixed set, a small number, or an id that the server made."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
     from relprop.report import Workbench
 
 BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "integrated-gradients")
-"""Methods that can stand beside relevance. Score-CAM takes minutes without a GPU, and is left to the command line."""
+"""Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
+that the command line alone offers it."""
 SPLITS = ("ratio", "symmetric")
 LEVELS = range(2, 33)
 SMOOTHINGS = (0, 1, 2, 4)
-"""Widths in pixels of the Gaussian that the picture may be drawn after."""
+"""Widths in pixels of the Gaussian that the figure may be drawn after."""
 
 
 class GoneError(InputError):
-    """An id that we do not know, or no longer."""
+    """An id that is not known, or no longer."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One explanation that somebody asked for.
+class ExplanationRequest:
+    """One explanation that a client asks for.
 
     Attributes:
-        picture: "sample:NAME", or the id of an upload.
+        image: "sample:NAME", or the id of an upload.
         model: name of one of the models that are served.
         target: index of the class; None for the predicted one.
-        against: index of the class that it is set against; None to explain the class alone.
+        against: index of the class that it is compared with; None to explain the class alone.
         composite: spec of the rules, split and identity included.
-        smooth: width in pixels of the Gaussian that the picture is drawn after; 0 for none.
+        smooth: width in pixels of the Gaussian that the figure is drawn after; 0 for none.
         levels: of Heat Quantization; None for a continuous map.
-        baselines: methods to set beside it.
+        baselines: methods to compare with it.
     """
 
-    picture: str
+    image: str
     model: str
     target: int | None
     composite: str
@@ -52,45 +53,45 @@ class Wish:
     smooth: int = 0
 
 
-def read_wish(plain: Any, benches: Mapping[str, Workbench]) -> Wish:
-    """Check a client's JSON value by value.
+def read_request(plain: Any, setups: Mapping[str, Workbench]) -> ExplanationRequest:
+    """Check the JSON of a client, value by value.
 
     Raises:
-        UsageError: anything that is not on offer.
+        UsageError: a field or value that is not accepted.
     """
     if not isinstance(plain, dict):
-        raise UsageError("a wish is one JSON object")
-    known = {"picture", "model", "target", "composite", "split", "identity", "levels", "baselines", "against", "smooth"}
+        raise UsageError("a request is one JSON object")
+    known = {"image", "model", "target", "composite", "split", "identity", "levels", "baselines", "against", "smooth"}
     if strange := sorted(str(key)[:40] for key in plain if key not in known):
         raise UsageError(f"unknown fields: {', '.join(strange)}; known are {', '.join(sorted(known))}")
-    picture, baselines = plain.get("picture"), plain.get("baselines", [])
-    if not isinstance(picture, str):
-        raise UsageError("choose a picture, or upload one")
-    model = _one_of("model", plain.get("model", next(iter(benches))), benches)
+    image, baselines = plain.get("image"), plain.get("baselines", [])
+    if not isinstance(image, str):
+        raise UsageError("choose an image, or upload one")
+    model = _one_of("model", plain.get("model", next(iter(setups))), setups)
     composite = _composite(plain.get("composite", "paper"), plain.get("split"), plain.get("identity"))
     if not isinstance(baselines, list):
         raise UsageError("baselines must be a list of names")
     chosen = tuple(dict.fromkeys(_one_of("baselines", name, BASELINES) for name in baselines))
     levels = _number("levels", plain.get("levels"), LEVELS)
-    classes = benches[model].loaded.classes
+    classes = setups[model].loaded.classes
     indices = range(len(classes) if classes else 1_000_000)
     target, against = (_number(field, plain.get(field), indices) for field in ("target", "against"))
     if against is not None and against == target:
-        raise UsageError("a contrast needs two classes; choose another class to set against it")
+        raise UsageError("a contrast needs two classes; choose another class to compare with")
     smooth = plain.get("smooth", 0)
     if isinstance(smooth, bool) or smooth not in SMOOTHINGS:
         raise UsageError(f"smooth must be one of {', '.join(map(str, SMOOTHINGS))}")
-    return Wish(picture, model, target, composite, levels, chosen, against, int(smooth))
+    return ExplanationRequest(image, model, target, composite, levels, chosen, against, int(smooth))
 
 
-def offers(benches: Mapping[str, Workbench]) -> dict[str, Any]:
-    """Return all that can be wished for, for the page."""
+def choices(setups: Mapping[str, Workbench]) -> dict[str, Any]:
+    """Return what a request may hold, for the page."""
     return {
         "models": [
-            {"name": name, "about": bench.loaded.name, "classes": list(bench.loaded.classes or ())}
-            for name, bench in benches.items()
+            {"name": name, "about": setup.loaded.name, "classes": list(setup.loaded.classes or ())}
+            for name, setup in setups.items()
         ],
-        "pictures": list(demo.PHOTOGRAPHS),
+        "images": list(demo.PHOTOGRAPHS),
         "composites": [
             {"name": name, "about": COMPOSITES.summary(name), "splits": "split" in _parameters(name)}
             for name in COMPOSITES.names()
@@ -103,7 +104,7 @@ def offers(benches: Mapping[str, Workbench]) -> dict[str, Any]:
 
 
 def _composite(name: Any, split: Any, identity: Any) -> str:
-    """Put a spec together, without what is the composite's default anyway, and build it once to see that it holds."""
+    """Put a spec together, without what is the default of the composite, and build it once to see that it is valid."""
     spec = _one_of("composite", name, COMPOSITES.names())
     if split is not None:
         _one_of("split", split, SPLITS)
