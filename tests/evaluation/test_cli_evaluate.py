@@ -161,7 +161,7 @@ def start(options: list[str], out: Path, workers: int) -> subprocess.Popen[bytes
     """Start the command as a process of its own."""
     arguments = ["relprop", "evaluate", *options, "--out", str(out), "--workers", str(workers)]
     code = f"import sys; sys.argv = {arguments!r}; from relprop.cli import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 
@@ -181,7 +181,7 @@ def test_a_killed_command_leaves_no_worker_behind_and_is_taken_up_again(tmp_path
     assert len(list((out / "sessions").iterdir())) == 2
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 180.0) -> None:
     """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
     while not condition():
