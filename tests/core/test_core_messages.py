@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Ends, Tiny, images
 from torch import nn, tensor
 
 import relprop
 from relprop.core.rules import pass_through
 from relprop.errors import CaptureError, InputError, TargetError, UnsupportedOpError, UsageError
+from tiny import Ends, Tiny, images
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,7 @@ def test_importing_the_core_pulls_in_torch_alone():
     assert pulled_in(f"{everything}; [getattr(relprop, name) for name in relprop.__all__]") == []
 
 
+@pytest.mark.slow
 def test_the_check_of_what_is_pulled_in_can_fail():
     assert "PIL" in pulled_in("import relprop.core, PIL.Image")
 

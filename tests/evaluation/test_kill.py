@@ -16,7 +16,7 @@ from kill_server import SECONDS, slow_setup, start
 
 from relprop.evaluation.store import open_run
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")]
 
 
 class Server:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from setup_doubles import itself, plan_of, total
-from tiny_net import make
 
 from relprop.data import Sample
 from relprop.evaluation.local import compute
 from relprop.evaluation.setup import Measure, Samples, Setup
 from relprop.evaluation.store import begin
 from relprop.explainers import EXPLAINERS
+from tiny import make
 
 STATM = Path("/proc/self/statm")
 
@@ -22,6 +22,7 @@ def resident() -> float:
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc/self/statm to see this process's memory")
+@pytest.mark.slow
 def test_memory_stays_flat_over_2000_pictures(tmp_path):
     """Their inputs would make 98 MB together, as would the heatmaps of three explainers."""
     explainers = {"itself": itself, **{spec: EXPLAINERS.build(spec) for spec in ("sobel", "input-x-gradient")}}

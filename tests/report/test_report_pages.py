@@ -7,7 +7,6 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from report_tiny import CLASSES, PREPARE, make, picture, pictures, workbench
 from typer.testing import CliRunner
 
 import relprop
@@ -15,11 +14,19 @@ from relprop.cli import app
 from relprop.errors import InputError, RunError
 from relprop.evaluation.store import open_run
 from relprop.images import Preprocess
-from relprop.report import render, report_of_results, report_of_run, report_of_studies
+from relprop.models import LoadedModel
+from relprop.report import Workbench, render, report_of_results, report_of_run, report_of_studies
 from relprop.report.saved import annotate
+from tiny import OPTIONS as MODEL
+from tiny import make, picture, pictures
 
-MODEL = ["--model", "report_tiny:make", "--size", "8", "--mean", "0.5", "--std", "0.25", "--device", "cpu"]
+CLASSES = ("ant", "<script>alert(1)</script>")
+PREPARE = Preprocess(size=8, resize=8, mean=(0.5,), std=(0.25,))
 VOID = {"meta", "img", "br", "link", "input"}
+
+
+def workbench() -> Workbench:
+    return Workbench(LoadedModel(make(), "tiny", PREPARE, CLASSES, "weights in /home/somebody/models/tiny.pt"))
 
 
 class Page(HTMLParser):
@@ -131,8 +138,8 @@ def test_results_of_one_picture_stand_side_by_side(explained, tmp_path):
 
 
 def test_one_result_alone_is_enough_and_its_numbers_are_those_saved(explained):
-    report = report_of_results([explained / "paper" / "0_000"])
-    saved = relprop.Relevance.load(explained / "paper" / "0_000")
+    report = report_of_results([explained / "paper" / "0_cat.000"])
+    saved = relprop.Relevance.load(explained / "paper" / "0_cat.000")
     assert f"of a score of {float(saved.score[0]):.6f}; no leak: at most" in report.summary
     assert report.summary.endswith("the score is conserved: relevance sums to it.")
     assert report.title == "Why class 1?"

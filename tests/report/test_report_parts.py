@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from report_tiny import make
 from torch import nn
 
 from relprop import LRP
@@ -18,6 +17,7 @@ from relprop.report.pictures import common_scale, half_on, shares, where
 from relprop.report.render import TEMPLATES
 from relprop.report.svg import COLOURS, Line, bar, dot, line_chart, looks, nice_range
 from relprop.sessions import block_of, heat, layers_shown
+from tiny import make
 
 
 def test_shares_are_of_the_total_magnitude():

@@ -84,7 +84,7 @@ def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch)
 
 def test_figure5_and_figure6_are_drawn(reproduce, tmp_path):
     pytest.importorskip("captum")
-    arguments = ("--images", "cat.00,1_dog.03.png", "--out", tmp_path)
+    arguments = ("--images", "cat.000,1_dog.003.png", "--out", tmp_path)
     assert reproduce("figure5", "--methods", "lrp,grad-cam,proposed", *arguments)[0] == 0
     written(tmp_path, "figure5")
     code, _, err = reproduce("figure6", "--images", "cow", "--out", tmp_path)
@@ -99,13 +99,13 @@ def test_figure3_and_6_take_pictures_by_seed(reproduce, tmp_path):
 
 def test_pictures_by_id_by_class_and_by_the_papers_classes(data, loaded):
     found = open_dataset(data)
-    both = choose(found, loaded, setting(data, images=("1_dog.03.png", "CAT.00")))
-    assert [sample.id for sample in both][:1] == ["1_dog.03.png"]
+    both = choose(found, loaded, setting(data, images=("1_dog.003.png", "CAT.000")))
+    assert [sample.id for sample in both][:1] == ["1_dog.003.png"]
     assert both[1].label == 0
-    assert [sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "cat.00"))] == [1, 0]
-    assert sorted(sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "bee"))) == [0, 1]
-    with pytest.raises(UsageError, match=r"no class 'dgo\.01', and no file .* is there; near it: dog\.01"):
-        choose(found, loaded, setting(data, images=("dgo.01",)))
+    assert [sample.label for sample in choose(found, loaded, setting(data), ("dog.001", "cat.000"))] == [1, 0]
+    assert sorted(sample.label for sample in choose(found, loaded, setting(data), ("dog.001", "bee"))) == [0, 1]
+    with pytest.raises(UsageError, match=r"no class 'dgo\.001', and no file .* is there; near it: dog\.001"):
+        choose(found, loaded, setting(data, images=("dgo.001",)))
 
 
 def test_a_method_that_fails_leaves_an_empty_cell_and_says_so(data, loaded):
