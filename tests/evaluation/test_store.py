@@ -56,7 +56,7 @@ def test_controls_are_added_once():
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
-    bench = bench_of(["1", "broken", *ten()])
+    bench = bench_of(["10", "broken", *ten()])
     store = begun(tmp_path / "run", bench.chunks)
     work(store, bench)
     rows = [row for chunk in range(bench.chunks) for row in chunk_rows(bench, chunk)]

@@ -351,12 +351,13 @@ def _table(
     def carry(plan: Plan, place: Path, what: str) -> Store:
         if not console.err.is_terminal:
             console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
-        with progress(plan, what) as report:
+        with progress(what) as report:
+            how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
             if ray is None:
-                return run(plan, place, workers=workers or 1, place=setting.device, command=command, report=report)
+                return run(plan, place, workers=workers or 1, place=setting.device, **how)
             from relprop.evaluation.ray import run_ray
 
-            return run_ray(plan, place, address=ray, workers=workers, command=command, report=report)
+            return run_ray(plan, place, address=ray, workers=workers, **how)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)

@@ -134,9 +134,11 @@ class Report:
         lede: one sentence below it: what was found.
         facts: (what, text), a short list at the top.
         sections: in order.
+        left_out: files of a run that are not what they claim to be, so that the report is without their rows.
     """
 
     title: str
     lede: str
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+    left_out: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import ModelError, RelpropError
+from relprop.evaluation.state import look
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relprop.evaluation.plan import Plan
+    from relprop.evaluation.state import State
     from relprop.evaluation.store import Store
     from relprop.evaluation.summary import Line as Score
     from relprop.evaluation.summary import Summary
@@ -57,15 +59,17 @@ def report_of_run(
         RunError: there is no run there, or it has no rows yet.
     """
     store, document = open_run(root), manifest(root)
-    summary, plan = summary_of(store), store.plan
+    state, plan = look(store), store.plan
+    summary = summary_of(store, state=state)
     sections = [scores_section(summary)]
-    if curves := curves_section(store):
+    if curves := curves_section(store, state):
         sections.append(curves)
     if pictures > 0:
         sections += _shown(plan, pictures, device, trust, tell)
     sections += [_notes_section(summary), _how(root, store, document)]
     lede = _lede(summary, document)
-    return Report(f"{plain(plan.model.name)} on {plain(plan.data)}", lede, _facts(plan, document), tuple(sections))
+    title = f"{plain(plan.model.name)} on {plain(plan.data)}"
+    return Report(title, lede, _facts(plan, document), tuple(sections), left_out=summary.left_out)
 
 
 def scores_section(summary: Summary) -> Section:
@@ -80,11 +84,11 @@ def scores_section(summary: Summary) -> Section:
     return Section("Scores", (_PROTOCOL_TEXT,), bars=tuple(made))
 
 
-def curves_section(store: Store) -> Section | None:
+def curves_section(store: Store, state: State) -> Section | None:
     """Mean curves, one chart for each metric, protocol and post-processing; None if the run kept none."""
     if not store.plan.curves:
         return None
-    found = _mean_curves(store)
+    found = _mean_curves(store, state)
     plots = []
     for (metric, protocol, ties, post), lines in found.items():
         named = "" if post == "none" else f", after {post}"
@@ -95,12 +99,12 @@ def curves_section(store: Store) -> Section | None:
     return Section("Curves", plots=tuple(plots)) if plots else None
 
 
-def _mean_curves(store: Store) -> dict[tuple[str, str, str, str], list[Line]]:
+def _mean_curves(store: Store, state: State) -> dict[tuple[str, str, str, str], list[Line]]:
     """Average the curves of each explainer over the samples that have one, step by step."""
     import polars as pl
 
     key = ["metric", "protocol", "ties", "post", "explainer"]
-    rows = store.rows().filter(pl.col("curve").is_not_null())
+    rows = store.rows(state.whole).filter(pl.col("curve").is_not_null())
     rows = rows.select(*key, pl.col("curve"), pl.int_ranges(0, pl.col("curve").list.len()).alias("step"))
     points = rows.explode("curve", "step").group_by(*key, "step").agg(pl.col("curve").mean()).sort("step")
     grouped = points.group_by(key, maintain_order=True).agg(pl.col("curve")).collect()
