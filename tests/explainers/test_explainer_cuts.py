@@ -74,7 +74,7 @@ def test_a_reading_goes_through_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no reading that can be read"),
+        ("", "cannot be read: Expecting value"),
         ("[]", "has format 'list'; this version reads 'relprop reading 1'"),
         ('{"format": "relprop reading 9"}', "has format 'relprop reading 9'"),
         ('{"format": "relprop reading 1"}', "lacks its reading, composite or provenance"),

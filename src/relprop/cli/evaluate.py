@@ -158,7 +158,7 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
 
             store = run_ray(plan, out, address=ray, workers=workers, **how)
     summary = summary_of(store)
-    sys.stdout.write(summary.format("text"))
+    console.write(summary.format("text"))
     if used := manifest(out).get("left_out"):
         console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that a reading of lrp-cuts was chosen on")
     return 1 if summary.unread or summary.left_out else 0

@@ -366,7 +366,7 @@ def _table(
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
         (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
-    sys.stdout.write(written["txt"])
+    console.write(written["txt"])
     _tell([out / f"{name}.{suffix}" for suffix in written])
     return 1 if table.unread else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +25,7 @@ def summary(run: Run, format: Format = "text", versus: Versus = None) -> int:
     from relprop.evaluation.store import open_run, summary_of
 
     found = summary_of(open_run(run), versus)
-    sys.stdout.write(found.format(format))
+    console.write(found.format(format))
     for sentence in found.left_out:
         console.warn(sentence)
     return 1 if found.left_out else 0

@@ -26,7 +26,7 @@ def write_result(directory: str | Path, tensors: Mapping[str, Tensor], manifest:
     save_file({name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}, directory / _TENSORS)
     document = {**manifest, "relprop": version("relprop"), "torch": torch.__version__}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (directory / _MANIFEST).write_text(text, encoding="utf-8")
+    (directory / _MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
     return directory
 
 

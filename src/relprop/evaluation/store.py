@@ -276,7 +276,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document atomically."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    # a name that is not UTF-8 holds lone surrogates, which this writes as JSON's own escapes
+    write_atomically(path, lambda beside: beside.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def now() -> str:

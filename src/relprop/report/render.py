@@ -26,7 +26,7 @@ def write(report: Report, path: Path) -> Path:
 
     text = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda beside: beside.write_bytes(text.encode("utf-8", "backslashreplace")))
     return path
 
 

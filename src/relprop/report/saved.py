@@ -28,7 +28,8 @@ PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
 def annotate(folder: Path, picture: Image, about: dict[str, Any]) -> None:
     """Put beside a saved result the picture that the network saw, and facts about it."""
     picture.save(folder / PICTURE)
-    (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    (folder / ABOUT).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
 
 
 def results_in(path: Path) -> list[Path]:
