@@ -146,23 +146,19 @@ class Random(nn.Module):
         kind, keep = self.chance.choice(["mean", "sum"]), self.chance.random() < 0.3
         self.words[-1] += f":{len(branches)} at {at} {kind} over {over}"
 
+        batch = 1 if at == 0 else 0
+        axis = at if over % 5 == batch else over
+
         def run(value: Tensor, x: Tensor) -> Tensor:
             stacked = torch.stack([branch(value) for branch in branches], at)
-            batch = 1 if at == 0 else 0
-            if over % 5 == batch:
-                over_axis = at
-            else:
-                over_axis = over
-            reduced = getattr(stacked, kind)(over_axis, keepdim=keep)
-            reduced = reduced.squeeze(over_axis) if keep else reduced
-            if at == 0 and over_axis != 0:
-                reduced = reduced.movedim(0, 1)
+            reduced = getattr(stacked, kind)(axis, keepdim=keep)
+            reduced = reduced.squeeze(axis) if keep else reduced
+            reduced = reduced.movedim(0, 1) if at == 0 and axis != 0 else reduced
             if reduced.shape == value.shape:
                 return reduced
-            flat = reduced.flatten(2) if reduced.shape[1] == 4 else reduced.transpose(1, 2).flatten(2)
-            return F.adaptive_avg_pool1d(flat, value[0, 0].numel())[
-                :, [0, 1, 0, 1] if flat.shape[1] < 4 else [0, 1, 2, 3]
-            ].reshape(value.shape)
+            rows = reduced.flatten(2) if reduced.shape[1] == 4 else reduced.transpose(1, 2).flatten(2)
+            four = rows[:, [0, 1, 0, 1]] if rows.shape[1] < 4 else rows[:, :4]
+            return F.adaptive_avg_pool1d(four, value[0, 0].numel()).reshape(value.shape)
 
         return run
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
-from relprop.core.capture.model import HALVES, Names, Output, first_weight
+from relprop.core.capture.model import HALVES, Names, Output, first_weight, no_numbers
 from relprop.core.capture.program import ProgramModule
 from relprop.core.chunks import Chunks
 from relprop.core.composite import Composite, place_of
@@ -151,7 +151,7 @@ class LRP(nn.Module):
             with torch.no_grad(), _exact_arithmetic(x):
                 return self._explain(x, target, start, composites)
 
-        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
+        if not isinstance(x, Tensor) or no_numbers(x) or x.dim() == 0 or len(x) == 0:
             return explain(x, target, start)  # raises, and says why
         results = self._chunks.explain(x, target, start, explain)
         if self._prepared.store.grown and x.device.type == "cpu":
@@ -239,6 +239,8 @@ class LRP(nn.Module):
             raise InputError(
                 f"x must be a torch.Tensor, not {type(x).__name__}; torch.from_numpy(x) makes one of an array"
             )
+        if why := no_numbers(x):
+            raise InputError(f"x {why}")
         if x.dim() < 2 or 0 in x.shape:
             raise InputError(f"x must be a batch (N, C, H, W) with at least one image, not of shape {tuple(x.shape)}")
         if not x.is_floating_point():

@@ -15,7 +15,7 @@ from relprop.core.cuts import Cuts, parse_cut, require_weights
 from relprop.core.enlarge import enlarge
 from relprop.core.heatmap import Edges, quantize
 from relprop.core.ledger import Entry, Ledger
-from relprop.core.stored import read_result, write_result
+from relprop.core.stored import Stored, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
@@ -218,26 +218,31 @@ class Relevance:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no saved result, or it is of an unknown format.
+            InputError: there is no saved result, it is of an unknown format, or its parts do not fit one another.
         """
-        manifest, tensors = read_result(directory)
-        if manifest.get("format") != _FORMAT:
-            raise InputError(f"{directory} has format {manifest.get('format')}; this version reads {_FORMAT}")
-        kept = {}
-        for key, value in tensors.items():
-            if key.startswith("kept/"):
-                _, side, name = key.split("/", 2)
-                kept[name, side] = value
-        fields = {name: tensors[name] for name in ("relevance", "target", "score", "logits")}
-        cuts = manifest.get("cuts")
+        stored = Stored(directory)
+        if stored.manifest.get("format") != _FORMAT:
+            raise InputError(f"{directory} has format {stored.manifest.get('format')}; this version reads {_FORMAT}")
+        target, logits, what = stored.tensor("target"), stored.tensor("logits"), stored.get("what", str, "")
+        relevance = stored.tensor("relevance")
+        count = target.dim()
+        if count not in (1, 2) or relevance.dim() <= count or relevance.shape[:count] != target.shape:
+            stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
+        if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
+            stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
+        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid"):
+            stored.refuse(f"its link is {link!r}, not softmax or sigmoid")
         return cls(
-            **fields,
-            ledger=_load_ledger(manifest["ledger"], tensors),
-            kept=kept,
-            composite=manifest["composite"],
-            what=manifest.get("what", ""),
-            cuts=None if cuts is None else Cuts(cuts["places"], tuple(cuts["blocks"])),
-            link=manifest.get("link", "softmax"),
+            relevance,
+            target,
+            stored.tensor("score", tuple(target.shape)),
+            logits,
+            ledger=_load_ledger(stored, target.numel()),
+            kept=_load_kept(stored),
+            composite=stored.get("composite", str),
+            what=what,
+            cuts=_load_cuts(stored),
+            link=link,
         )
 
 
@@ -251,11 +256,42 @@ def _ledger_tensors(ledger: Ledger) -> dict[str, Tensor]:
     return {"ledger/start": ledger.start, "ledger/end": ledger.end} | {f"ledger/{c}": column(c) for c in _COLUMNS}
 
 
-def _load_ledger(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
+def _within(target: Tensor, classes: int) -> bool:
+    return bool(((target >= -1) & (target < classes)).all())
+
+
+def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
+    kept = {}
+    for key in stored.tensors:
+        if key.startswith("kept/"):
+            _, side, name = (*key.split("/", 2), "", "")[:3]
+            if side not in ("input", "output"):
+                stored.refuse(f"it keeps {key!r}, which names no layer")
+            kept[name, side] = stored.tensor(key)
+    return kept
+
+
+def _load_cuts(stored: Stored) -> Cuts | None:
+    cuts = stored.manifest.get("cuts")
+    if cuts is None:
+        return None
+    places, blocks = (cuts.get(name) if isinstance(cuts, dict) else None for name in ("places", "blocks"))
+    fit = isinstance(places, dict) and all(type(place) is int for place in places.values())
+    if not fit or not isinstance(blocks, list) or not all(type(block) is str for block in blocks):
+        stored.refuse(f"its cuts are {repr(cuts)[:60]}")
+    return Cuts(places, tuple(blocks))
+
+
+def _load_ledger(stored: Stored, count: int) -> Ledger | None:
+    lines = stored.get("ledger", list)
     if not lines:
         return None
+    columns = {column: stored.tensor(f"ledger/{column}", (len(lines), count)) for column in _COLUMNS}
     entries = []
     for row, line in enumerate(lines):
-        columns: dict[str, Any] = {column: tensors[f"ledger/{column}"][row] for column in _COLUMNS}
-        entries.append(Entry(**line, **columns))
-    return Ledger(tuple(entries), tensors["ledger/start"], tensors["ledger/end"])
+        found = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
+        if found != {"name": str, "op": str, "rule": str, "conserves": bool}:
+            stored.refuse(f"line {row} of its ledger is {repr(line)[:60]}")
+        numbers: dict[str, Any] = {column: values[row] for column, values in columns.items()}
+        entries.append(Entry(**line, **numbers))
+    return Ledger(tuple(entries), stored.tensor("ledger/start", (count,)), stored.tensor("ledger/end", (count,)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import ModelError, RelpropError
+from relprop.documents import read_object
+from relprop.errors import ModelError, RelpropError, RunError
 from relprop.evaluation.state import look
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
@@ -254,10 +256,11 @@ def warnings_of(lines: Sequence[Score]) -> list[str]:
 
 
 def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
-    commands = list(dict.fromkeys(shlex.join(session.get("command", [])) for session in _sessions(root)))
-    versions = {**store.identity.get("versions", {}), **document.get("libraries", {})}
-    versions = {name: text for name, text in versions.items() if text != "absent"}
-    machine = document.get("machine", {})
+    given = (session.get("command") for session in _sessions(root))
+    commands = list(dict.fromkeys(shlex.join(map(str, words)) for words in given if isinstance(words, list)))
+    versions = {**_object(store.identity.get("versions")), **_object(document.get("libraries"))}
+    versions = {name: str(text) for name, text in versions.items() if text != "absent"}
+    machine = _object(document.get("machine"))
     system = ", ".join(str(machine[key]) for key in ("system", "device") if key in machine)
     versions |= {"Python": str(document.get("python", ""))}
     made = how_section([command for command in commands if command], versions, system)
@@ -265,12 +268,15 @@ def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
     return Section(made.title, code=(*made.code, plan), tables=made.tables)
 
 
+def _object(found: Any) -> dict[str, Any]:
+    """Return what a manifest says, if it is an object."""
+    return found if isinstance(found, dict) else {}
+
+
 def _sessions(root: Path) -> list[dict[str, Any]]:
     """Read who worked on the run; a file that cannot be read is left out."""
     found = []
     for path in sorted((root / SESSIONS).glob("*.json")):
-        try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue
-    return [session for session in found if isinstance(session, dict)]
+        with contextlib.suppress(RunError):
+            found.append(read_object(path, RunError))
+    return found
