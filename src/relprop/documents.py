@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from relprop.errors import RelpropError
@@ -26,6 +27,17 @@ def require_regular(path: Path, kind: type[RelpropError]) -> None:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise kind(f"{path} is a pipe, device or socket, not a regular file; write what it gives into a file first")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system that names no file, as "no space left" does, name the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def text_of(name: str) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from relprop.cli import console, options
 from relprop.cli.evaluate import absolute, model_spec, progress, specs
+from relprop.documents import naming
 from relprop.errors import UsageError
 
 if TYPE_CHECKING:
@@ -365,7 +366,8 @@ def _table(
     table = make_table(name, setting, out, carry, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
-        (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+        with naming(out / f"{name}.{suffix}"):
+            (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
     console.write(written["txt"])
     _tell([out / f"{name}.{suffix}" for suffix in written])
     return 1 if table.unread else 0
@@ -463,7 +465,8 @@ def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = N
     paths = [viz.save(figure, out / f"{name}.{suffix}") for suffix in ("png", "pdf")]
     for suffix, content in (texts or {}).items():
         paths.append(out / f"{name}.{suffix}")
-        paths[-1].write_text(content, encoding="utf-8")
+        with naming(paths[-1]):
+            paths[-1].write_text(content, encoding="utf-8")
     _tell(paths)
 
 

@@ -272,14 +272,18 @@ def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
 
 
 def _load_cuts(stored: Stored) -> Cuts | None:
-    cuts = stored.manifest.get("cuts")
+    cuts: Any = stored.manifest.get("cuts")
     if cuts is None:
         return None
-    places, blocks = (cuts.get(name) if isinstance(cuts, dict) else None for name in ("places", "blocks"))
-    fit = isinstance(places, dict) and all(type(place) is int for place in places.values())
-    if not fit or not isinstance(blocks, list) or not all(type(block) is str for block in blocks):
+    fits = isinstance(cuts, dict) and isinstance(cuts.get("places"), dict) and isinstance(cuts.get("blocks"), list)
+    if (
+        not fits
+        or not cuts["places"]
+        or {type(place) for place in cuts["places"].values()} - {int}
+        or set(map(type, cuts["blocks"])) - {str}
+    ):
         stored.refuse(f"its cuts are {repr(cuts)[:60]}")
-    return Cuts(places, tuple(blocks))
+    return Cuts(cuts["places"], tuple(cuts["blocks"]))
 
 
 def _load_ledger(stored: Stored, count: int) -> Ledger | None:

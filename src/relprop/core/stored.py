@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from relprop.documents import read_object, require_regular
+from relprop.documents import naming, read_object, require_regular
 from relprop.errors import InputError
 
 _TENSORS, _MANIFEST = "relevance.safetensors", "manifest.json"
@@ -19,15 +20,21 @@ _TENSORS, _MANIFEST = "relevance.safetensors", "manifest.json"
 
 def write_result(directory: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
     """Write tensors and manifest, with the versions that made them, into a directory, made if absent; returns it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     # a copy each: the format holds no two tensors of one memory, which views of one walk may be
-    save_file({name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}, directory / _TENSORS)
+    copies = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
+    try:
+        save_file(copies, directory / _TENSORS)
+    except SafetensorError as error:  # as it says that a disk is full
+        raise OSError(errno.EIO, str(error), str(directory / _TENSORS)) from None
     document = {**manifest, "relprop": version("relprop"), "torch": torch.__version__}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (directory / _MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
+    with naming(directory / _MANIFEST):
+        (directory / _MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
     return directory
 
 
@@ -38,13 +45,13 @@ def read_result(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
         InputError: there are none, or they cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     directory = Path(directory)
     try:
         manifest = read_object(directory / _MANIFEST, InputError)
         require_regular(directory / _TENSORS, InputError)
-        return manifest, load_file(directory / _TENSORS)
+        return manifest, load((directory / _TENSORS).read_bytes())  # by name it takes UTF-8 alone
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{directory} holds no result that can be read: {error}") from None
 

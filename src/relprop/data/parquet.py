@@ -85,7 +85,10 @@ class Rows:
         table, row = self.tables[name], int(number)
         group = bisect_right(table.starts, row) - 1
         if (name, group) not in self._held:
-            read = _open(table.path).read_row_group(group, columns=[table.column]).column(0)
+            try:
+                read = _open(table.path).read_row_group(group, columns=[table.column]).column(0)
+            except (require("pyarrow", "eval").ArrowException, OSError) as error:
+                raise DataError(f"sample {sample.id}: {table.path} is damaged ({error})") from None
             self._held.clear()
             self._held[name, group] = read
         value = self._held[name, group][row - table.starts[group]].as_py()

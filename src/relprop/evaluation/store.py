@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from relprop.documents import read_object
+from relprop.documents import naming, read_object
 from relprop.errors import RunError, UsageError, require
 from relprop.evaluation.plan import Plan
 from relprop.evaluation.rows import Row
@@ -259,9 +259,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, force it to disk, and rename it: readers see all of it or nothing."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        with naming(path):
+            write(beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -117,16 +117,16 @@ def _decode(content: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"has {image.width} x {image.height} pixels, over {_too_large()}")
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return _to_rgb(ImageOps.exif_transpose(image), image.format)
 
 
 def _too_large() -> str:
     return f"{MAX_PIXELS / 1e6:g} million pixels, which is the limit; make it smaller (the network sees far fewer)"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
     # Pillow reads greyscale PNG and PGM of 16 bits as 32-bit numbers, scaled to 65535
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from relprop.documents import read_object, require_regular
+from relprop.documents import naming, read_object, require_regular
 from relprop.errors import RunError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: a reader, or a kill, sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
+    with naming(path), beside.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

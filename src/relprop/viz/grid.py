@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from relprop.documents import naming
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
 from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, picture
@@ -138,7 +139,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        figure.savefig(part, format=path.suffix.lstrip(".") or "png")
+        with naming(path):
+            figure.savefig(part, format=path.suffix.lstrip(".") or "png")
         os.replace(part, path)  # noqa: PTH105  (atomic, also over an old file on Windows)
     finally:
         part.unlink(missing_ok=True)
