@@ -13,7 +13,7 @@ from bench_doubles import bench_of, plan_of
 
 from relprop.cli import app
 from relprop.errors import DataError, RunError
-from relprop.evaluation.local import recovered, work
+from relprop.evaluation.local import _hire, recovered, work
 from relprop.evaluation.local import start as start_run
 from relprop.evaluation.run import chunk_rows
 from relprop.evaluation.shards import sample_ids
@@ -266,3 +266,12 @@ def test_progress_counts_samples(tmp_path):
     work(store, bench, lambda done, total: told.append((done, total)))
     assert told[:3] == [(4, 10), (8, 10), (10, 10)]
     assert open_run(store.root).done() == (10, 10)
+
+
+def test_a_module_in_the_current_folder_is_not_run_by_a_worker(tmp_path, monkeypatch, store):
+    (tmp_path / "relprop.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    with _hire(store, 0, tmp_path / "log") as worker:
+        worker.stdin.close()
+        worker.wait(120)
+    assert not (tmp_path / "ran").exists()
