@@ -1,8 +1,8 @@
 """Change files at random and read them: how many are refused, read all the same, or end the process.
 
-    python benchmarks/attacks.py [TRIES]
+    python benchmarks/attacks.py [TRIES [KIND ...]]
 
-Each kind of file is changed TRIES times (200 by default, from one seed): a byte, a run of bytes, or the length. Every
+Each kind of file (KIND: the beginning of its name in the table) is changed TRIES times (200 by default, from one seed): a byte, a run of bytes, or the length. Every
 try is made in a process of its own, forked, so that one that ends or hangs it is counted and not suffered.
 """
 
@@ -155,7 +155,7 @@ def outcome(read: Callable[[], object]) -> str:
     return {0: "read", 10: "refused", 11: "another error"}.get(os.WEXITSTATUS(status), "another error")
 
 
-def main(tries: int) -> None:
+def main(tries: int, chosen: tuple[str, ...]) -> None:
     """Print a table: a row a kind of file."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -168,6 +168,8 @@ def main(tries: int) -> None:
         if outcome(lambda: make(root)) != "read":
             raise SystemExit("the files cannot be written; make(root) says why")
         for name, (path, read) in kinds(root).items():
+            if not name.startswith(chosen):
+                continue
             if outcome(read) != "read":
                 raise SystemExit(f"{name} cannot be read before it is changed")
             content, found = path.read_bytes(), Counter[str]()
@@ -179,4 +181,4 @@ def main(tries: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200, tuple(sys.argv[2:]) or ("",))
