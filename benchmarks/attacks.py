@@ -2,8 +2,9 @@
 
     python benchmarks/attacks.py [TRIES [KIND ...]]
 
-Each kind of file (KIND: the beginning of its name in the table) is changed TRIES times (200 by default, from one seed): a byte, a run of bytes, or the length. Every
-try is made in a process of its own, forked, so that one that ends or hangs it is counted and not suffered.
+Each kind of file (KIND: the beginning of its name in the table) is changed TRIES times (200 by default, from one seed):
+a byte, a run of bytes, or the length. Every try is made in a process of its own, forked, so that one that ends or hangs
+it is counted and not suffered.
 """
 
 from __future__ import annotations
