@@ -112,7 +112,7 @@ def test_formats_that_start_outside_programs_are_refused(noise, tmp_path):
 @pytest.mark.parametrize("head", [b"P5\n2 2\n65535\n", b"P5\n2 2\n1023\n", b"P2\n2 2\n65535\n", b"P6\n2 2\n65535\n"])
 def test_netpbm_of_16_bits_is_read(head):
     """The upper 8 of 16 bits; of 10 bits, the same share of the largest."""
-    largest = int(head.split()[2])
+    largest = int(head.split()[3])
     values = [0, largest // 4, largest // 2, largest]
     if head[:2] == b"P2":
         content = " ".join(map(str, values)).encode()
