@@ -75,7 +75,7 @@ def test_a_reading_goes_through_a_file(tmp_path):
     ("text", "message"),
     [
         ("", "cannot be read: Expecting value"),
-        ("[]", "has format 'list'; this version reads 'relprop reading 1'"),
+        ("[]", "holds a list, not a JSON object"),
         ('{"format": "relprop reading 9"}', "has format 'relprop reading 9'"),
         ('{"format": "relprop reading 1"}', "lacks its reading, composite or provenance"),
     ],
