@@ -7,6 +7,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from relprop.documents import naming
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -17,9 +19,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        with naming(path):
+            write(beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -37,5 +40,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON document atomically."""
-    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write a JSON document atomically; a name that is not UTF-8 is written as JSON's own escapes."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -15,7 +15,7 @@ SOURCE = Path(relprop.__file__).parent
 
 #: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
 TIERS = (
-    {"errors", "registry", "images", "seeding", "cifar", "shortage", "explainer", "files", "tables"},
+    {"errors", "documents", "registry", "images", "seeding", "cifar", "shortage", "explainer", "files", "tables"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
     {"evaluation", "training", "tuning", "demo", "sessions"},

@@ -173,7 +173,8 @@ def test_a_killed_command_leaves_no_worker_behind_and_is_taken_up_again(tmp_path
         process.kill()
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("shards/?????.parquet")}
     wait_for(lambda: not working_on(out))
-    code, table, _ = relprop(capsys, "evaluate", *options, "--out", out)
+    code, table, err = relprop(capsys, "evaluate", *options, "--out", out)
+    assert "computed anew" not in err
     assert code == 0
     assert open_run(out).rows().collect().equals(whole)
     assert done.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("shards/?????.parquet")}.items()

@@ -57,7 +57,7 @@ def test_controls_are_added_once():
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
-    setup = setup_of(["1", "broken", *ten()])
+    setup = setup_of(["10", "broken", *ten()])
     store = begun(tmp_path / "run", setup.chunks)
     work(store, setup)
     rows = [row for chunk in range(setup.chunks) for row in chunk_rows(setup, chunk)]

@@ -74,8 +74,8 @@ def test_a_reading_goes_through_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no layer weights that can be read"),
-        ("[]", "has format 'list'; this version reads 'relprop layer weights 1'"),
+        ("", "cannot be read: Expecting value"),
+        ("[]", "holds a list, not a JSON object"),
         ('{"format": "relprop layer weights 9"}', "has format 'relprop layer weights 9'"),
         ('{"format": "relprop layer weights 1"}', "lacks its weights, composite or provenance"),
     ],

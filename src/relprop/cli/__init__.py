@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 COMMANDS = (
-    "explain", "explain-text", "check", "conservation", "evaluate", "summary", "tune", "train", "reproduce", "report",
-    "serve",
+    "explain", "explain-text", "check", "conservation", "evaluate", "summary", "check-run", "tune", "train",
+    "reproduce", "report", "serve",
 )  # fmt: skip
 """Commands in the order of `--help`; each is a function in a module of the same name, with _ for -."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relprop.cli import console, options
+from relprop.documents import naming
 from relprop.errors import UsageError
 from relprop.tables import number
 
@@ -209,12 +210,13 @@ class View:
             score=score,
             levels=self.quantize is not None or self.spec.startswith("quantize"),
         )
-        viz.save(figure, picture)
-        files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
-        for layer in self.layers:
-            files += self._layer(item, result, layer, score)
-        result.save(whole)
-        annotate(whole, item.picture, self._about(result, loaded, item))
+        with naming(self.out):
+            viz.save(figure, picture)
+            files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
+            for layer in self.layers:
+                files += self._layer(item, result, layer, score)
+            result.save(whole)
+            annotate(whole, item.picture, self._about(result, loaded, item))
         return [*files, str(whole)]
 
     def _raw(self, name: str, result: Relevance, heatmap: Any) -> list[str]:

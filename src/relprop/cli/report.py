@@ -63,7 +63,7 @@ def report(
 
     Of a run: scores beside controls, curves if the run kept them, some of its pictures, the plan. Of results and
     images: the maps of all methods side by side on one scale, and the conservation ledger. Exit code 1 if some images
-    could not be read; the report holds the others.
+    could not be read, or shards of the run are damaged or not its own; the report holds the others.
     """
     from relprop.cli.batches import aim, find_items
     from relprop.report import report_of_results, report_of_run, write
@@ -90,9 +90,11 @@ def report(
         )
         rules = options.full_spec(composite, split, identity)
         made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, device)
+    for sentence in made.left_out:
+        console.warn(sentence)
     path = write(made, out)
     console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if failed or made.left_out else 0
 
 
 def _of_images(

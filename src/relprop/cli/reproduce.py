@@ -13,6 +13,7 @@ import typer
 
 from relprop.cli import console, options
 from relprop.cli.evaluate import absolute, model_spec, progress, specs
+from relprop.documents import naming
 from relprop.errors import UsageError
 
 if TYPE_CHECKING:
@@ -312,12 +313,13 @@ def _table(
     def execute(plan: Plan, folder: Path, what: str) -> Store:
         if not console.err.is_terminal:
             console.err.print(f"{what} → {folder}", soft_wrap=True, markup=False)
-        with progress(plan, what) as report:
+        with progress(what) as report:
+            how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
             if ray is None:
-                return run(plan, folder, workers=workers or 1, place=setting.device, command=command, report=report)
+                return run(plan, folder, workers=workers or 1, place=setting.device, **how)
             from relprop.evaluation.ray import run_ray
 
-            return run_ray(plan, folder, address=ray, workers=workers, command=command, report=report)
+            return run_ray(plan, folder, address=ray, workers=workers, **how)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
@@ -325,8 +327,9 @@ def _table(
     table = make_table(name, setting, out, execute, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
-        (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
-    sys.stdout.write(written["txt"])
+        with naming(out / f"{name}.{suffix}"):
+            (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+    console.write(written["txt"])
     _tell([out / f"{name}.{suffix}" for suffix in written])
     return 1 if table.unread else 0
 
@@ -423,7 +426,8 @@ def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = N
     paths = [viz.save(figure, out / f"{name}.{suffix}") for suffix in ("png", "pdf")]
     for suffix, content in (texts or {}).items():
         paths.append(out / f"{name}.{suffix}")
-        paths[-1].write_text(content, encoding="utf-8")
+        with naming(paths[-1]):
+            paths[-1].write_text(content, encoding="utf-8")
     _tell(paths)
 
 

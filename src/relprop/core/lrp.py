@@ -16,7 +16,7 @@ from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
 from relprop.core.backward.propagate import Walk, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
-from relprop.core.capture.model import HALVES, Names, Output, first_weight
+from relprop.core.capture.model import HALVES, Names, Output, first_weight, no_numbers
 from relprop.core.capture.program import ProgramModule
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
@@ -152,7 +152,7 @@ class LRP(nn.Module):
             with torch.no_grad(), _exact_arithmetic(x):
                 return self._explain(x, target, start, composites)
 
-        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
+        if not isinstance(x, Tensor) or no_numbers(x) or x.dim() == 0 or len(x) == 0:
             return explain(x, target, start)  # raises, and says why
         results = self._chunks.explain(x, target, start, explain)
         if self._prepared.store.grown and x.device.type == "cpu":
@@ -240,6 +240,8 @@ class LRP(nn.Module):
             raise InputError(
                 f"x must be a torch.Tensor, not {type(x).__name__}; torch.from_numpy(x) makes one of an array"
             )
+        if why := no_numbers(x):
+            raise InputError(f"x {why}")
         if x.dim() < 2 or 0 in x.shape:
             raise InputError(f"x must be a batch (N, C, H, W) with at least one image, not of shape {tuple(x.shape)}")
         if not x.is_floating_point():

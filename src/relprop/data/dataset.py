@@ -130,7 +130,7 @@ def pictures_in(folder: Path) -> list[Path]:
     from relprop.images import SUFFIXES
 
     found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if not path.is_dir())
 
 
 def first_existing(candidates: Sequence[Path]) -> Path | None:

@@ -11,15 +11,18 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from relprop.errors import RunError
+from relprop.errors import DataError, RunError
 from relprop.evaluation.compute import chunk_rows
 from relprop.evaluation.setup import Setup, identity, set_up, version
+from relprop.evaluation.state import set_aside
 from relprop.evaluation.store import Store, begin
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.rows import Row
 
 Report = Callable[[int, int], None]
-"""Called with the number of chunks that are done, and of all."""
+"""Called with the number of samples that are done, and of all."""
 
 _LIBRARIES = ("numpy", "captum", "torchcam", "timm", "polars", "pyarrow", "ray")
 
@@ -40,8 +43,11 @@ def run(
     place: str | None = None,
     command: Sequence[str] = (),
     report: Report | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Store:
     """Execute `plan` in the run directory `out`, or what is left of it.
+
+    Shards that are damaged, or not of this run, are set aside, and their rows computed anew.
 
     Args:
         plan: what to evaluate.
@@ -50,6 +56,7 @@ def run(
         place: the device, of the plan's kind; with several workers each takes a GPU in turn.
         command: how this run was asked for, for the manifest.
         report: is called with how far the run is, at the start and whenever chunks were done.
+        warn: is called with a sentence on each of the shards that were set aside.
 
     Raises:
         RunError: `out` holds another run, or the workers died.
@@ -60,8 +67,8 @@ def run(
     setup = set_up(plan, place)
     store = start(out, plan, setup)
     progress = report or (lambda done, total: None)
-    with store.session(session_facts(command, workers, setup.device)):
-        progress(store.chunks - len(store.missing()), store.chunks)
+    with store.session(session_facts(command, workers, setup.device) | recovered(store, warn)):
+        progress(*store.done())
         if workers == 1 or len(store.missing()) < 2:
             work(store, setup, progress)
         else:
@@ -71,7 +78,15 @@ def run(
 
 
 def start(out: Path, plan: Plan, setup: Setup) -> Store:
-    """Begin the run of a setup, or take it up again, noting what a reader will want to know."""
+    """Begin the run of a setup, or take it up again, noting what a reader will want to know.
+
+    Raises:
+        DataError: two samples of one id, whose rows could not be told apart.
+        RunError: `out` holds another run.
+    """
+    ids = Counter(sample.id for sample in setup.samples.chosen)
+    if twice := [name for name, count in ids.most_common(1) if count > 1]:
+        raise DataError(f"two samples of {plan.data} have the id {twice[0]!r}; an id names one sample")
     facts = {
         "samples": len(setup.samples.chosen),
         "left_out": setup.samples.left_out,
@@ -80,6 +95,14 @@ def start(out: Path, plan: Plan, setup: Setup) -> Store:
         "machine": machine(setup.device),
     }
     return begin(out, plan, setup.chunks, identity(setup), facts)
+
+
+def recovered(store: Store, warn: Callable[[str], object]) -> dict[str, Any]:
+    """Set aside shards that are not what they claim to be, say so, and return it for the notes on the session."""
+    said = set_aside(store)
+    for sentence in said:
+        warn(sentence)
+    return {"set_aside": list(said)} if said else {}
 
 
 def session_facts(command: Sequence[str], workers: int | str, place: str) -> dict[str, Any]:
@@ -100,7 +123,7 @@ def work(store: Store, setup: Setup, report: Report = lambda done, total: None) 
             with store.claim(chunk, wait) as mine:
                 if mine:
                     compute(store, setup, chunk)
-            report(store.chunks - len(store.missing()), store.chunks)
+            report(*store.done())
 
 
 def compute(store: Store, setup: Setup, chunk: int) -> None:
@@ -124,14 +147,14 @@ def _wait_for(store: Store, workers: int, report: Report) -> None:
     try:
         while any(worker.poll() is None for worker in processes):
             time.sleep(0.1)
-            report(store.chunks - len(store.missing()), store.chunks)
+            report(*store.done())
     finally:
         for worker in processes:
             if worker.stdin is not None:
                 worker.stdin.close()  # tells it to stop, should it still run
         for worker in processes:
             worker.wait()
-    report(store.chunks - len(store.missing()), store.chunks)
+    report(*store.done())
     if left := store.missing():
         said = {log.read_text(errors="replace").strip()[-500:] for log in logs} - {""}
         codes = ", ".join(str(worker.returncode) for worker in processes)
@@ -155,7 +178,8 @@ def _spawn(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
         environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     with log.open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "relprop.evaluation.worker", str(store.root)],
+            # -P: a module in the current folder takes no part, unless it does in this process
+            [sys.executable, "-P", "-W", "ignore", "-m", "relprop.evaluation.worker", str(store.root)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import platform
 import socket
 import sys
 import time
+import warnings
 from collections import Counter, deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
-from relprop.evaluation.local import Report, session_facts, start, timed
+from relprop.evaluation.local import Report, recovered, session_facts, start, timed
 from relprop.evaluation.plan import Plan
 from relprop.evaluation.setup import Setup, identity, set_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from relprop.evaluation.rows import Row
     from relprop.evaluation.store import Store
@@ -62,6 +63,7 @@ def run_ray(
     workers: int | None = None,
     command: Sequence[str] = (),
     report: Report | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Store:
     """Execute `plan` in the run directory `out` on a Ray cluster, or what is left of it.
 
@@ -73,6 +75,8 @@ def run_ray(
         workers: how many actors; by default as many as the cluster has GPUs or, on the CPU, cores for.
         command: how this run was asked for, for the manifest.
         report: is called with how far the run is.
+        warn: is called with a sentence on each shard that was set aside and computed anew, being damaged or not of this
+            run.
 
     Raises:
         RunError: no such cluster, no worker could be set up, or a chunk killed one after another.
@@ -84,8 +88,9 @@ def run_ray(
     store = start(out, plan, setup)
     del setup
     progress = report or (lambda done, total: None)
-    with _connected(ray, address), store.session(session_facts(command, f"ray {address}", plan.device)):
-        progress(store.chunks - len(store.missing()), store.chunks)
+    facts = session_facts(command, f"ray {address}", plan.device) | recovered(store, warn)
+    with _connected(ray, address), store.session(facts):
+        progress(*store.done())
         count = min(workers or _room(ray, plan), max(1, len(store.missing())))
         _Pool(ray, store, deque(store.missing())).work(count, progress)
     if left := len(store.missing()):
@@ -112,7 +117,7 @@ class _Pool:
             while self.queue or self.busy:
                 done, _ = self.ray.wait([*self.joining, *self.busy], num_returns=1)
                 self.joined(done[0]) if done[0] in self.joining else self.finished(done[0])
-                report(self.store.chunks - len(self.store.missing()), self.store.chunks)
+                report(*self.store.done())
         finally:
             for actor in [*self.joining.values(), *(actor for actor, _, _ in self.busy.values())]:
                 self.ray.kill(actor)

@@ -55,6 +55,7 @@ class Summary:
         notes: what a reader must know: missing controls, missing samples, why something failed.
         versus: what the differences are against; None if there are none.
         unread: pictures that could not be read.
+        left_out: files of a run whose rows are not averaged, since they are not what they claim to be.
     """
 
     lines: tuple[Line, ...]
@@ -62,6 +63,7 @@ class Summary:
     notes: tuple[str, ...]
     versus: str | None = None
     unread: int = 0
+    left_out: tuple[str, ...] = ()
 
     def format(self, kind: str) -> str:
         """Write the table as `text`, `markdown`, `csv` or `latex`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
 from relprop.core.result.combine import parse_reading
+from relprop.documents import read_object
 from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
 from relprop.explainers.lrp import remembered
@@ -88,12 +89,9 @@ class LayerWeights:
             InputError: there is no such file, or it holds no weights.
             UsageError: it holds weights that this version cannot use.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} holds no layer weights that can be read: {error}") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        document = read_object(Path(path), InputError)
+        if document.get("format") != _FORMAT:
+            found = document.get("format")
             raise InputError(f"{path} has format {found!r}; this version reads {_FORMAT!r}, which relprop tune writes")
         text, composite, provenance = (document.get(key) for key in ("weights", "composite", "provenance"))
         if not isinstance(text, str) or not isinstance(composite, str) or not isinstance(provenance, dict):

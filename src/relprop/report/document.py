@@ -134,9 +134,11 @@ class Report:
         summary: one sentence below it: what was found.
         metadata: (what, text), a short list at the top.
         sections: in order.
+        left_out: files of a run that are not what they claim to be, so that the report is without their rows.
     """
 
     title: str
     summary: str
     metadata: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+    left_out: tuple[str, ...] = ()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import ModelError, RelpropError
+from relprop.documents import read_object
+from relprop.errors import ModelError, RelpropError, RunError
+from relprop.evaluation.state import look
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relprop.evaluation.plan import Plan
+    from relprop.evaluation.state import State
     from relprop.evaluation.store import Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
@@ -57,17 +61,17 @@ def report_of_run(
         RunError: there is no run there, or it has no rows yet.
     """
     store, document = open_run(root), manifest(root)
-    summary, plan = summary_of(store), store.plan
+    state, plan = look(store), store.plan
+    summary = summary_of(store, state=state)
     sections = [scores_section(summary)]
-    if curves := curves_section(store):
+    if curves := curves_section(store, state):
         sections.append(curves)
     if pictures > 0:
         sections += _shown(plan, pictures, device, trust, progress)
     sections += [_notes_section(summary), _how(root, store, document)]
-    sentence = _summary(summary, document)
-    return Report(
-        f"{plain(plan.model.name)} on {plain(plan.data)}", sentence, _metadata(plan, document), tuple(sections)
-    )
+    title = f"{plain(plan.model.name)} on {plain(plan.data)}"
+    sentence, metadata = _summary(summary, document), _metadata(plan, document)
+    return Report(title, sentence, metadata, tuple(sections), left_out=summary.left_out)
 
 
 def scores_section(summary: Summary) -> Section:
@@ -82,11 +86,11 @@ def scores_section(summary: Summary) -> Section:
     return Section("Scores", (_PROTOCOL_TEXT,), bars=tuple(made))
 
 
-def curves_section(store: Store) -> Section | None:
+def curves_section(store: Store, state: State) -> Section | None:
     """Mean curves, one chart for each metric, protocol and post-processing; None if the run kept none."""
     if not store.plan.curves:
         return None
-    found = _mean_curves(store)
+    found = _mean_curves(store, state)
     plots = []
     for (metric, protocol, ties, post), lines in found.items():
         named = "" if post == "none" else f", after {post}"
@@ -97,12 +101,12 @@ def curves_section(store: Store) -> Section | None:
     return Section("Curves", plots=tuple(plots)) if plots else None
 
 
-def _mean_curves(store: Store) -> dict[tuple[str, str, str, str], list[Line]]:
+def _mean_curves(store: Store, state: State) -> dict[tuple[str, str, str, str], list[Line]]:
     """Average the curves of each explainer over the samples that have one, step by step."""
     import polars as pl
 
     key = ["metric", "protocol", "ties", "post", "explainer"]
-    rows = store.rows().filter(pl.col("curve").is_not_null())
+    rows = store.rows(state.whole).filter(pl.col("curve").is_not_null())
     rows = rows.select(*key, pl.col("curve"), pl.int_ranges(0, pl.col("curve").list.len()).alias("step"))
     points = rows.explode("curve", "step").group_by(*key, "step").agg(pl.col("curve").mean()).sort("step")
     grouped = points.group_by(key, maintain_order=True).agg(pl.col("curve")).collect()
@@ -252,10 +256,11 @@ def warnings_of(lines: Sequence[Score]) -> list[str]:
 
 
 def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
-    commands = list(dict.fromkeys(shlex.join(session.get("command", [])) for session in _sessions(root)))
-    versions = {**store.identity.get("versions", {}), **document.get("libraries", {})}
-    versions = {name: text for name, text in versions.items() if text != "absent"}
-    machine = document.get("machine", {})
+    given = (session.get("command") for session in _sessions(root))
+    commands = list(dict.fromkeys(shlex.join(map(str, words)) for words in given if isinstance(words, list)))
+    versions = {**_object(store.identity.get("versions")), **_object(document.get("libraries"))}
+    versions = {name: str(text) for name, text in versions.items() if text != "absent"}
+    machine = _object(document.get("machine"))
     system = ", ".join(str(machine[key]) for key in ("system", "device") if key in machine)
     versions |= {"Python": str(document.get("python", ""))}
     made = how_section([command for command in commands if command], versions, system)
@@ -263,12 +268,15 @@ def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
     return Section(made.title, code=(*made.code, plan), tables=made.tables)
 
 
+def _object(found: Any) -> dict[str, Any]:
+    """Return what a manifest says, if it is an object."""
+    return found if isinstance(found, dict) else {}
+
+
 def _sessions(root: Path) -> list[dict[str, Any]]:
     """Read who worked on the run; a file that cannot be read is left out."""
     found = []
     for path in sorted((root / SESSIONS).glob("*.json")):
-        try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue
-    return [session for session in found if isinstance(session, dict)]
+        with contextlib.suppress(RunError):
+            found.append(read_object(path, RunError))
+    return found

@@ -26,7 +26,7 @@ def write(report: Report, path: Path) -> Path:
 
     text = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 

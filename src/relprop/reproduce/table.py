@@ -19,6 +19,7 @@ from relprop.reproduce.published import METRICS, Against, Printed, Published, pu
 if TYPE_CHECKING:
     from relprop.evaluation import Line, ModelSpec
     from relprop.evaluation.store import Store
+    from relprop.evaluation.tables import Summary
     from relprop.reproduce.setting import Setting
 
 Execute = Callable[[Plan, Path, str], "Store"]
@@ -157,12 +158,13 @@ def make_table(
     networks = [look(setting, at) for at in range(len(setting.models))]
     announce(jobs, networks[0])
     done = [(job, execute(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
+    stores = [store for _, store in done]
+    measured = [(job, summarise(store.rows(), store.plan)) for job, store in done]  # once: it verifies every shard
     blocks = {
-        where: tuple(_entry(row, where, paper, [store for job, store in done if row in job.rows]) for row in maps)
+        where: tuple(_entry(row, where, paper, [found for job, found in measured if row in job.rows]) for row in maps)
         for where in PROTOCOLS
     }
-    stores = [store for _, store in done]
-    unread = max((summarise(store.rows(), store.plan).unread for store in stores), default=0)
+    unread = max((found.unread for _, found in measured), default=0)
     notes = [table3.NOTE] if name == "table3" else []
     notes += _notes(stores, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
@@ -191,8 +193,8 @@ def _plan(setting: Setting, model: ModelSpec, seed: int, rows: Sequence[Map]) ->
     )
 
 
-def _entry(row: Map, where: str, paper: Published, stores: Sequence[Store]) -> Entry:
-    runs = [summarise(store.rows(), store.plan).lines for store in stores]
+def _entry(row: Map, where: str, paper: Published, summaries: Sequence[Summary]) -> Entry:
+    runs = [summary.lines for summary in summaries]
     lines = [
         [line for line in run if (line.protocol, line.explainer, line.post) == (where, *row.specs[where])]
         for run in runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from relprop.documents import read_object
 from relprop.errors import ModelError, require
 from relprop.text.rest import Pooling
 
@@ -107,10 +107,10 @@ def _pooling(folder: str) -> Pooling:
     Raises:
         ModelError: it is another kind.
     """
-    try:
-        stated = json.loads((Path(folder) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = Path(folder) / "1_Pooling" / "config.json"
+    if not path.exists():
         return "mean"
+    stated = read_object(path, ModelError)
     chosen = [
         key.removeprefix("pooling_mode_")
         for key, on in stated.items()

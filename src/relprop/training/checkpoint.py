@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from relprop.documents import read_object, require_regular
 from relprop.errors import RunError
 from relprop.files import write_bytes
 
@@ -51,10 +53,15 @@ def load_checkpoint(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
         return None
     again = "delete the folder's checkpoint files, or choose another --out, to start again"
     try:
-        facts = json.loads(manifest.read_text())
+        facts = read_object(manifest, RunError)
         if facts["format"] != FORMAT:
             raise RunError(f"{manifest} has format {facts['format']}; this version reads {FORMAT}; {again}")
-        path = out / facts["tensors"]
+        if not re.fullmatch(r"checkpoint-\d{4,}\.safetensors", str(facts["tensors"])):
+            raise RunError(
+                f"{manifest} names {facts['tensors']!r} for its tensors, which no checkpoint is called; {again}"
+            )
+        path = out / str(facts["tensors"])
+        require_regular(path, RunError)
         if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
             raise RunError(f"{path} is not what {manifest} describes (another SHA-256); {again}")
         return load_file(path), facts

@@ -117,13 +117,27 @@ def resume(state: State, out: Path, who: dict[str, Any]) -> None:
     if found is None:
         return
     tensors, facts = found
-    if changed := _differences(facts, who):
+    try:
+        changed = _differences(facts, who)
+        if not changed:
+            _take_over(state, tensors, facts)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise RunError(
+            f"the checkpoint under {out} does not fit what it says of itself ({type(error).__name__}: {error}); choose "
+            "another folder, or clear it (--fresh)"
+        ) from None
+    if changed:
         raise RunError(f"{out} holds another run: {'; '.join(changed)}. Choose another folder, or clear it (--fresh)")
+
+
+def _take_over(state: State, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     state.model.load_state_dict(checkpoint.below(tensors, "model"))
     if state.average is not None:
         state.average.load_state_dict(checkpoint.below(tensors, "average"))
     checkpoint.unpack_optimizer(state.optimizer, tensors, facts["optimizer"])
     state.best = checkpoint.below(tensors, "best")
+    if any(type(value) not in (int, float, type(None)) for row in facts["rows"] for value in row.values()):
+        raise TypeError("its rows hold other things than numbers")
     state.rows = [Row(**row) for row in facts["rows"]]
 
 

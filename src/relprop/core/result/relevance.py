@@ -16,7 +16,7 @@ from relprop.core.graph.separators import Cuts
 from relprop.core.result.combine import parse_cut, require_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.result.quantize import Edges, quantize
-from relprop.core.result.stored import read_result, write_result
+from relprop.core.result.stored import Stored, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
@@ -237,33 +237,73 @@ class Relevance:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no saved result, or it is of an unknown format.
+            InputError: there is no saved result, it is of an unknown format, or its parts do not fit one another.
         """
-        manifest, tensors = read_result(directory)
-        if manifest.get("format") != _FORMAT:
-            raise InputError(f"{directory} has format {manifest.get('format')}; this version reads {_FORMAT}")
-        kept = {}
-        for key, value in tensors.items():
-            if key.startswith("kept/"):
-                _, side, name = key.split("/", 2)
-                kept[name, side] = value
-        fields = {name: tensors[name] for name in _TENSORS}
-        cuts = manifest.get("cuts")
+        stored = Stored(directory)
+        if stored.manifest.get("format") != _FORMAT:
+            raise InputError(f"{directory} has format {stored.manifest.get('format')}; this version reads {_FORMAT}")
+        target, logits, what = stored.tensor("target"), stored.tensor("logits"), stored.get("what", str, "")
+        relevance = stored.tensor("relevance")
+        count = target.dim()
+        if count not in (1, 2) or relevance.dim() <= count or relevance.shape[:count] != target.shape:
+            stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
+        if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
+            stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
+        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid"):
+            stored.refuse(f"its link is {link!r}, not softmax or sigmoid")
         return cls(
-            **fields,
-            ledger=_ledger_of(manifest["ledger"], tensors),
-            kept=kept,
-            composite=manifest["composite"],
-            what=manifest.get("what", ""),
-            cuts=None if cuts is None else Cuts(cuts["places"], tuple(cuts["blocks"])),
-            link=manifest.get("link", "softmax"),
+            relevance,
+            target,
+            stored.tensor("score", tuple(target.shape)),
+            logits,
+            ledger=_load_ledger(stored, target.numel()),
+            kept=_load_kept(stored),
+            composite=stored.get("composite", str),
+            what=what,
+            cuts=_load_cuts(stored),
+            link=link,
         )
 
 
-def _ledger_of(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
+def _within(target: Tensor, classes: int) -> bool:
+    return bool(((target >= -1) & (target < classes)).all())
+
+
+def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
+    kept = {}
+    for key in stored.tensors:
+        if key.startswith("kept/"):
+            _, side, name = (*key.split("/", 2), "", "")[:3]
+            if side not in ("input", "output"):
+                stored.refuse(f"it keeps {key!r}, which names no layer")
+            kept[name, side] = stored.tensor(key)
+    return kept
+
+
+def _load_cuts(stored: Stored) -> Cuts | None:
+    cuts: Any = stored.manifest.get("cuts")
+    if cuts is None:
+        return None
+    fits = isinstance(cuts, dict) and isinstance(cuts.get("places"), dict) and isinstance(cuts.get("blocks"), list)
+    if (
+        not fits
+        or not cuts["places"]
+        or {type(place) for place in cuts["places"].values()} - {int}
+        or set(map(type, cuts["blocks"])) - {str}
+    ):
+        stored.refuse(f"its cuts are {repr(cuts)[:60]}")
+    return Cuts(cuts["places"], tuple(cuts["blocks"]))
+
+
+def _load_ledger(stored: Stored, count: int) -> Ledger | None:
+    lines = stored.get("ledger", list)
     if not lines:
         return None
-    columns = {name: tensors[f"ledger/{name}"] for name in COLUMNS}
-    nothing: dict[str, Any] = dict.fromkeys(COLUMNS, tensors["ledger/start"])
-    steps = [Entry(**line, **nothing) for line in lines]
-    return Ledger.of_columns(steps, columns, tensors["ledger/start"], tensors["ledger/end"])
+    columns = {name: stored.tensor(f"ledger/{name}", (len(lines), count)) for name in COLUMNS}
+    start, end = stored.tensor("ledger/start", (count,)), stored.tensor("ledger/end", (count,))
+    for row, line in enumerate(lines):
+        found = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
+        if found != {"name": str, "op": str, "rule": str, "conserves": bool}:
+            stored.refuse(f"line {row} of its ledger is {repr(line)[:60]}")
+    nothing: dict[str, Any] = dict.fromkeys(COLUMNS, start)
+    return Ledger.of_columns([Entry(**line, **nothing) for line in lines], columns, start, end)
