@@ -9,12 +9,12 @@ import shutil
 
 import polars as pl
 import pytest
-from bench_doubles import bench_of, plan_of
-from relprop.evaluation.run import chunk_rows
+from setup_doubles import plan_of, setup_of
 
 from relprop.cli import app
 from relprop.errors import DataError, RunError
-from relprop.evaluation.local import _hire, recovered, work
+from relprop.evaluation.compute import chunk_rows
+from relprop.evaluation.local import _spawn, recovered, work
 from relprop.evaluation.local import start as start_run
 from relprop.evaluation.shards import sample_ids
 from relprop.evaluation.state import look, set_aside
@@ -25,9 +25,9 @@ IDS = [str(at) for at in range(10)]
 
 
 def run_in(root, identity=IDENTITY, **changes):
-    bench = bench_of(IDS, **changes)
-    store = begin(root, bench.plan, bench.chunks, identity, {"samples": len(IDS)})
-    work(store, bench)
+    setup = setup_of(IDS, **changes)
+    store = begin(root, setup.plan, setup.chunks, identity, {"samples": len(IDS)})
+    work(store, setup)
     return store
 
 
@@ -94,7 +94,7 @@ def rewritten(change):
 
     def write(store):
         store.shard(1).unlink()
-        store.write(1, change(chunk_rows(bench_of(IDS), 1)), {})
+        store.write(1, change(chunk_rows(setup_of(IDS), 1)), {})
 
     return write
 
@@ -145,7 +145,7 @@ def test_a_shard_that_is_not_what_it_claims_is_left_out_named_and_computed_anew(
     assert facts == {"set_aside": said}
     assert "its rows are computed anew" in said[0]
     assert len(list((store.root / "set-aside").iterdir())) == 1
-    work(store, bench_of(IDS))
+    work(store, setup_of(IDS))
     assert store.rows().collect().equals(whole)
     assert set_aside(store) == ()
     assert relprop(capsys, "check-run", store.root)[0] == 0
@@ -249,7 +249,7 @@ def test_a_manifest_that_is_a_pipe_does_not_hang(capsys, store):
 
 def test_two_samples_of_one_id_are_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(DataError, match="two samples of doubles have the id '3'"):
-        start_run(tmp_path / "run", plan_of(), bench_of(["3", "4", "3"]))
+        start_run(tmp_path / "run", plan_of(), setup_of(["3", "4", "3"]))
 
 
 def test_shards_stay_plain_parquet(store):
@@ -260,10 +260,10 @@ def test_shards_stay_plain_parquet(store):
 
 
 def test_progress_counts_samples(tmp_path):
-    bench = bench_of(IDS)
-    store = begin(tmp_path / "run", bench.plan, bench.chunks, IDENTITY, {"samples": len(IDS)})
+    setup = setup_of(IDS)
+    store = begin(tmp_path / "run", setup.plan, setup.chunks, IDENTITY, {"samples": len(IDS)})
     told = []
-    work(store, bench, lambda done, total: told.append((done, total)))
+    work(store, setup, lambda done, total: told.append((done, total)))
     assert told[:3] == [(4, 10), (8, 10), (10, 10)]
     assert open_run(store.root).done() == (10, 10)
 
@@ -271,7 +271,7 @@ def test_progress_counts_samples(tmp_path):
 def test_a_module_in_the_current_folder_is_not_run_by_a_worker(tmp_path, monkeypatch, store):
     (tmp_path / "relprop.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
     monkeypatch.chdir(tmp_path)
-    with _hire(store, 0, tmp_path / "log") as worker:
+    with _spawn(store, 0, tmp_path / "log") as worker:
         worker.stdin.close()
         worker.wait(120)
     assert not (tmp_path / "ran").exists()
