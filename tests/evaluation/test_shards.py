@@ -16,9 +16,9 @@ from relprop.errors import DataError, RunError
 from relprop.evaluation.compute import chunk_rows
 from relprop.evaluation.local import _spawn, recovered, work
 from relprop.evaluation.local import start as start_run
+from relprop.evaluation.recovery import set_aside
 from relprop.evaluation.shards import sample_ids
-from relprop.evaluation.state import look, set_aside
-from relprop.evaluation.store import begin, open_run, summary_of
+from relprop.evaluation.store import begin, look, open_run, summary_of
 
 IDENTITY = {"samples": "s", "weights": "w", "versions": {"torch": "1"}}
 IDS = [str(at) for at in range(10)]

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 import torch
 from mutations import mutated
-from report_tiny import picture, workbench
 from safetensors.torch import load_file, save_file
 
 import relprop
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation import Plan
+from relprop.images import Preprocess
 from relprop.report import render, report_of_results
 from relprop.report.saved import annotate
+from tiny import make, picture
 
 
 @pytest.fixture
 def saved(tmp_path):
     """A result as `relprop explain` leaves it, with layers and ledger."""
-    loaded = workbench().loaded
-    x = loaded.preprocess(picture())[None]
-    result = relprop.LRP(loaded.model, keep=["late", "conv1"])(x)
+    x = Preprocess(size=8, resize=8, mean=(0.5,), std=(0.25,))(picture())[None]
+    result = relprop.LRP(make(), keep=["late", "conv1"])(x)
     folder = result.save(tmp_path / "maps" / "a")
     about = {
         "composite": "paper",
@@ -35,7 +35,7 @@ def saved(tmp_path):
         "command": "relprop explain",
         "top": [[0, "ant", 1]],
     }
-    annotate(folder, picture(), about | {"reading": "0.5*late+0.5*input"})
+    annotate(folder, picture(), about | {"combine": "0.5*late+0.5*input"})
     return folder
 
 

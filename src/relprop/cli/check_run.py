@@ -11,8 +11,7 @@ from relprop.cli import console, options
 from relprop.errors import RunError
 
 if TYPE_CHECKING:
-    from relprop.evaluation.state import State
-    from relprop.evaluation.store import Store
+    from relprop.evaluation.store import State, Store
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run directory of `relprop evaluate`.")]
 
@@ -24,8 +23,7 @@ def check_run(folder: Folder, json: options.Json = False) -> int:
     damaged or of another run, or if the manifest is; 2 if the folder is no run directory. `relprop evaluate`, with the
     options that the run was begun with, computes what is missing or damaged.
     """
-    from relprop.evaluation.state import look
-    from relprop.evaluation.store import MANIFEST, open_run
+    from relprop.evaluation.store import MANIFEST, look, open_run
 
     try:
         store = open_run(folder)

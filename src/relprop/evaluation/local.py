@@ -21,8 +21,8 @@ import torch
 
 from relprop.errors import DataError, RunError
 from relprop.evaluation.compute import chunk_rows
+from relprop.evaluation.recovery import set_aside
 from relprop.evaluation.setup import Setup, identity, set_up, version
-from relprop.evaluation.state import set_aside
 from relprop.evaluation.store import Store, begin
 
 if TYPE_CHECKING:

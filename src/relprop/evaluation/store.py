@@ -7,7 +7,7 @@
     RUN/set-aside/          shards that were found damaged or of another run, if there were any
 
 A shard is a function of (plan, number) alone, and appears under its name by an atomic rename when it is whole. Nothing
-is ever changed after that, and nothing is read before it was verified (`relprop.evaluation.state`). So a run may be
+is ever changed after that, and nothing is read before it was verified (`look`). So a run may be
 killed at any moment and taken up again, and even two processes that computed the same chunk would write the same file:
 locks save work, correctness does not hang on them.
 """
@@ -23,16 +23,15 @@ from relprop.documents import read_object
 from relprop.errors import RunError, UsageError, require
 from relprop.evaluation.plan import Plan
 from relprop.evaluation.rows import Row
-from relprop.evaluation.shards import origin, sealed
+from relprop.evaluation.shards import origin, sample_ids, sealed
 from relprop.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
 
-    from relprop.evaluation.state import State
     from relprop.evaluation.tables import Summary
 
 MANIFEST, SHARDS, SESSIONS, LOCKS, SET_ASIDE = "manifest.json", "shards", "sessions", "locks", "set-aside"
@@ -111,8 +110,6 @@ class Store:
         Raises:
             RunError: there are none yet, or a shard is not what it claims to be.
         """
-        from relprop.evaluation.state import look
-
         polars = require("polars", "eval")
         if chunks is None:
             state = look(self)
@@ -214,12 +211,62 @@ def manifest(root: Path) -> dict[str, Any]:
     return read_object(root / MANIFEST, RunError)
 
 
+@dataclass(frozen=True)
+class State:
+    """What was found in a run directory.
+
+    Attributes:
+        whole: chunks whose shard is there, and is what it claims to be.
+        missing: chunks without a shard.
+        damaged: for each other chunk, a sentence that names the file and says what is wrong with it.
+        strangers: names in the folder of shards that belong to no chunk, nor to a write that was killed.
+    """
+
+    whole: tuple[int, ...]
+    missing: tuple[int, ...]
+    damaged: Mapping[int, str]
+    strangers: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every chunk is there and whole, and nothing else lies among them."""
+        return not (self.missing or self.damaged or self.strangers)
+
+
+def look(store: Store) -> State:
+    """Verify every shard of a run: checksum, plan, number, identity, columns, counts, samples that another holds."""
+    missing = set(store.missing())
+    found: dict[int, set[str]] = {}
+    damaged: dict[int, str] = {}
+    seen: dict[str, int] = {}
+    for chunk in range(store.chunks):
+        if chunk in missing:
+            continue
+        try:
+            ids = _ids(store, chunk)
+            if twice := next((name for name in sorted(ids) if name in seen), None):
+                raise ValueError(f"holds the sample {twice!r}, which {store.shard(seen[twice]).name} holds too")
+        except ValueError as error:
+            damaged[chunk] = f"{store.shard(chunk)} {error}"
+        else:
+            found[chunk] = ids
+            seen |= dict.fromkeys(ids, chunk)
+    names = {store.shard(chunk).name for chunk in range(store.chunks)}
+    others = {path.name for path in (store.root / SHARDS).iterdir()} - names
+    strangers = sorted(name for name in others if not any(name.startswith(f".{ours}.") for ours in names))
+    return State(tuple(found), tuple(sorted(missing)), damaged, tuple(strangers))
+
+
+def _ids(store: Store, chunk: int) -> set[str]:
+    count = None if store.samples is None else min(store.plan.batch, store.samples - chunk * store.plan.batch)
+    return sample_ids(store.shard(chunk), origin(store.plan, store.identity, chunk), store.plan, count)
+
+
 def summary_of(store: Store, versus: str | None = None, state: State | None = None) -> Summary:
     """Average the rows of a run, finished or not: see `relprop.evaluation.summary.summarise`.
 
     Shards that are not what they claim to be are left out, and the summary says so.
     """
-    from relprop.evaluation.state import look
     from relprop.evaluation.summary import summarise
 
     state = state or look(store)

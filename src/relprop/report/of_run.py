@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from relprop.documents import read_object
 from relprop.errors import ModelError, RelpropError, RunError
-from relprop.evaluation.state import look
-from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
+from relprop.evaluation.store import SESSIONS, look, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relprop.evaluation.plan import Plan
-    from relprop.evaluation.state import State
-    from relprop.evaluation.store import Store
+    from relprop.evaluation.store import State, Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
     from relprop.sessions import Study
