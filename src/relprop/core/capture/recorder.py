@@ -131,6 +131,7 @@ class _Recorder(TorchDispatchMode):
         self._constants = 0
         self._read_again = False
         self._before: list[tuple[Tensor, Tensor]] = []
+        self._within: tuple[Scopes, Line] | None = None
         self._tensors.add(image, ref(0))
         self._modules = Modules(names, None)
 
@@ -178,8 +179,7 @@ class _Recorder(TorchDispatchMode):
 
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func in FUSED:
-            with self:
-                return FUSED[func](*args, **kwargs)
+            return self._fused(func, args, kwargs)
         if func is aten.equal.default:  # traced sizes arrive as numbers, which it does not take
             return torch.equal(*map(torch.as_tensor, args))
         if func is aten.item.default and not isinstance(args[0], Tensor):  # likewise, before TorchScript has warmed up
@@ -195,6 +195,16 @@ class _Recorder(TorchDispatchMode):
         if not depends or facts.constant:
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
         return self._dependent(func, facts, args, kwargs, tensors, values, written)
+
+    def _fused(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call by those that it is made of, all of the module and line that it comes from."""
+        outer, self._within = self._within, self._within or self._modules.around(func._schema.name, None)
+        self._refuse(func, facts_of(func), args, self._within[0])
+        try:
+            with self:
+                return FUSED[func](*args, **kwargs)
+        finally:
+            self._within = outer
 
     def _constant(self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]) -> Any:
         """A call that does not depend on the image: its value is a constant of this run."""
@@ -233,7 +243,7 @@ class _Recorder(TorchDispatchMode):
         leaves = iter(values)
         named = _named(args, leaves)
         keywords = {name: _named(value, leaves) for name, value in kwargs.items()} if kwargs else kwargs
-        scopes, line = self._modules.around(func._schema.name, weight)
+        scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
         read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.graph.convolution import conv_geometry
-from relprop.core.graph.graph import State
+from relprop.core.graph.graph import Node, State
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.rules.step import Step, is_stand_in
 from relprop.core.weights.prepared import Derived, Weight
@@ -182,9 +182,13 @@ def _is_kept(step: Step) -> bool:
 
 def weight_name(step: Step) -> str:
     """Name of the weight of a step, under which what is made of it is kept; "" of one that the model computes."""
-    place = 2 if step.node.call._schema.name == "aten::addmm" else 1  # type: ignore[attr-defined]
-    weight = step.node.args[place]
+    weight = step.node.args[weight_place(step.node)]
     return weight.name if isinstance(weight, State) and weight.kept else ""
+
+
+def weight_place(node: Node) -> int:
+    """Position of the weight among a step's arguments."""
+    return 2 if node.call._schema.name == "aten::addmm" else 1  # type: ignore[attr-defined]
 
 
 @rule("conv", "conv_transpose", "linear", name="z+")
