@@ -288,3 +288,17 @@ def test_a_state_may_come_from_the_input():
     assert result.ledger.gap <= 1e-12
     assert result.ledger.absorbed == 0
     assert (result.relevance[:, :-1].abs().sum((1, 2)) > 0).all()
+
+
+def test_packed_sequences_are_refused():
+    class Packs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, [x.shape[1]] * len(x), batch_first=True)
+            return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0][:, -1]
+
+    with pytest.raises(CaptureError, match=r"packs its sequences .* padded, or one at a time"):
+        relprop.explain(Packs().eval(), torch.rand(2, 3, 4))

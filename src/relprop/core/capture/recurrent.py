@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.errors import CaptureError
+
 aten = torch.ops.aten
 
 _LIBRARY: Any = torch.library.Library("relprop", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -157,6 +159,13 @@ def _single_cell(cell: Cell, x: Tensor, state: Tensor, *weights: Tensor) -> Tens
     return cell(*weights)(x, (state,))[0]
 
 
+def _refuse_packed(*_: Any) -> Any:
+    raise CaptureError(
+        "the model packs its sequences (pack_padded_sequence), which takes the images of a batch apart; let it read them "
+        "as they are, padded, or one at a time"
+    )
+
+
 _tanh, _relu = partial(_rnn, Tensor.tanh), partial(_rnn, Tensor.relu)
 
 #: calls of recurrent layers and cells, and what they are made of
@@ -169,4 +178,5 @@ RECURRENT: dict[Any, Callable[..., Any]] = {
     aten.gru_cell.default: partial(_single_cell, _gru),
     aten.rnn_tanh_cell.default: partial(_single_cell, _tanh),
     aten.rnn_relu_cell.default: partial(_single_cell, _relu),
+    aten._pack_padded_sequence.default: _refuse_packed,
 }
