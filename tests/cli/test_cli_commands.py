@@ -22,6 +22,7 @@ from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
 from relprop.report.book import Book
+from relprop.report.saved import ABOUT
 
 
 def run(*arguments: object, code: int = 0):
@@ -55,6 +56,22 @@ def test_explain_writes_the_picture_the_floats_and_the_manifest(folder, model, t
         assert picture.width > 1000
     assert "probability" in done.stdout
     assert "a.png" in done.stdout
+
+
+def test_multi_label_explains_the_sigmoid_of_each_class(folder, model, tmp_path):
+    images = [folder / "a.png", *model, "--multi-label", "--target", "1,3"]
+    rows = document("explain", *images, "--out", tmp_path / "out")["images"]
+    logits = expected(folder / "a.png").logits[0]
+    assert [row["target"] for row in rows] == [1, 3]
+    for row in rows:
+        assert row["score"] == row["probability"] == pytest.approx(float(logits[row["target"]].sigmoid()), rel=1e-5)
+    top = json.loads((tmp_path / "out" / "a-1" / ABOUT).read_text())["top"]
+    assert [p for _, _, p in top] == pytest.approx(
+        sorted(logits.sigmoid().tolist(), reverse=True)[: len(top)], rel=1e-5
+    )
+    assert document("conservation", *images)["start"] == pytest.approx(sum(row["score"] for row in rows), rel=1e-5)
+    done = run("explain", *images[:-2], "--contrast", "1,3", code=2)
+    assert "with --multi-label they do not" in " ".join(done.output.split())
 
 
 def test_explain_says_what_the_library_says(folder, model, tmp_path):

@@ -29,6 +29,7 @@ def conservation(
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
+    multi_label: options.MultiLabel = False,
     rtol: Rtol = 1e-5,
     depth: Depth = 2,
     batch_size: options.BatchSize = 8,
@@ -58,7 +59,7 @@ def conservation(
     options.require_indices(target, options.known_outputs(model))
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
     items = aim(items, target, loaded)
-    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
+    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start, multi_label)
     book = Book(depth)
     for _, result in job.results():
         assert result.ledger is not None  # LRP keeps the books unless told not to

@@ -80,6 +80,7 @@ def explain(
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
+    multi_label: options.MultiLabel = False,
     quantize: Quantize = None,
     post: Post = None,
     layer: Layers = None,
@@ -113,6 +114,8 @@ def explain(
     read = None if reading is None else find_reading(reading)
     if target and contrast is not None:
         raise UsageError("--contrast names both classes itself; give it or --target, not both")
+    if multi_label and contrast is not None:
+        raise UsageError("--contrast compares classes that exclude each other; with --multi-label they do not")
     spec = composite or ("paper" if read is None else read.composite)
     drawn = post or ("smooth:1" if read is None and quantize is None else "none")
     view = View(
@@ -134,7 +137,7 @@ def explain(
     items = batches.aim(items, target, loaded, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
     lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if read is None else read.weights)])
-    job = batches.Job(loaded, lrp, items, batch_size, place, start)
+    job = batches.Job(loaded, lrp, items, batch_size, place, start, multi_label)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
@@ -260,7 +263,7 @@ class View:
             "composite": self.composite,
             "drawn_after": self.spec,
             **({} if self.reading is None else {"reading": self.reading}),
-            "top": top_classes(loaded, result.logits[0]),
+            "top": top_classes(loaded, result.probabilities[0]),
             "command": shlex.join(["relprop", *sys.argv[1:]]),
         }
 

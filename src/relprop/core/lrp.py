@@ -16,7 +16,7 @@ from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
 from relprop.core.backward.propagate import Walk, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
-from relprop.core.capture.model import HALVES, Names, Output, first_weight
+from relprop.core.capture.model import HALVES, Names, Output, first_weight, says_multi_label
 from relprop.core.capture.program import ProgramModule
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
@@ -24,7 +24,7 @@ from relprop.core.graph.separators import find_cuts
 from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_cut
 from relprop.core.result.relevance import Relevance
-from relprop.core.targets.start import Start, Target, begin
+from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
 from relprop.shortage import give_back
@@ -125,7 +125,8 @@ class LRP(nn.Module):
         Args:
             x: (N, C, H, W), as the model takes it.
             target: class to explain: None for the predicted one, an int, (N,), or (N, K) for K classes an image,
-                which share the forward run and give relevance (N, K, C, H, W).
+                which share the forward run and give relevance (N, K, C, H, W); `targets.Sigmoid` of these for a
+                multi-label model, or another of `relprop.targets`.
             start: relevance begins with the class's "probability" (the paper) or its "logit".
 
         Raises:
@@ -185,7 +186,8 @@ class LRP(nn.Module):
         layers = self._layers(kind.graph)
         trace = kind.trace(recording, frozenset().union(*(plan.reads for plan in plans)))
         del recording  # the trace alone holds the values, and gives them up as they are used
-        beginning = begin(target, require_finite(trace.output), start, kind.graph.link)
+        link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
+        beginning = begin(target, require_finite(trace.output), start, link)
         keep = frozenset(layers.values())
         scores = [score for _, score in beginning.columns]
         results = []
@@ -194,7 +196,7 @@ class LRP(nn.Module):
             for place, (begun, _) in enumerate(beginning.columns, 1):
                 last = plan is plans[-1] and place == len(beginning.columns)
                 walks.append(self._walk(plan, trace, prepared, begun, keep, last))
-            results.append(self._result(plan, walks, scores, beginning.target, trace.output, layers, beginning.what))
+            results.append(self._result(plan, walks, scores, beginning, trace.output, layers))
         return tuple(results)
 
     def _walk(
@@ -215,11 +217,11 @@ class LRP(nn.Module):
         plan: Plan,
         walks: list[Walk],
         scores: list[Tensor],
-        target: Tensor,
+        beginning: Beginning,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
-        what: str,
     ) -> Relevance:
+        target = beginning.target
         single = target.dim() == 1
 
         def gather(parts: list[Tensor]) -> Tensor:
@@ -232,7 +234,7 @@ class LRP(nn.Module):
         image = gather([walk.image for walk in walks])
         cuts = find_cuts(plan.graph) if layers else None
         composite = plan.assignment.composite.name
-        link = plan.graph.link
+        what, link = beginning.what, beginning.link
         return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 
     def _as_input(self, x: Tensor) -> Tensor:

@@ -147,10 +147,10 @@ class Workbench:
             seen,
             chosen,
             what if against is None else f"{what} rather than {self.loaded.class_name(against)}",
-            float(logits.softmax(-1)[chosen]) if against is None else None,
+            float(result.probabilities[0, chosen]) if against is None else None,
             tuple(maps),
             books=((maps[0].name, result),),
-            top=top_classes(self.loaded, result.logits[0]),
+            top=top_classes(self.loaded, result.probabilities[0]),
             stops=stops,
             facts=(("model", self.loaded.name), ("weights", self.loaded.source), ("composite", composite)),
         )
@@ -179,7 +179,7 @@ class Workbench:
             float(logits.softmax(-1)[chosen]),
             tuple(maps),
             tuple(books),
-            top_classes(self.loaded, logits),
+            top_classes(self.loaded, logits.softmax(-1)),
             facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
         )
 
@@ -232,9 +232,8 @@ def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Ma
     return Map(method, heatmap)
 
 
-def top_classes(loaded: LoadedModel, logits: Tensor, count: int = 5) -> tuple[tuple[int, str, float], ...]:
-    """Return index, name and probability of the most probable classes, (classes,) logits given."""
-    probabilities = logits.softmax(-1)
+def top_classes(loaded: LoadedModel, probabilities: Tensor, count: int = 5) -> tuple[tuple[int, str, float], ...]:
+    """Return index, name and probability of the most probable classes, (classes,) probabilities given."""
     best = torch.topk(probabilities, min(count, len(probabilities)))
     return tuple(
         (int(at), loaded.class_name(int(at)), float(p)) for at, p in zip(best.indices, best.values, strict=True)

@@ -80,6 +80,12 @@ def first_weight(model: Model) -> Tensor | None:
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 
+def says_multi_label(model: Model) -> bool:
+    """Whether a model's configuration says that each class is a yes or no of its own, as Hugging Face's can."""
+    configuration = getattr(model, "config", None)
+    return getattr(configuration, "problem_type", None) == "multi_label_classification"
+
+
 class Names:
     """Names of a model's weights, buffers and modules, by identity; read again when something unknown is met.
 

@@ -161,8 +161,8 @@ def _single_cell(cell: Cell, x: Tensor, state: Tensor, *weights: Tensor) -> Tens
 
 def _refuse_packed(*_: Any) -> Any:
     raise CaptureError(
-        "the model packs its sequences (pack_padded_sequence), which takes the images of a batch apart; let it read them "
-        "as they are, padded, or one at a time"
+        "the model packs its sequences (pack_padded_sequence), which takes the images of a batch apart; let it read "
+        "them as they are, padded, or one at a time"
     )
 
 
