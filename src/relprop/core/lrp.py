@@ -66,6 +66,9 @@ class LRP(nn.Module):
         bf16: whether rules take their products of convolutions in bfloat16: faster on processors that know it, and
             less exact. Relevance then leaks by about 1e-3, as the ledger shows; give `strict` an `rtol` to match.
         chunk: how many images are explained at a time; by default all, and fewer when memory is short.
+        differentiable: whether relevance, score and logits can be differentiated, with respect to weights and to `x`,
+            so that a loss on explanations trains the model. Such a call takes the time and memory of autograd, keeps
+            nothing for the next, and leaves the ledger out of the graph. Under `torch.no_grad()` it is as any other.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class LRP(nn.Module):
         compile: bool = False,
         bf16: bool = False,
         chunk: int | None = None,
+        differentiable: bool = False,
     ) -> None:
         super().__init__()
         self.model: Model
@@ -97,7 +101,12 @@ class LRP(nn.Module):
         if chunk is not None and chunk < 1:
             raise UsageError(f"chunk must be 1 or more images at a time, not {chunk}")
         self._chunks = Chunks(chunk)
-        self.bf16, self.compile_ = bf16, compile
+        self.bf16, self.compile_, self.differentiable = bf16, compile, differentiable
+        if differentiable and (compile or bf16):
+            name = "compile" if compile else "bf16"
+            raise UsageError(
+                f"differentiable=True needs autograd and exact numbers; {name}=True does without: leave it out"
+            )
         self._forget()
 
     def _forget(self) -> None:
@@ -106,7 +115,7 @@ class LRP(nn.Module):
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
         self._kinds = Kinds()
-        self._prepared = Prepared(bf16=self.bf16)
+        self._prepared = Prepared(bf16=self.bf16, differentiable=self.differentiable)
         self._compiler = _compiler() if self.compile_ else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +159,7 @@ class LRP(nn.Module):
         """
 
         def explain(x: Tensor, target: Target, start: Start) -> tuple[Relevance, ...]:
-            with torch.no_grad(), _exact_arithmetic(x):
+            with torch.set_grad_enabled(self._records_gradients), _exact_arithmetic(x):
                 return self._explain(x, target, start, composites)
 
         if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
@@ -160,6 +169,10 @@ class LRP(nn.Module):
             self._prepared.store.grown = False
             give_back()
         return results
+
+    @property
+    def _records_gradients(self) -> bool:
+        return self.differentiable and torch.is_grad_enabled()
 
     def graph(self, x: Tensor) -> Graph:
         """The computation that the model makes of `x`."""
@@ -253,11 +266,12 @@ class LRP(nn.Module):
             raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
         if not all(bound.isfinite() for bound in x.aminmax()):
             raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
+        x = x if self._records_gradients else x.detach()
         if weight is None:
-            return x.detach()
+            return x
         if weight.dtype == torch.float32 and x.dtype == torch.float64:
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
-        return x.detach().to(torch.float32 if weight.dtype in HALVES else weight.dtype)
+        return x.to(torch.float32 if weight.dtype in HALVES else weight.dtype)
 
     def _one_by_one(
         self,
@@ -278,7 +292,8 @@ class LRP(nn.Module):
         results = Chunks(1).explain(
             image, target, start, lambda x, target, start: self._explain(x, target, start, composites)
         )
-        difference = float((results[0].logits - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        ours, theirs = results[0].logits.detach(), theirs.detach()
+        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         if not difference <= 1e-3:
             raise UnsupportedOpError(
                 f"the images of a batch do not stay apart at {', '.join(map(place_of, kind.mixing[:5]))}: the model's "

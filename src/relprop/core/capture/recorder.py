@@ -11,6 +11,7 @@ computes with as float32. It keeps the values that rules will read, and a copy o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,7 @@ class _Recorder(TorchDispatchMode):
         self._read_again = False
         self._before: list[tuple[Tensor, Tensor]] = []
         self._within: tuple[Scopes, Line] | None = None
+        self._eager: Any = None
         self._tensors.add(image, ref(0))
         self._modules = Modules(names, None)
 
@@ -143,7 +145,9 @@ class _Recorder(TorchDispatchMode):
     def run(self, model: nn.Module, output: Output) -> Recording:
         """Run the model, and return what was recorded."""
         self._modules = Modules(self._names, bottom())
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), self:
+        if self._prepared.differentiable:
+            self._eager = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self:
             scores = scores_in(model(self._image), output)
         if self.refused is not None:  # and the user's code caught it
             raise self.refused
@@ -153,10 +157,21 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(value.leaf, Ref):
             raise CaptureError("the model's output does not depend on its input")
         calls, lines = tuple(self._calls), tuple(self._lines)
-        last = scores.float() if scores.dtype in HALVES else scores.detach()
+        last = scores.float() if scores.dtype in HALVES else scores
+        last = last if self._prepared.differentiable else last.detach()
         return Recording(
             calls, lines, self._image, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
         )
+
+    @contextlib.contextmanager
+    def _above_autograd(self) -> Iterator[None]:
+        """Here calls arrive as code makes them, and not as what autograd makes of them."""
+        views = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+            if self._eager is not None:
+                stack.enter_context(torch._C._ExcludeDispatchKeyGuard(views))
+            yield
 
     def put_back(self) -> None:
         """Give buffers and weights that the run wrote to the numbers that they had, and let go of its frames.
@@ -172,7 +187,10 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute a call, and write it down if it depends on the image."""
         try:
-            return self._dispatch(func, args, kwargs or {})
+            if self._eager is None:
+                return self._dispatch(func, args, kwargs or {})
+            with torch._C._ForceDispatchKeyGuard(*self._eager):  # as the call was without this mode: autograd sees it
+                return self._dispatch(func, args, kwargs or {})
         except RelpropError as error:
             self.refused = error  # the user's code may catch it
             raise
@@ -201,7 +219,7 @@ class _Recorder(TorchDispatchMode):
         outer, self._within = self._within, self._within or self._modules.around(func._schema.name, None)
         self._refuse(func, facts_of(func), args, self._within[0])
         try:
-            with self:
+            with self._above_autograd(), self:
                 return FUSED[func](*args, **kwargs)
         finally:
             self._within = outer
