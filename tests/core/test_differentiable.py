@@ -274,6 +274,22 @@ def test_a_penalty_on_relevance_moves_it_where_it_should_be():
     assert after < 0.1
 
 
+@pytest.mark.parametrize("composite", [name for name in COMPOSITES if name != "epsilon-gamma-box"])
+def test_where_shares_are_zero_of_zero_no_derivative_is_nan(composite):
+    model = Tiny().double()
+    with torch.no_grad():
+        model.bn2.weight.zero_()  # a branch that begins at zero, as many networks are initialised
+        model.bn2.bias.zero_()
+        model.conv1.weight[:2].zero_()  # units that nothing excites, and joins of nothing with nothing
+        model.bn1.bias[:2].zero_()
+        model.fc.weight[1].zero_()
+    result = relprop.LRP(model, COMPOSITES.build(composite), differentiable=True)(X, 1)
+    result.relevance.square().sum().backward()
+    assert result.relevance.isfinite().all()
+    for name, p in model.named_parameters():
+        assert p.grad is None or p.grad.isfinite().all(), name
+
+
 def test_torchvision_networks_have_gradients_without_nan():
     for make in (torchvision.models.resnet18, torchvision.models.mobilenet_v3_small):
         torch.manual_seed(0)

@@ -30,8 +30,7 @@ class Account:
     def plus(self, other: Account) -> Account:
         """The sum of what two consumers send to one tensor."""
         into, by = (other, self) if other.owned else (self, other)
-        adds = into.owned and not into.relevance.requires_grad  # autograd may still need what is there
-        added = into.relevance.add_(by.relevance) if adds else into.relevance + by.relevance
+        added = into.relevance.add_(by.relevance) if into.owned else into.relevance + by.relevance
         return Account(added, self._total_of(added), owned=True, place=self.place)
 
     def seen(self, there: Support) -> tuple[Account, Tensor | float]:
