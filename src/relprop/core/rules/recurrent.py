@@ -18,7 +18,7 @@ from relprop.core.rules.step import Absent, Step
 def to_signal(step: Step, relevance: Tensor) -> Shares:
     """All to the signal: R_s = R, R_gate = 0; nothing where the signal is a constant."""
     signal = relevance if isinstance(step.args[0], Absent) else None
-    return (signal, *[None] * (len(step.inputs) - 1)) if signal is not None else (None,) * len(step.inputs)
+    return (signal, *[None] * (len(step.inputs) - 1))
 
 
 def _choose(graph: Graph, node: Node) -> Rule:
