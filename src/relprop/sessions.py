@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from relprop.core.targets.start import Start, Target
     from relprop.models import LoadedModel
 
-Tell = Callable[[float, str], None]
+Progress = Callable[[float, str], None]
 """Told how far the work is, from 0 to 1, and what is done now."""
 
 _KEPT = 4  # an LRP holds the positive part of every weight
@@ -53,7 +53,7 @@ class Map:
 
 
 @dataclass(frozen=True, eq=False)
-class Stop:
+class LayerMap:
     """Relevance at one separator layer of the network: a layer that all relevance passes.
 
     Attributes:
@@ -70,7 +70,7 @@ class Stop:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Comparison:
     """One picture, one class, several maps.
 
     Attributes:
@@ -79,9 +79,9 @@ class Study:
         target: index of the class explained, and `class_name`.
         probability: that the model gives it; None where a contrast was explained.
         maps: of the methods; the first is relevance propagation's own, if any was asked for.
-        books: (name of the method, result with its ledger), for the methods that keep one.
+        results: (name of the method, result with its ledger), for the methods that keep one.
         top: (index, name, probability) of the most probable classes.
-        stops: relevance at layers of the network, from the image to the output.
+        layers: relevance at layers of the network, from the image to the output.
         facts: (what, text): model, composite, ...
     """
 
@@ -91,21 +91,21 @@ class Study:
     class_name: str
     probability: float | None
     maps: tuple[Map, ...]
-    books: tuple[tuple[str, Relevance], ...] = ()
+    results: tuple[tuple[str, Relevance], ...] = ()
     top: tuple[tuple[int, str, float], ...] = ()
-    stops: tuple[Stop, ...] = ()
+    layers: tuple[LayerMap, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
-class Workbench:
+class Session:
     """A model, and an LRP for each of the last few composites, ready for the next picture."""
 
     loaded: LoadedModel
     device: str = "cpu"
     _known: OrderedDict[str, LRP] = field(default_factory=OrderedDict)
 
-    def study(
+    def explain(
         self,
         name: str,
         picture: Image,
@@ -115,8 +115,8 @@ class Workbench:
         composite: str = "paper",
         methods: Sequence[str] = (),
         start: Start = "probability",
-        tell: Tell = lambda done, what: None,
-    ) -> Study:
+        progress: Progress = lambda done, what: None,
+    ) -> Comparison:
         """Explain a picture for a class.
 
         Args:
@@ -127,40 +127,40 @@ class Workbench:
             composite: spec of the rules.
             methods: specs of other explainers to set beside it; one that fails says why in its place.
             start: relevance starts as the class's probability or logit.
-            tell: is told how far the work is.
+            progress: is called with how far the work is.
 
         Raises:
             InputError, TargetError, UnsupportedOpError, ...: the picture or class cannot be explained.
         """
-        tell(0.0, "preparing the picture")
+        progress(0.0, "preparing the picture")
         seen = self.loaded.preprocess.crop(picture)
         x = self.loaded.preprocess(picture)[None].to(self.device)
         share = 1.0 / (2 + len(methods))
-        tell(share / 2, "capturing the network, then propagating relevance")
+        progress(share / 2, "capturing the network, then propagating relevance")
         result = self._explain(x, target, against, composite, start)
         logits = result.logits[0]
         chosen = int(result.target[0]) if against is None else self._class(target, logits)
         maps = [Map(f"lrp:composite={composite}" if composite != "paper" else "lrp", result.heatmap[0])]
         for at, method in enumerate(methods):
-            tell(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
+            progress(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
             maps.append(other_map(self.loaded, x, torch.tensor([chosen]), method))
-        tell(1.0 - share, "drawing")
-        stops, result = _stops(result), replace(result, kept={})  # what was kept is as large as all activations
+        progress(1.0 - share, "drawing")
+        layers, result = _layer_maps(result), replace(result, kept={})  # what was kept is as large as all activations
         what = self.loaded.class_name(chosen)
-        return Study(
+        return Comparison(
             name,
             seen,
             chosen,
             what if against is None else f"{what} rather than {self.loaded.class_name(against)}",
-            float(logits.softmax(-1)[chosen]) if against is None else None,
+            float(result.probabilities[0, chosen]) if against is None else None,
             tuple(maps),
-            books=((maps[0].name, result),),
-            top=top_classes(self.loaded, result.logits[0]),
-            stops=stops,
+            results=((maps[0].name, result),),
+            top=top_classes(self.loaded, result.probabilities[0]),
+            layers=layers,
             facts=(("model", self.loaded.name), ("weights", self.loaded.source), ("composite", composite)),
         )
 
-    def compare(self, name: str, picture: Image, methods: Sequence[str], *, target: int | None = None) -> Study:
+    def compare(self, name: str, picture: Image, methods: Sequence[str], *, target: int | None = None) -> Comparison:
         """Explain a picture by several explainers, given as specs; those that propagate relevance keep ledgers."""
         from relprop.explainers import EXPLAINERS
         from relprop.explainers.lrp import Lrp
@@ -169,22 +169,22 @@ class Workbench:
         with torch.no_grad():
             logits = callable_model(self.loaded.model)(x)[0].cpu()
         chosen = int(logits.argmax()) if target is None else target
-        classes, maps, books = torch.tensor([chosen]), [], []
+        classes, maps, results = torch.tensor([chosen]), [], []
         for method in methods:
             explainer = EXPLAINERS.build(method)
             maps.append(found := other_map(self.loaded, x, classes, method))
             if isinstance(explainer, Lrp) and found.heatmap is not None:
                 result = LRP(self.loaded.model, explainer.rules())(x, target=[chosen], start=explainer.start)
-                books.append((method, result.cpu()))
-        return Study(
+                results.append((method, result.cpu()))
+        return Comparison(
             name,
             self.loaded.preprocess.crop(picture),
             chosen,
             self.loaded.class_name(chosen),
             float(logits.softmax(-1)[chosen]),
             tuple(maps),
-            tuple(books),
-            top_classes(self.loaded, logits),
+            tuple(results),
+            top_classes(self.loaded, logits.softmax(-1)),
             facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
         )
 
@@ -236,20 +236,19 @@ def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Ma
     return Map(method, heatmap)
 
 
-def top_classes(loaded: LoadedModel, logits: Tensor, count: int = 5) -> tuple[tuple[int, str, float], ...]:
-    """Return index, name and probability of the most probable classes, (classes,) logits given."""
-    probabilities = logits.softmax(-1)
+def top_classes(loaded: LoadedModel, probabilities: Tensor, count: int = 5) -> tuple[tuple[int, str, float], ...]:
+    """Return index, name and probability of the most probable classes, (classes,) probabilities given."""
     best = torch.topk(probabilities, min(count, len(probabilities)))
     return tuple(
         (int(at), loaded.class_name(int(at)), float(p)) for at, p in zip(best.indices, best.values, strict=True)
     )
 
 
-def _stops(result: Relevance) -> tuple[Stop, ...]:
+def _layer_maps(result: Relevance) -> tuple[LayerMap, ...]:
     """Sum what was kept at each separator layer over its channels; in order from the image."""
     found = {name: value for (name, side), value in result.kept.items() if side == "output"}
     return tuple(
-        Stop(name, tuple(value.shape[1:]), heat(value)[0].float(), float(value.double().sum()))
+        LayerMap(name, tuple(value.shape[1:]), heat(value)[0].float(), float(value.double().sum()))
         for name, value in found.items()
     )
 

@@ -22,6 +22,7 @@ from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
 from relprop.report.conservation import ConservationTable
+from relprop.report.saved import ABOUT
 from tiny import make
 
 
@@ -58,6 +59,22 @@ def test_explain_writes_the_picture_the_floats_and_the_manifest(folder, model, t
     assert "a.png" in done.stdout
 
 
+def test_multi_label_explains_the_sigmoid_of_each_class(folder, model, tmp_path):
+    images = [folder / "a.png", *model, "--multi-label", "--target", "1,3"]
+    rows = document("explain", *images, "--out", tmp_path / "out")["images"]
+    logits = expected(folder / "a.png").logits[0]
+    assert [row["target"] for row in rows] == [1, 3]
+    for row in rows:
+        assert row["score"] == row["probability"] == pytest.approx(float(logits[row["target"]].sigmoid()), rel=1e-5)
+    top = json.loads((tmp_path / "out" / "a-1" / ABOUT).read_text())["top"]
+    assert [p for _, _, p in top] == pytest.approx(
+        sorted(logits.sigmoid().tolist(), reverse=True)[: len(top)], rel=1e-5
+    )
+    assert document("conservation", *images)["start"] == pytest.approx(sum(row["score"] for row in rows), rel=1e-5)
+    done = run("explain", *images[:-2], "--contrast", "1,3", code=2)
+    assert "with --multi-label they do not" in " ".join(done.output.split())
+
+
 def test_explain_says_what_the_library_says(folder, model, tmp_path):
     report = document("explain", folder, *model, "--out", tmp_path / "out", "--batch-size", 2)
     assert [row["image"] for row in report["images"]] == [str(folder / f"{n}.png") for n in "abc"]
@@ -76,7 +93,7 @@ def test_explain_says_what_the_library_says(folder, model, tmp_path):
 @pytest.mark.parametrize("reading", ["default", "0.5*last-map~2+0.5*input"])
 def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, reading):
     from relprop.explainers.cuts import LrpCuts
-    from relprop.report.saved import read_study
+    from relprop.report.saved import read_comparison
 
     report = document("explain", folder, *model, "--combine", reading, "--out", tmp_path / "out")
     explainer = LrpCuts(reading)
@@ -88,8 +105,8 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
         heatmap = explainer(make(5), x, torch.tensor([row["target"]]))[0].numpy()
         assert np.load(row["files"][1]) == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
         assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
-        study, about = read_study(Path(row["files"][2]))
-        assert study.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
+        comparison, about = read_comparison(Path(row["files"][2]))
+        assert comparison.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
         assert about["combine"] == report["combine"]
     own = document("explain", folder / "a.png", *model, "--combine", reading, "-c", "paper", "--out", tmp_path / "own")
     assert own["composite"] == "paper"

@@ -12,6 +12,7 @@ from torch import nn, tensor
 
 import relprop
 from relprop.core import rules
+from relprop.core.targets.start import Sigmoid, begin
 from relprop.core.targets.target import Binary, Contrast, Given, Mask, Value, of_function, one_each
 from relprop.errors import TargetError, UsageError
 from tiny import Ends, Tiny, images
@@ -285,3 +286,77 @@ def test_one_output_has_no_softmax():
 def test_start_and_target_exclude_each_other(lrp):
     with pytest.raises(UsageError, match="so it goes without a target"):
         lrp(X, 1, start=torch.ones(2, 5))
+
+
+# ---- multi-label
+
+
+class Labels(Tiny):
+    """Says yes or no to each of five classes: ends in a sigmoid."""
+
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+def test_a_label_begins_with_its_own_probability_by_hand():
+    begun = begin(Sigmoid([[0, 2], [1, 0]]), tensor([[0.0, 2.0, -3.0], [0.0, 4.0, 5.0]]), "probability")
+    assert begun.link == "sigmoid"
+    assert begun.target.tolist() == [[0, 2], [1, 0]]
+    expected = [[[0.5, 0, 0], [0, 0.9820137900379085, 0]], [[0, 0, 0.04742587317756678], [0.5, 0, 0]]]
+    for (relevance, score), column in zip(begun.columns, expected, strict=True):
+        torch.testing.assert_close(relevance, tensor(column))
+        torch.testing.assert_close(score, tensor(column).sum(1))
+    by_logit = begin(Sigmoid(1), Y, "logit")
+    assert by_logit.columns[0][0].tolist() == [[0, 2, 0], [0, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("index", "target"),
+    [(None, None), (2, [2, 2]), ([1, 4], [1, 4]), ([[0, 3], [4, 1]], [[0, 3], [4, 1]]), ([[0, 3]], [[0, 3], [0, 3]])],
+)
+def test_labels_of_logits_are_those_of_a_model_that_ends_in_a_sigmoid(index, target):
+    plain, ends = relprop.LRP(Tiny(), strict=True), relprop.LRP(Labels(), strict=True)
+    theirs = ends(X[:2], target)
+    ours = plain(X[:2], Sigmoid(index))
+    assert torch.equal(ours.relevance, theirs.relevance)
+    assert torch.equal(ours.target, theirs.target)
+    assert ours.link == theirs.link == "sigmoid"
+    torch.testing.assert_close(ours.score, ours.logits.sigmoid().gather(1, ours.target.view(2, -1)).view_as(ours.score))
+    assert torch.equal(ours.probability, ours.score)
+    sums = ours.relevance.sum((-3, -2, -1))
+    torch.testing.assert_close(sums, ours.score, rtol=1e-5, atol=1e-6)
+
+
+def test_a_label_from_its_logit():
+    ours = relprop.LRP(Tiny(), strict=True)(X[:2], Sigmoid([1, 4]), start="logit")
+    assert torch.equal(ours.score, ours.logits[[0, 1], [1, 4]])
+    assert torch.equal(ours.probability, ours.score.sigmoid())
+
+
+def test_a_configuration_may_say_that_a_model_is_multi_label():
+    class Configuration:
+        problem_type = "multi_label_classification"
+
+    model = Tiny()
+    model.config = Configuration()
+    known, told = relprop.explain(model, X[:2], 3), relprop.explain(Tiny(), X[:2], Sigmoid(3))
+    assert torch.equal(known.relevance, told.relevance)
+    assert known.link == "sigmoid"
+    model.config.problem_type = "single_label_classification"
+    assert relprop.explain(model, X[:2], 3).link == "softmax"
+
+
+def test_labels_in_parts_and_saved(tmp_path):
+    lrp = relprop.LRP(Tiny())
+    whole, parts = lrp(X[:3], Sigmoid([[0, 3]])), relprop.LRP(Tiny(), chunk=1)(X[:3], Sigmoid([[0, 3]]))
+    torch.testing.assert_close(whole.relevance, parts.relevance)
+    assert parts.link == "sigmoid"
+    saved = relprop.Relevance.load(whole.save(tmp_path / "labels"))
+    assert torch.equal(saved.probability, whole.probability)
+
+
+def test_labels_that_a_model_does_not_have_are_refused():
+    with pytest.raises(TargetError, match="class 9 does not exist: the model has 5 classes, 0 to 4"):
+        relprop.explain(Tiny(), X[:2], Sigmoid(9))
+    with pytest.raises(TargetError, match=r"target has shape \(3,\) for 2 image"):
+        relprop.explain(Tiny(), X[:2], Sigmoid([1, 2, 3]))

@@ -17,7 +17,7 @@ from relprop.evaluation import ModelSpec, Row
 from relprop.evaluation.store import open_run
 from relprop.images import Preprocess
 from relprop.models import LoadedModel
-from relprop.report import Workbench, render, report_of_results, report_of_run, report_of_studies
+from relprop.report import Session, render, report_of_comparisons, report_of_results, report_of_run
 from relprop.report.saved import annotate
 from tiny import OPTIONS as MODEL
 from tiny import make, picture, pictures
@@ -27,8 +27,8 @@ PREPARE = Preprocess(size=8, resize=8, mean=(0.5,), std=(0.25,))
 VOID = {"meta", "img", "br", "link", "input"}
 
 
-def workbench() -> Workbench:
-    return Workbench(LoadedModel(make(), "tiny", PREPARE, CLASSES, "weights in /home/somebody/models/tiny.pt"))
+def session() -> Session:
+    return Session(LoadedModel(make(), "tiny", PREPARE, CLASSES, "weights in /home/somebody/models/tiny.pt"))
 
 
 class Page(HTMLParser):
@@ -87,12 +87,12 @@ def run(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def study():
-    return workbench().study("noise", picture(), methods=["sobel", "random"], target=1)
+def explain():
+    return session().explain("noise", picture(), methods=["sobel", "random"], target=1)
 
 
-def test_a_study_shows_its_maps_its_books_and_its_classes(study):
-    page = read(render(report_of_studies([study], ["relprop report"])))
+def test_a_study_shows_its_maps_its_books_and_its_classes(comparison):
+    page = read(render(report_of_comparisons([comparison], ["relprop report"])))
     assert f"Why {CLASSES[1]}?" in page.words  # and no script came of it
     assert [image["alt"].split(" for ")[0] for image in page.all("img")] == [
         "The picture noise, as the network sees it.",
@@ -101,17 +101,17 @@ def test_a_study_shows_its_maps_its_books_and_its_classes(study):
         "Map of random",
     ]
     assert {image["class"] for image in page.all("img")} == {"pixelated"}
-    result = study.books[0][1]
+    result = comparison.results[0][1]
     assert f"{float(result.ledger.end[0]):.6f}" in page.words
-    assert f"{100 * study.probability:.1f} %" in page.words
+    assert f"{100 * comparison.probability:.1f} %" in page.words
     assert "weights in tiny.pt" in page.words
     assert relprop.__version__ in page.words
 
 
 def test_a_method_that_fails_says_why_in_its_place():
-    study = workbench().study("noise", picture(), methods=["grad-cam:layer=nowhere"])
-    assert study.maps[1].heatmap is None
-    page = read(render(report_of_studies([study])))
+    comparison = session().explain("noise", picture(), methods=["grad-cam:layer=nowhere"])
+    assert comparison.maps[1].heatmap is None
+    page = read(render(report_of_comparisons([comparison])))
     assert "no map" in page.words
     assert any("nowhere" in word for word in page.words)
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from relprop import LRP
+from relprop.report.of_comparisons import _axis, plain
 from relprop.report.of_run import warnings_of
-from relprop.report.of_studies import _axis, plain
 from relprop.report.pictures import common_scale, half_on, shares, where
 from relprop.report.render import TEMPLATES
 from relprop.report.svg import COLOURS, Line, bar, dot, line_chart, looks, nice_range

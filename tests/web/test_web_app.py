@@ -136,13 +136,13 @@ def test_other_hosts_and_other_websites_are_refused(client):
 def slow(monkeypatch):
     """A tiny_setup whose explanations wait for an event, and the event."""
     setup, go_on = tiny_setup(), threading.Event()
-    quick = setup.study
+    quick = setup.comparison
 
-    def study(*given, **options):
+    def explain(*given, **options):
         assert go_on.wait(30)
         return quick(*given, **options)
 
-    monkeypatch.setattr(setup, "study", study)
+    monkeypatch.setattr(setup, "comparison", comparison)
     yield setup, go_on
     go_on.set()
 
@@ -187,7 +187,7 @@ def test_a_defect_is_logged_and_hidden_from_the_client(monkeypatch, caplog):
     def fails(*given, **options):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
-    monkeypatch.setattr(setup, "study", fails)
+    monkeypatch.setattr(setup, "comparison", fails)
     with TestClient(make_app({"tiny": setup}, hosts=None)) as client:
         name = client.post("/api/jobs", json={"image": "sample:rocket"}).json()["id"]
         status = finished(client, name)

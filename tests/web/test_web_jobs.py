@@ -126,7 +126,7 @@ def test_a_stop_leaves_later_results_as_they_are(methods):
         pytest.importorskip("captum")
 
     def maps(setup) -> list[torch.Tensor]:
-        return [found.heatmap for found in setup.study("a", image(), methods=methods).maps]
+        return [found.heatmap for found in setup.explain("a", image(), methods=methods).maps]
 
     setup = tiny_setup()
     plain = maps(setup)

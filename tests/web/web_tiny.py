@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from relprop.images import Preprocess
 from relprop.models import LoadedModel
-from relprop.report import Workbench
+from relprop.report import Session
 from relprop.web import Limits
 
 LIMITS = Limits(file_bytes=200_000, pixels=1_000_000)
@@ -58,11 +58,11 @@ class Deep(nn.Module):
 PREPARE = Preprocess(size=16, resize=16, mean=(0.5,), std=(0.25,))
 
 
-def tiny_setup(kind: type[nn.Module] = Tiny) -> Workbench:
+def tiny_setup(kind: type[nn.Module] = Tiny) -> Session:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind().eval()
-    return Workbench(LoadedModel(model, "tiny", PREPARE, CLASSES, "made in /home/somebody/here"))
+    return Session(LoadedModel(model, "tiny", PREPARE, CLASSES, "made in /home/somebody/here"))
 
 
 def image(seed: int = 0, size: tuple[int, int] = (24, 20)) -> Image.Image:

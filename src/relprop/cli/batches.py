@@ -50,6 +50,7 @@ class Job:
     batch_size: int
     device: str
     start: str = "probability"
+    multi_label: bool = False
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def results(self) -> Iterator[tuple[list[Item], Relevance]]:
@@ -113,12 +114,15 @@ class Job:
             return
         import torch
 
-        from relprop.core.targets.target import Contrast
+        from relprop.core.targets import Contrast, Sigmoid
 
         first = items[0]  # all items of a job ask for the same kind of thing
-        wanted: Target = None if first.target is None else [item.target for item in items if item.target is not None]
+        given = [item.target for item in items if item.target is not None]
+        wanted: Target = given or None
         if first.target is not None and first.against is not None:
             wanted = Contrast(first.target, first.against)
+        elif self.multi_label:
+            wanted = Sigmoid(given or None)
         try:
             x = torch.stack([item.x for item in items if item.x is not None]).to(self.device)
             yield items, self.lrp(x, target=wanted, start=self.start)

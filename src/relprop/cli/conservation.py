@@ -28,6 +28,7 @@ def conservation(
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
+    multi_label: options.MultiLabel = False,
     rtol: Rtol = 1e-5,
     depth: Depth = 2,
     batch_size: options.BatchSize = 8,
@@ -57,7 +58,7 @@ def conservation(
     options.require_indices(target, options.known_outputs(model))
     loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     items = aim(items, target, loaded)
-    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start)
+    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start, multi_label)
     table = ConservationTable(depth)
     for _, result in job.results():
         assert result.ledger is not None  # LRP keeps a ledger by default

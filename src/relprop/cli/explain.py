@@ -82,6 +82,7 @@ def explain(
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
+    multi_label: options.MultiLabel = False,
     quantize: Quantize = None,
     post: Post = None,
     layer: Layers = None,
@@ -115,6 +116,8 @@ def explain(
     weights = None if combine is None else find_weights(combine)
     if target and contrast is not None:
         raise UsageError("--contrast names both classes itself; give it or --target, not both")
+    if multi_label and contrast is not None:
+        raise UsageError("--contrast compares classes that exclude each other; with --multi-label they do not")
     spec = composite or ("paper" if weights is None else weights.composite)
     drawn = post or ("smooth:1" if weights is None and quantize is None else "none")
     view = View(
@@ -136,7 +139,7 @@ def explain(
     items = batches.aim(items, target, loaded, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
     lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if weights is None else weights.by_layer)])
-    job = batches.Job(loaded, lrp, items, batch_size, device, start)
+    job = batches.Job(loaded, lrp, items, batch_size, device, start, multi_label)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
@@ -263,7 +266,7 @@ class View:
             "composite": self.composite,
             "drawn_after": self.spec,
             **({} if self.combine is None else {"combine": self.combine}),
-            "top": top_classes(loaded, result.logits[0]),
+            "top": top_classes(loaded, result.probabilities[0]),
             "command": shlex.join(["relprop", *sys.argv[1:]]),
         }
 

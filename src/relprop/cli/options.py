@@ -73,6 +73,13 @@ Target = Annotated[
         show_default="predicted",
     ),
 ]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label",
+        help="Each class is a yes or no of its own: its probability is a sigmoid. Known where the model ends in one.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images explained at once.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 

@@ -107,24 +107,26 @@ def _of_images(
 ) -> tuple[Report, int]:
     """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
     from relprop.images import read_image
-    from relprop.report import Workbench, report_of_studies
+    from relprop.report import Session, report_of_comparisons
 
-    session, studies, failures = Workbench(loaded, device), [], []
+    session, comparisons, failures = Session(loaded, device), [], []
     with console.progress("explaining", len(items)) as advance:
         for item in items:
             try:
                 picture = item.picture if item.source is None else read_image(item.source)
-                studies.append(
-                    session.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
+                comparisons.append(
+                    session.explain(
+                        item.name, picture, target=item.target, composite=rules, methods=methods, start=start
+                    )
                 )
             except InputError as error:
                 failures.append(error)
             advance(1)
-    if not studies:
+    if not comparisons:
         raise failures[0]
     for failure in failures:
         console.warn(str(failure))
-    return report_of_studies(studies, [shlex.join(["relprop", *sys.argv[1:]])]), len(failures)
+    return report_of_comparisons(comparisons, [shlex.join(["relprop", *sys.argv[1:]])]), len(failures)
 
 
 def _is_run(path: Path) -> bool:

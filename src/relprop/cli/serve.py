@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from relprop.models import LoadedModel
-    from relprop.report import Workbench
+    from relprop.report import Session
     from relprop.web.server import Server
 
 _MODEL, _SERVER = "Model", "Server"
@@ -90,19 +90,19 @@ def serve(
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     names = {_host_name(name) for name in allow_host or ()}
     with _listen(host, port) as listening:  # first, since loading a model takes longer
-        from relprop.report import Workbench
+        from relprop.report import Session
         from relprop.web import Limits, make_app
         from relprop.web.app import LOOPBACK
         from relprop.web.server import Server
 
         place = options.choose_device(device)
-        setups: dict[str, Workbench] = {}
+        setups: dict[str, Session] = {}
         wanted: list[str | None] = [*model] if model else [None]
         for name in wanted:
             loaded = options.load(
                 name, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
             )
-            setups[_free_name(loaded, setups)] = Workbench(loaded, place)
+            setups[_free_name(loaded, setups)] = Session(loaded, place)
         address = ipaddress.ip_address(listening.getsockname()[0])
         token = "" if address.is_loopback else secrets.token_urlsafe(24)
         shown = [socket.gethostname(), "127.0.0.1"] if address.is_unspecified else [host]

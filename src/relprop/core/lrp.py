@@ -16,7 +16,7 @@ from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
 from relprop.core.backward.propagate import Walk, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
-from relprop.core.capture.model import HALVES, Names, Output, first_weight, no_numbers
+from relprop.core.capture.model import HALVES, Names, Output, first_weight, no_numbers, says_multi_label
 from relprop.core.capture.program import ProgramModule
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
@@ -24,7 +24,7 @@ from relprop.core.graph.separators import find_cuts
 from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_cut
 from relprop.core.result.relevance import Relevance
-from relprop.core.targets.start import Start, Target, begin
+from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
 from relprop.shortage import give_back
@@ -66,6 +66,9 @@ class LRP(nn.Module):
         bf16: whether rules take their products of convolutions in bfloat16: faster on processors that know it, and
             less exact. Relevance then leaks by about 1e-3, as the ledger shows; give `strict` an `rtol` to match.
         chunk: how many images are explained at a time; by default all, and fewer when memory is short.
+        differentiable: whether relevance, score and logits can be differentiated, with respect to weights and to `x`,
+            so that a loss on explanations trains the model. Such a call takes the time and memory of autograd, keeps
+            nothing for the next, and leaves the ledger out of the graph. Under `torch.no_grad()` it is as any other.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class LRP(nn.Module):
         compile: bool = False,
         bf16: bool = False,
         chunk: int | None = None,
+        differentiable: bool = False,
     ) -> None:
         super().__init__()
         self.model: Model
@@ -97,7 +101,12 @@ class LRP(nn.Module):
         if chunk is not None and chunk < 1:
             raise UsageError(f"chunk must be 1 or more images at a time, not {chunk}")
         self._chunks = Chunks(chunk)
-        self.bf16, self.compile_ = bf16, compile
+        self.bf16, self.compile_, self.differentiable = bf16, compile, differentiable
+        if differentiable and (compile or bf16):
+            name = "compile" if compile else "bf16"
+            raise UsageError(
+                f"differentiable=True needs autograd and exact numbers; {name}=True does without: leave it out"
+            )
         self._forget()
 
     def _forget(self) -> None:
@@ -106,7 +115,7 @@ class LRP(nn.Module):
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
         self._kinds = Kinds()
-        self._prepared = Prepared(bf16=self.bf16)
+        self._prepared = Prepared(bf16=self.bf16, differentiable=self.differentiable)
         self._compiler = _compiler() if self.compile_ else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,7 +134,8 @@ class LRP(nn.Module):
         Args:
             x: (N, C, H, W), as the model takes it.
             target: class to explain: None for the predicted one, an int, (N,), or (N, K) for K classes an image,
-                which share the forward run and give relevance (N, K, C, H, W).
+                which share the forward run and give relevance (N, K, C, H, W); `targets.Sigmoid` of these for a
+                multi-label model, or another of `relprop.targets`.
             start: relevance begins with the class's "probability" (the paper) or its "logit".
 
         Raises:
@@ -149,7 +159,7 @@ class LRP(nn.Module):
         """
 
         def explain(x: Tensor, target: Target, start: Start) -> tuple[Relevance, ...]:
-            with torch.no_grad(), _exact_arithmetic(x):
+            with torch.set_grad_enabled(self._records_gradients), _exact_arithmetic(x):
                 return self._explain(x, target, start, composites)
 
         if not isinstance(x, Tensor) or no_numbers(x) or x.dim() == 0 or len(x) == 0:
@@ -159,6 +169,10 @@ class LRP(nn.Module):
             self._prepared.store.grown = False
             give_back()
         return results
+
+    @property
+    def _records_gradients(self) -> bool:
+        return self.differentiable and torch.is_grad_enabled()
 
     def graph(self, x: Tensor) -> Graph:
         """The computation that the model makes of `x`."""
@@ -185,7 +199,8 @@ class LRP(nn.Module):
         layers = self._layers(kind.graph)
         trace = kind.trace(recording, frozenset().union(*(plan.reads for plan in plans)))
         del recording  # the trace alone holds the values, and gives them up as they are used
-        beginning = begin(target, require_finite(trace.output), start, kind.graph.link)
+        link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
+        beginning = begin(target, require_finite(trace.output), start, link)
         keep = frozenset(layers.values())
         scores = [score for _, score in beginning.columns]
         results = []
@@ -194,7 +209,7 @@ class LRP(nn.Module):
             for place, (begun, _) in enumerate(beginning.columns, 1):
                 last = plan is plans[-1] and place == len(beginning.columns)
                 walks.append(self._walk(plan, trace, prepared, begun, keep, last))
-            results.append(self._result(plan, walks, scores, beginning.target, trace.output, layers, beginning.what))
+            results.append(self._result(plan, walks, scores, beginning, trace.output, layers))
         return tuple(results)
 
     def _walk(
@@ -215,11 +230,11 @@ class LRP(nn.Module):
         plan: Plan,
         walks: list[Walk],
         scores: list[Tensor],
-        target: Tensor,
+        beginning: Beginning,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
-        what: str,
     ) -> Relevance:
+        target = beginning.target
         single = target.dim() == 1
 
         def gather(parts: list[Tensor]) -> Tensor:
@@ -232,7 +247,7 @@ class LRP(nn.Module):
         image = gather([walk.image for walk in walks])
         cuts = find_cuts(plan.graph) if layers else None
         composite = plan.assignment.name
-        link = plan.graph.link
+        what, link = beginning.what, beginning.link
         return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 
     def _as_input(self, x: Tensor) -> Tensor:
@@ -253,11 +268,12 @@ class LRP(nn.Module):
             raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
         if not all(bound.isfinite() for bound in x.aminmax()):
             raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
+        x = x if self._records_gradients else x.detach()
         if weight is None:
-            return x.detach()
+            return x
         if weight.dtype == torch.float32 and x.dtype == torch.float64:
             raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
-        return x.detach().to(torch.float32 if weight.dtype in HALVES else weight.dtype)
+        return x.to(torch.float32 if weight.dtype in HALVES else weight.dtype)
 
     def _one_by_one(
         self,
@@ -278,7 +294,8 @@ class LRP(nn.Module):
         results = Chunks(1).explain(
             image, target, start, lambda x, target, start: self._explain(x, target, start, composites)
         )
-        difference = float((results[0].logits - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        ours, theirs = results[0].logits.detach(), theirs.detach()
+        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         if not difference <= 1e-3:
             raise UnsupportedOpError(
                 f"the images of a batch do not stay apart at {', '.join(map(place_of, kind.mixing[:5]))}: the model's "

@@ -5,10 +5,10 @@ report = report_of_results([Path("relprop-out")])  # what `relprop explain` wrot
 write(report, Path("report.html"))
 """
 
+from relprop.report.of_comparisons import report_of_comparisons
 from relprop.report.of_results import report_of_results
 from relprop.report.of_run import report_of_run
-from relprop.report.of_studies import report_of_studies
 from relprop.report.render import render, write
-from relprop.sessions import Study, Workbench
+from relprop.sessions import Comparison, Session
 
-__all__ = ["Study", "Workbench", "render", "report_of_results", "report_of_run", "report_of_studies", "write"]
+__all__ = ["Comparison", "Session", "render", "report_of_comparisons", "report_of_results", "report_of_run", "write"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relprop.errors import InputError
-from relprop.report.of_studies import report_of_studies
-from relprop.report.saved import read_studies, results_in
+from relprop.report.of_comparisons import report_of_comparisons
+from relprop.report.saved import read_comparisons, results_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,5 +30,5 @@ def report_of_results(paths: Sequence[Path]) -> Report:
         if not found:
             raise InputError(f"{path} holds no saved result; `relprop explain --out {path.name}` makes one")
         folders += found
-    studies, commands = read_studies(list(dict.fromkeys(folders)))
-    return report_of_studies(studies, commands)
+    comparisons, commands = read_comparisons(list(dict.fromkeys(folders)))
+    return report_of_comparisons(comparisons, commands)

@@ -15,9 +15,9 @@ from relprop.evaluation.store import SESSIONS, look, manifest, open_run, summary
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
-from relprop.report.of_studies import how_section, ledger_section, pictures_section, plain
+from relprop.report.of_comparisons import how_section, ledger_section, pictures_section, plain
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
-from relprop.sessions import Workbench
+from relprop.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.store import State, Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
-    from relprop.sessions import Study
+    from relprop.sessions import Comparison
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _PROTOCOL_TEXT = (
@@ -154,14 +154,16 @@ def _direction(row: str) -> bool | None:
 def _shown(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Section]:
     """Explain some pictures of the run again; if model or data cannot be had, say why."""
     try:
-        studies = studies_of_run(plan, count, device, trust, progress)
+        comparisons = comparisons_of_run(plan, count, device, trust, progress)
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
-    ledgers = [(studies[0], name, result) for name, result in studies[0].books]
-    return [pictures_section(studies), *([ledger_section(ledgers)] if ledgers else [])]
+    ledgers = [(comparisons[0], name, result) for name, result in comparisons[0].results]
+    return [pictures_section(comparisons), *([ledger_section(ledgers)] if ledgers else [])]
 
 
-def studies_of_run(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Study]:
+def comparisons_of_run(
+    plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]
+) -> list[Comparison]:
     """Explain the first pictures of a run by its explainers, for the class that the run explains.
 
     Raises:
@@ -177,7 +179,7 @@ def studies_of_run(plan: Plan, count: int, device: str, trust: bool, progress: C
             "run comes from, say so with trust=True (--trust)"
         )
     samples = balanced(dataset.samples, plan.samples, plan.seed)
-    session = Workbench(load(replace(plan.model, trust=trust), device), device)
+    session = Session(load(replace(plan.model, trust=trust), device), device)
     made = []
     for sample in _spread(samples, count):
         progress(f"explaining {sample.id}")

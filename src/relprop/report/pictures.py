@@ -17,7 +17,7 @@ from relprop.viz.overlay import as_picture, blend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.sessions import Map, Study
+    from relprop.sessions import Comparison, Map
 
 _SMALL = 128
 """Below this side pictures are stored without loss, and shown with square pixels."""
@@ -59,28 +59,35 @@ def common_scale(maps: Sequence[Floats]) -> Scale:
     )
 
 
-def row_of(study: Study) -> PanelRow:
-    """Lay a study's picture and maps side by side."""
-    drawn = [(found, shares(found.heatmap)) for found in study.maps if found.heatmap is not None]
-    probability = "" if study.probability is None else f", {100 * study.probability:.1f} %"
-    heading = f"{study.name}: {study.class_name}{probability}"
-    panels = [panel(as_picture(study.picture), "original", f"The picture {study.name}, as the network sees it.")]
+def row_of(comparison: Comparison) -> PanelRow:
+    """Lay a comparison's picture and maps side by side."""
+    drawn = [(found, shares(found.heatmap)) for found in comparison.maps if found.heatmap is not None]
+    probability = "" if comparison.probability is None else f", {100 * comparison.probability:.1f} %"
+    heading = f"{comparison.name}: {comparison.class_name}{probability}"
+    panels = [
+        panel(as_picture(comparison.picture), "original", f"The picture {comparison.name}, as the network sees it.")
+    ]
     if not drawn:
-        return PanelRow(heading, _said(study), (*panels, *map(_failed, study.maps)))
+        return PanelRow(heading, _said(comparison), (*panels, *map(_failed, comparison.maps)))
     scale = common_scale([values for _, values in drawn])
     by_name = {found.name: values for found, values in drawn}
-    for found in study.maps:
+    for found in comparison.maps:
         if found.name not in by_name:
             panels.append(_failed(found))
             continue
         values = by_name[found.name]
         panels.append(
-            panel(blend(study.picture, values, scale), found.name, _alt(study, found, values), _beyond(values, scale))
+            panel(
+                blend(comparison.picture, values, scale),
+                found.name,
+                _alt(comparison, found, values),
+                _beyond(values, scale),
+            )
         )
     colours = [tuple(row[:3]) for row in np.asarray(scale.bar_colours()(np.linspace(0, 1, 48)))]
     ends = f"{100 * scale.low:.2g} %", f"{100 * scale.high:.2g} %"
     unit = "share of the map per pixel" + (" (blue: against the class)" if scale.signed else "")
-    return PanelRow(heading, _said(study), tuple(panels), colour_bar(colours), *ends, unit)
+    return PanelRow(heading, _said(comparison), tuple(panels), colour_bar(colours), *ends, unit)
 
 
 def panel(rgb: Floats, caption: str, alt: str, note: str = "") -> Panel:
@@ -122,11 +129,11 @@ def half_on(values: Floats) -> float:
     return (int((np.cumsum(size) / size.sum() < 0.5 - 1e-12).sum()) + 1) / size.size
 
 
-def _alt(study: Study, found: Map, values: Floats) -> str:
+def _alt(comparison: Comparison, found: Map, values: Floats) -> str:
     part = where(values)
     part = "centre" if part == "centre" else f"{part} part"
     weight = "the map is zero everywhere" if part == "nowhere" else f"its weight lies in the {part} of the picture"
-    return f"Map of {found.name} for {study.class_name} over the picture: {weight}."
+    return f"Map of {found.name} for {comparison.class_name} over the picture: {weight}."
 
 
 def _beyond(values: Floats, scale: Scale) -> str:
@@ -139,10 +146,10 @@ def _failed(found: Map) -> Panel:
     return Panel("", "", found.name, found.error)
 
 
-def _said(study: Study) -> str:
-    if study.top and study.top[0][0] != study.target:
-        return f"The model predicts {study.top[0][1]} ({100 * study.top[0][2]:.1f} %)."
+def _said(comparison: Comparison) -> str:
+    if comparison.top and comparison.top[0][0] != comparison.target:
+        return f"The model predicts {comparison.top[0][1]} ({100 * comparison.top[0][2]:.1f} %)."
     return ""
 
 
-strip_of = row_of  # the name that the app imports
+row_of = row_of  # the name that the app imports

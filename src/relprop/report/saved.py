@@ -1,4 +1,4 @@
-"""What `relprop explain` leaves in a folder, read back as studies.
+"""What `relprop explain` leaves in a folder, read back as comparisons.
 
 OUT/NAME/relevance.safetensors, manifest.json   the result (`Relevance.save`)
 OUT/NAME/picture.png, about.json                what the network saw, and what a reader will want to know
@@ -16,7 +16,7 @@ from relprop.core.result.relevance import Relevance
 from relprop.documents import read_object
 from relprop.errors import InputError
 from relprop.images import read_image
-from relprop.sessions import Map, Study
+from relprop.sessions import Comparison, Map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ def results_in(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if _is_result(entry)) if path.is_dir() else []
 
 
-def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
-    """Read one saved result as a study with one map, and the facts beside it.
+def read_comparison(folder: Path) -> tuple[Comparison, dict[str, Any]]:
+    """Read one saved result as a comparison with one map, and the facts beside it.
 
     Raises:
         InputError: it cannot be read, holds more than one explanation, or has no picture beside it.
@@ -58,18 +58,18 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
     heatmap = result.heatmap[0]
     if "combine" in about:
         label, heatmap = f"{label} · {about['combine']}", result.read(parse_reading(str(about["combine"])))[0]
-    study = Study(
+    comparison = Comparison(
         folder.name,
         read_image(folder / PICTURE),
         int(result.target[0]),
         str(about.get("class", f"class {int(result.target[0])}")),
         None if result.what else float(result.probability[0]),
         (Map(label, heatmap),),
-        books=((label, result),),
+        results=((label, result),),
         top=_top(folder, about.get("top", [])),
         facts=tuple((key, str(about[key])) for key in ("model", "weights", "start") if key in about),
     )
-    return study, about
+    return comparison, about
 
 
 def _top(folder: Path, found: Any) -> tuple[tuple[int, str, float], ...]:
@@ -79,34 +79,34 @@ def _top(folder: Path, found: Any) -> tuple[tuple[int, str, float], ...]:
         raise InputError(f"{folder / ABOUT} lists the likeliest classes as {repr(found)[:60]}") from None
 
 
-def read_studies(folders: Sequence[Path]) -> tuple[list[Study], list[str]]:
-    """Read saved results; those of one picture and class become one study, with a map each.
+def read_comparisons(folders: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
+    """Read saved results; those of one picture and class become one comparison, with a map each.
 
     Returns:
-        The studies, and the commands that made them.
+        The comparisons, and the commands that made them.
 
     Raises:
         InputError: one of them cannot be read.
     """
-    found: dict[tuple[str, int, bytes], Study] = {}
+    found: dict[tuple[str, int, bytes], Comparison] = {}
     commands: dict[str, None] = {}
     for folder in folders:
-        study, about = read_study(folder)
+        comparison, about = read_comparison(folder)
         if "command" in about:
             commands[str(about["command"])] = None
-        key = (study.name, study.target, study.picture.tobytes())
-        found[key] = _joined(found[key], study) if key in found else study
+        key = (comparison.name, comparison.target, comparison.picture.tobytes())
+        found[key] = _joined(found[key], comparison) if key in found else comparison
     return list(found.values()), list(commands)
 
 
-def _joined(one: Study, other: Study) -> Study:
+def _joined(one: Comparison, other: Comparison) -> Comparison:
     """Set the other's map beside those of the first; a name that is there already gets a number."""
     taken = {found.name for found in one.maps}
     name, count = other.maps[0].name, 2
     while name in taken:
         name, count = f"{other.maps[0].name} ({count})", count + 1
-    books = (*one.books, (name, other.books[0][1]))
-    return replace(one, maps=(*one.maps, replace(other.maps[0], name=name)), books=books)
+    results = (*one.results, (name, other.results[0][1]))
+    return replace(one, maps=(*one.maps, replace(other.maps[0], name=name)), results=results)
 
 
 def _is_result(path: Path) -> bool:

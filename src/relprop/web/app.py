@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from relprop import demo
 from relprop.errors import RelpropError, UsageError
-from relprop.report import render, report_of_studies
+from relprop.report import render, report_of_comparisons
 from relprop.report.render import TEMPLATES
 from relprop.web import views
 from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, JobQueue, clean
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from relprop.report import Study, Workbench
+    from relprop.report import Comparison, Session
     from relprop.web.jobs import Job
     from relprop.web.request import ExplanationRequest
 
@@ -44,7 +44,7 @@ _HOLD_SECONDS = 2.0
 
 
 def make_app(
-    setups: Mapping[str, Workbench],
+    setups: Mapping[str, Session],
     limits: Limits | None = None,
     hosts: Collection[str] | None = LOOPBACK,
     token: str = "",
@@ -123,16 +123,19 @@ class _Api:
             Route(job, self.cancel, methods=["DELETE"]),
             Route(
                 f"{job}/relevance.png",
-                self._file("image/png", lambda study, asked: views.figure(study, asked.levels, asked.smooth)),
+                self._file("image/png", lambda comparison, asked: views.figure(comparison, asked.levels, asked.smooth)),
             ),
             Route(
-                f"{job}/heatmap.npy", self._file("application/octet-stream", lambda study, _: views.heatmap_npy(study))
+                f"{job}/heatmap.npy",
+                self._file("application/octet-stream", lambda comparison, _: views.heatmap_npy(comparison)),
             ),
             Route(
                 f"{job}/relevance.npz",
-                self._file("application/octet-stream", lambda study, _: views.relevance_npz(study)),
+                self._file("application/octet-stream", lambda comparison, _: views.relevance_npz(comparison)),
             ),
-            Route(f"{job}/report.html", self._file("text/html; charset=utf-8", lambda study, _: _report(study))),
+            Route(
+                f"{job}/report.html", self._file("text/html; charset=utf-8", lambda comparison, _: _report(comparison))
+            ),
         ]
 
     async def choices(self, request: Request) -> Response:
@@ -180,27 +183,27 @@ class _Api:
     def _job(self, request: Request) -> Job:
         return self.queue.find(request.path_params["id"])
 
-    def _file(self, kind: str, make: Callable[[Study, ExplanationRequest], bytes]) -> Callable[[Request], Any]:
-        """Answer with a file made of a finished study."""
+    def _file(self, kind: str, make: Callable[[Comparison, ExplanationRequest], bytes]) -> Callable[[Request], Any]:
+        """Answer with a file made of a finished comparison."""
 
         async def answer(request: Request) -> Response:
             job = self._job(request)
-            if job.state != "done" or job.study is None:
+            if job.state != "done" or job.comparison is None:
                 raise GoneError("this explanation is not done")
             async with self._drawing:
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 if self.queue.closed:
                     raise BusyError(SHUTTING_DOWN)
-                content = await run_in_threadpool(make, job.study, job.request)
-            name = f"relprop-{job.study.name}-{request.url.path.rpartition('/')[2]}"
+                content = await run_in_threadpool(make, job.comparison, job.request)
+            name = f"relprop-{job.comparison.name}-{request.url.path.rpartition('/')[2]}"
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
         return answer
 
 
-def _report(study: Study) -> bytes:
-    return render(report_of_studies([study], ["relprop serve"])).encode()
+def _report(comparison: Comparison) -> bytes:
+    return render(report_of_comparisons([comparison], ["relprop serve"])).encode()
 
 
 async def _body(request: Request, limit: int) -> bytes:

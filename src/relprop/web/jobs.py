@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from relprop.report import Study, Workbench
+    from relprop.report import Comparison, Session
     from relprop.web.limits import Limits
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -71,7 +71,7 @@ class Job:
         error: why it failed, or was cancelled.
         asked: time of the monotonic clock at which a client last asked for it.
         version: grows with each change of state, progress and doing.
-        study, document: the result, and what the page shows of it.
+        comparison, document: the result, and what the page shows of it.
     """
 
     request: ExplanationRequest
@@ -82,7 +82,7 @@ class Job:
     error: str = ""
     asked: float = field(default_factory=time.monotonic)
     version: int = 0
-    study: Study | None = None
+    comparison: Comparison | None = None
     document: dict[str, Any] | None = None
 
     @property
@@ -104,7 +104,7 @@ class JobQueue:
         limits: how much is accepted and kept.
     """
 
-    def __init__(self, setups: Mapping[str, Workbench], limits: Limits) -> None:
+    def __init__(self, setups: Mapping[str, Session], limits: Limits) -> None:
         self.setups, self.limits = setups, limits
         self._images: OrderedDict[str, bytes] = OrderedDict()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -227,10 +227,10 @@ class JobQueue:
         """Compute one job after the other until the queue is closed."""
         while (job := self._next()) is not None:
             try:
-                study, document = self._explain(job)
+                comparison, document = self._explain(job)
                 with self._change:
                     if not job.ended:
-                        job.study, job.document = study, document
+                        job.comparison, job.document = comparison, document
                         job.set("done", 1.0)
             except StoppedError:
                 self.cancel(job, UNASKED)
@@ -257,7 +257,7 @@ class JobQueue:
             if not job.ended:
                 job.set("failed", 0.0, error=error)
 
-    def _explain(self, job: Job) -> tuple[Study, dict[str, Any]]:
+    def _explain(self, job: Job) -> tuple[Comparison, dict[str, Any]]:
         """Compute the result of a job.
 
         Raises:
@@ -279,11 +279,11 @@ class JobQueue:
                     job.set("running", done, doing)
 
         with _CheckBeforeOperations(check):
-            study = self.setups[request.model].study(
+            comparison = self.setups[request.model].explain(
                 name, image, target=request.target, against=request.against, composite=request.composite,
-                methods=request.baselines, tell=progress,
+                methods=request.baselines, progress=progress,
             )  # fmt: skip
-            return study, result_document(study, request.levels, request.smooth)
+            return comparison, result_document(comparison, request.levels, request.smooth)
 
 
 def decode(content: bytes, limits: Limits) -> Image:

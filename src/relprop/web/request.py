@@ -13,7 +13,7 @@ from relprop.errors import InputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from relprop.report import Workbench
+    from relprop.report import Session
 
 BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
@@ -53,7 +53,7 @@ class ExplanationRequest:
     smooth: int = 0
 
 
-def read_request(plain: Any, setups: Mapping[str, Workbench]) -> ExplanationRequest:
+def read_request(plain: Any, setups: Mapping[str, Session]) -> ExplanationRequest:
     """Check the JSON of a client, value by value.
 
     Raises:
@@ -84,7 +84,7 @@ def read_request(plain: Any, setups: Mapping[str, Workbench]) -> ExplanationRequ
     return ExplanationRequest(image, model, target, composite, levels, chosen, against, int(smooth))
 
 
-def choices(setups: Mapping[str, Workbench]) -> dict[str, Any]:
+def choices(setups: Mapping[str, Session]) -> dict[str, Any]:
     """Return what a request may hold, for the page."""
     return {
         "models": [

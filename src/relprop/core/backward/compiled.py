@@ -192,7 +192,7 @@ class _StandIn(Prepared):
     @classmethod
     def of(cls, prepared: Prepared) -> _StandIn:
         """Take the place of `prepared`."""
-        new = cls(prepared.channels_last, prepared.bf16, prepared.size, Store())
+        new = cls(prepared.channels_last, prepared.bf16, size=prepared.size, store=Store())
         new.original, new.stand_ins, new.packed_keys = prepared, {}, []
         return new
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.core.capture.recurrent import RECURRENT
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.ops import CONSTANT, canonical
 
@@ -155,8 +156,8 @@ def encoder_layer(
     return norm(src + feed(src), norm_2, shift_2)
 
 
-#: fused operations, for inference alone, that are run as what they are made of
-FUSED: dict[Any, Callable[..., Any]] = {
+#: fused operations that are run as what they are made of
+FUSED: dict[Any, Callable[..., Any]] = RECURRENT | {
     aten._native_multi_head_attention.default: attention,
     aten._transformer_encoder_layer_fwd.default: encoder_layer,
 }

@@ -100,6 +100,12 @@ def no_numbers(tensor: Tensor) -> str:
     return ""
 
 
+def says_multi_label(model: Model) -> bool:
+    """Whether a model's configuration says that each class is a yes or no of its own, as Hugging Face's can."""
+    configuration = getattr(model, "config", None)
+    return getattr(configuration, "problem_type", None) == "multi_label_classification"
+
+
 class Names:
     """Names of a model's weights, buffers and modules, by identity; read again when something unknown is met.
 

@@ -11,6 +11,7 @@ computes with as float32. It keeps the values that rules will read, and a copy o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,8 @@ class _Recorder(TorchDispatchMode):
         self._constants = 0
         self._read_again = False
         self._before: list[tuple[Tensor, Tensor]] = []
+        self._within: tuple[Scopes, Line] | None = None
+        self._eager: Any = None
         self._tensors.add(image, ref(0))
         self._modules = Modules(names, None)
 
@@ -142,7 +145,9 @@ class _Recorder(TorchDispatchMode):
     def run(self, model: nn.Module, output: Output) -> Recording:
         """Run the model, and return what was recorded."""
         self._modules = Modules(self._names, bottom())
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), self:
+        if self._prepared.differentiable:
+            self._eager = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self:
             scores = scores_in(model(self._image), output)
         if self.refused is not None:  # and the user's code caught it
             raise self.refused
@@ -152,10 +157,21 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(value.leaf, Ref):
             raise CaptureError("the model's output does not depend on its input")
         calls, lines = tuple(self._calls), tuple(self._lines)
-        last = scores.float() if scores.dtype in HALVES else scores.detach()
+        last = scores.float() if scores.dtype in HALVES else scores
+        last = last if self._prepared.differentiable else last.detach()
         return Recording(
             calls, lines, self._image, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
         )
+
+    @contextlib.contextmanager
+    def _above_autograd(self) -> Iterator[None]:
+        """Here calls arrive as code makes them, and not as what autograd makes of them."""
+        views = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+            if self._eager is not None:
+                stack.enter_context(torch._C._ExcludeDispatchKeyGuard(views))
+            yield
 
     def put_back(self) -> None:
         """Give buffers and weights that the run wrote to the numbers that they had, and let go of its frames.
@@ -171,7 +187,10 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute a call, and write it down if it depends on the image."""
         try:
-            return self._dispatch(func, args, kwargs or {})
+            if self._eager is None:
+                return self._dispatch(func, args, kwargs or {})
+            with torch._C._ForceDispatchKeyGuard(*self._eager):  # as the call was without this mode: autograd sees it
+                return self._dispatch(func, args, kwargs or {})
         except RelpropError as error:
             self.refused = error  # the user's code may catch it
             raise
@@ -179,8 +198,7 @@ class _Recorder(TorchDispatchMode):
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         facts = facts_of(func)
         if facts.fused is not None:
-            with self:
-                return facts.fused(*args, **kwargs)
+            return self._fused(facts.fused, func, args, kwargs)
         if func is aten.equal.default:  # traced sizes arrive as numbers, which it does not take
             return torch.equal(*map(torch.as_tensor, args))
         if func is aten.item.default and not isinstance(args[0], Tensor):  # likewise, before TorchScript has warmed up
@@ -195,6 +213,16 @@ class _Recorder(TorchDispatchMode):
         if not inputs or facts.constant:
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
         return self._dependent(func, facts, args, kwargs, tensors, values, inputs, written)
+
+    def _fused(self, parts: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call by those that it is made of, all of the module and line that it comes from."""
+        outer, self._within = self._within, self._within or self._modules.around(func._schema.name, None)
+        self._refuse(func, facts_of(func), args, self._within[0])
+        try:
+            with self._above_autograd(), self:
+                return parts(*args, **kwargs)
+        finally:
+            self._within = outer
 
     def _constant(self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]) -> Any:
         """A call that does not depend on the image: its value is a constant of this run."""
@@ -241,7 +269,7 @@ class _Recorder(TorchDispatchMode):
         leaves = iter(values)
         named = _named(args, leaves)
         keywords = {name: _named(value, leaves) for name, value in kwargs.items()} if kwargs else kwargs
-        scopes, line = self._modules.around(func._schema.name, weight)
+        scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
         read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):

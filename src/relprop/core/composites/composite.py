@@ -6,15 +6,16 @@ operation's default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from relprop.core.graph.graph import Graph, Node
+from relprop.core.graph.graph import Graph, Node, State
 from relprop.core.graph.joins import Join, find_joins
 from relprop.core.graph.ops import AFFINE
 from relprop.core.rules import DEFAULTS, OWN, Rule, default_of
+from relprop.core.rules.affine import weight_place
 from relprop.core.rules.joins import join_rule
 from relprop.core.rules.splits import Split, ratio
 from relprop.core.weights.folding import find_folds
@@ -175,14 +176,20 @@ def _matches(node: Node, pattern: str) -> bool:
 
 
 def _positions(graph: Graph) -> tuple[set[int], set[int]]:
-    """First and last weighted layers: those without another before them, and without another behind them."""
+    """First and last weighted layers: those without another before them, and without another behind them.
+
+    A recurrent layer is no first one: the weights that read the input also read what they made of it.
+    """
     before = [False] * len(graph)
-    firsts = set()
+    firsts = {}
+    read_again = set()
     for node in graph.steps:
         behind = any(before[i] for i in node.inputs)
         weighted = node.op in AFFINE
-        if weighted and not behind:
-            firsts.add(node.index)
+        if weighted and behind:
+            read_again.add(_layer_of(graph, node))
+        elif weighted:
+            firsts[node.index] = _layer_of(graph, node)
         before[node.index] = behind or weighted
     after = [False] * len(graph)
     lasts = set()
@@ -192,7 +199,15 @@ def _positions(graph: Graph) -> tuple[set[int], set[int]]:
         if after[node.index] or node.op in AFFINE:
             for source in node.inputs:
                 after[source] = True
-    return firsts, lasts
+    return {index for index, layer in firsts.items() if layer not in read_again}, lasts
+
+
+def _layer_of(graph: Graph, node: Node) -> Hashable:
+    """What is equal for steps of one layer: its weight; where that is computed at each call, its module and sizes."""
+    weight = node.args[weight_place(node)]
+    if isinstance(weight, State) and weight.kept:
+        return weight
+    return node.module, node.op, node.shape, graph.nodes[node.inputs[0]].shape
 
 
 def _missing_message(missing: tuple[Node, ...]) -> str:

@@ -51,4 +51,4 @@ def family_of(graph: Graph) -> Family:
     several = {node.op for node in graph.steps if len(node.inputs) > 1}
     if "scaled_dot_product_attention" in several or several & {"matmul", "bmm", "einsum"}:
         return TRANSFORMER
-    return GATED if several & {"mul", "div"} else CONVOLUTIONAL
+    return GATED if several & {"mul", "div", "gated"} else CONVOLUTIONAL

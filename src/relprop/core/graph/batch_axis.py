@@ -51,6 +51,7 @@ class Place:
         so to rounding): a float64 sum of everything would convert, and so copy, all of it, at several times the cost.
         """
         exact = torch.float32 if value.device.type == "mps" else torch.float64
+        value = value.detach() if value.requires_grad else value
         rows = value.abs() if magnitude else value
         if not rows.dim():
             rows = rows[None]  # one number of one image

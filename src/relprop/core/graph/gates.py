@@ -12,12 +12,13 @@ from relprop.core.graph.graph import Graph, Node
 from relprop.core.graph.ops import COPIES
 
 #: how much an operand looks like a weight, by the operation that makes it
-_SQUASHED = frozenset({"softmax", "_safe_softmax", "sigmoid", "hardsigmoid", "tanh", "erf", "softsign"})
+_WEIGHT = frozenset({"softmax", "_safe_softmax", "sigmoid", "hardsigmoid"})
+_SQUASHED = frozenset({"tanh", "erf", "softsign"})
 _NORMALISER = frozenset({"rsqrt", "reciprocal", "sqrt", "linalg_vector_norm", "norm", "std", "var", "pow"})
 _NONNEGATIVE = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "exp", "softplus", "elu", "square", "abs"})
 _ACTIVATION = frozenset({"silu", "gelu", "mish", "hardswish", "leaky_relu", "prelu"})
 _PRODUCTS = frozenset({"mul", "matmul", "mm", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"})
-_RANKS = (_ACTIVATION, _NONNEGATIVE, _NORMALISER, _SQUASHED)
+_RANKS = (_ACTIVATION, _NONNEGATIVE, _NORMALISER, _SQUASHED, _WEIGHT)
 
 #: what an operand keeps its looks through
 _TRANSPARENT = COPIES | {
@@ -29,9 +30,9 @@ _TRANSPARENT = COPIES | {
 def signal_of(graph: Graph, node: Node) -> int | None:
     """Position among `node.inputs` of the operand that is weighed; None where neither weighs the other.
 
-    The weight is the operand that is squashed (softmax, sigmoid), computed as a normaliser, or activated, in this
-    order; a value that has been weighed already is signal. In products element by element a smaller operand, which
-    repeats over positions or channels, comes before all that.
+    The weight is the operand that lies between 0 and 1 (softmax, sigmoid), is squashed (tanh), computed as a
+    normaliser, or activated, in this order; a value that has been weighed already is signal. In products element by
+    element a smaller operand, which repeats over positions or channels, comes before all that.
     """
     first, second = (graph.nodes[index] for index in node.inputs)
     if first is second:
@@ -47,7 +48,7 @@ def _numbers(node: Node) -> int:
 
 
 def _rank(graph: Graph, node: Node) -> int:
-    """From -1, a value that has been weighed, to 4, squashed."""
+    """From -1, a value that has been weighed, to 5, a softmax or sigmoid."""
     while node.op in _TRANSPARENT and len(node.inputs) == 1:
         node = graph.nodes[node.inputs[0]]
     if node.op in _PRODUCTS and len(node.inputs) > 1:

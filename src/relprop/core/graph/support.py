@@ -71,6 +71,8 @@ def _support(node: Node, masks: _Masks) -> Support:
     if node.op in _TAKES_CONSTANTS or (node.op in COPIES and below[0] is not None):
         whole = node.op in ("cat", "stack") and len(node.inputs) == len(node.args[0])
         return None if whole and all(support is None for support in below) else _of_copy(node, masks)
+    if node.op == "gated":
+        return _of_gated(node, masks)
     if node.op == "mul" and len(node.inputs) == 1 and 0 in node.args[:2]:
         return torch.zeros(shape, dtype=torch.bool)
     if all(support is None for support in below):
@@ -109,6 +111,15 @@ def _of_copy(node: Node, masks: _Masks) -> Support:
         args = [*args[:2], *args[2:3]] if len(args) > 2 and isinstance(args[2], str) else args[:2]
     moved: Tensor = node.call(*args, **({} if node.op == "pad" else bind(dict(node.kwargs), mask)))
     return moved != 0
+
+
+def _of_gated(node: Node, masks: _Masks) -> Support:
+    """That of the signal, whatever the gate; where a constant signal is zero, there is nothing that could take part."""
+    signal = node.args[0]
+    if isinstance(signal, Ref):
+        return masks.known[signal.index]
+    masks.read.add(signal.name)
+    return (masks.state[signal.name] != 0).cpu().expand(masks.shapes[node.index])
 
 
 def _of_weighted(node: Node, masks: _Masks) -> Support:

@@ -40,7 +40,7 @@ class Relevance:
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
         cuts: the network's cuts by name, for `read`; None where nothing was kept.
-        link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a model that ends in one.
+        link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a multi-label model.
     """
 
     relevance: Tensor

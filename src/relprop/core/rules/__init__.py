@@ -26,6 +26,7 @@ from relprop.core.rules.pooling import (
     winner_takes_all,
 )
 from relprop.core.rules.products import product
+from relprop.core.rules.recurrent import to_signal
 from relprop.core.rules.resample import spread_back, spread_back_signed
 from relprop.core.rules.rule import DEFAULTS, OWN, RULES, Rule, default_of, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
@@ -73,6 +74,7 @@ __all__ = [
     "softmax_rule",
     "spread_back",
     "spread_back_signed",
+    "to_signal",
     "unstack",
     "w_square",
     "winner_of_dimensions",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.graph.convolution import conv_geometry
-from relprop.core.graph.graph import State
+from relprop.core.graph.graph import Node, State
 from relprop.core.rules.rule import Rule, rule
 from relprop.core.rules.step import Step, is_stand_in
 from relprop.core.weights.prepared import Derived, Weight
@@ -182,9 +182,13 @@ def _is_kept(step: Step) -> bool:
 
 def weight_name(step: Step) -> str:
     """Name of the weight of a step, under which what is made of it is kept; "" of one that the model computes."""
-    place = 2 if step.node.call._schema.name == "aten::addmm" else 1  # type: ignore[attr-defined]
-    weight = step.node.args[place]
+    weight = step.node.args[weight_place(step.node)]
     return weight.name if isinstance(weight, State) and weight.kept else ""
+
+
+def weight_place(node: Node) -> int:
+    """Position of the weight among a step's arguments."""
+    return 2 if node.call._schema.name == "aten::addmm" else 1  # type: ignore[attr-defined]
 
 
 @rule("conv", "conv_transpose", "linear", name="z+")
@@ -271,7 +275,7 @@ def stabilised_quotient(relevance: Tensor, z: Tensor, eps: float) -> Tensor:
     """R / (z + ε sign z); zero where z is zero and ε is."""
     stable = torch.where(z >= 0, z + eps, z - eps)  # where() of two plain numbers would round ε to float32
     tiny = torch.finfo(z.dtype).tiny
-    return torch.where(stable.abs() > tiny, relevance / stable, 0)
+    return relevance / torch.where(stable.abs() > tiny, stable, torch.inf)  # by zero, the derivative would be NaN
 
 
 def z_plus_epsilon(eps: float = 1e-5, *, ones: bool = False) -> Rule:
@@ -304,7 +308,7 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
         z = pushed(layer, parts, (plus, minus)) + eps
         if layer.bias is not None:
             z = z + layer.bias.clamp(min=0)
-        divided = (relevance / z).masked_fill(z == 0, 0)
+        divided = relevance / z.masked_fill(z == 0, torch.inf)
         shared = [h * layer.pull(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
         return sum(shared[1:], shared[0])
 
@@ -372,7 +376,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias
             z = pushed(layer, parts, pair) + sign * eps
             if bias and layer.bias is not None:
                 z = z + (layer.bias * sign).clamp(min=0) * sign
-            divided = (factor * relevance / z).masked_fill(z == 0, 0)
+            divided = factor * relevance / z.masked_fill(z == 0, torch.inf)
             shared = shared + sum(h * layer.pull(divided, w) for h, w in zip(parts, pair, strict=False))
         assert isinstance(shared, Tensor)
         return shared

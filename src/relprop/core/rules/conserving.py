@@ -34,8 +34,8 @@ def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
         above, below = _sums(step, layer)
         tiny = torch.finfo(above.dtype).tiny
         speaks, opposes = above > tiny, below < -tiny
-        up = torch.where(speaks, relevance * torch.where(opposes, alpha, 1.0) / above, 0)
-        down = torch.where(opposes, relevance * torch.where(speaks, -beta, 1.0) / below, 0)
+        up = relevance * torch.where(opposes, alpha, 1.0) / torch.where(speaks, above, torch.inf)
+        down = relevance * torch.where(speaks, -beta, 1.0) / torch.where(opposes, below, torch.inf)
         return _shared(step, layer, up, down, torch.where(speaks | opposes, 0, relevance))
 
     return Rule(f"α{alpha:g}β{beta:g}, conserving", share, positive=not beta)
@@ -62,7 +62,7 @@ def conserving_gamma(g: float = 0.25) -> Rule:
         z = above + below
         favoured = torch.where(z > 0, z + g * above, z + g * below)
         alive = favoured.abs() > torch.finfo(z.dtype).tiny
-        divided = torch.where(alive, relevance / favoured, 0)
+        divided = relevance / torch.where(alive, favoured, torch.inf)
         up = divided * torch.where(z > 0, 1 + g, 1.0)
         down = divided * torch.where(z > 0, 1.0, 1 + g)
         return _shared(step, layer, up, down, torch.where(alive, 0, relevance))

@@ -26,7 +26,7 @@ def centred(step: Step, relevance: Tensor) -> Tensor:
     z = layer.push(step.input, layer.weight)
     z = z - z.mean(classes, keepdim=True)
     alive = z.abs() > torch.finfo(z.dtype).tiny
-    divided = torch.where(alive, relevance / z, 0)
+    divided = relevance / torch.where(alive, z, torch.inf)
     shared = step.input * layer.pull(divided - divided.mean(classes, keepdim=True), layer.weight)
     dead = torch.where(alive, 0, relevance)
     return shared + evenly(layer, dead) if is_stand_in(dead) or dead.any() else shared

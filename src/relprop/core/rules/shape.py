@@ -23,6 +23,7 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     What falls on padding came from nowhere; joins send nothing there.
     """
     shape = step.shapes[0]
+    back: Tensor
     if step.node.op in _RESHAPES:
         return relevance.reshape(shape)
     if step.node.op == "permute":
@@ -31,7 +32,10 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
         return relevance.transpose(*(step.args[1:3] or (0, 1)))
     if step.node.op == "slice":
         dim, start, end, stride = with_defaults(step.args[1:], 0, None, None, 1)
-        back: Tensor = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+        back = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+        return back
+    if step.node.op == "select":
+        back = torch.ops.aten.select_backward(relevance, list(shape), *step.args[1:3])
         return back
     if step.node.op == "expand":
         return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)

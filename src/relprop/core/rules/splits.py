@@ -39,12 +39,15 @@ def ratio(branches: tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]
     """Share by magnitude: R_k = R |h_k| / Σ |h| (Eq. 5); evenly where all branches are zero."""
     *sizes, total = (branch.abs() for branch in branches)
     for size in sizes:
-        total = total.add_(size)
+        total = total + size if total.requires_grad else total.add_(size)
     parts: list[Tensor] = []
     rest = relevance
     for size in sizes:
-        # 0/0 alone gives NaN here: finite branches are checked, and |h_k| never exceeds the total
-        part = size.div_(total).nan_to_num_(nan=1 / len(branches)).mul_(relevance)
+        if total.requires_grad:  # the derivative of 0/0 is NaN, whatever is put in its place
+            part = torch.where(total > 0, size / torch.where(total > 0, total, 1), 1 / len(branches)) * relevance
+        else:
+            # 0/0 alone gives NaN here: finite branches are checked, and |h_k| never exceeds the total
+            part = size.div_(total).nan_to_num_(nan=1 / len(branches)).mul_(relevance)
         parts.append(part)
         rest = rest - part
     return (*parts, rest)
@@ -60,7 +63,8 @@ def signed(branches: tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...
     parts: list[Tensor] = []
     rest = relevance
     for branch in branches[:-1]:
-        share = torch.where(total.abs() > torch.finfo(total.dtype).tiny, branch / total, 1 / len(branches))
+        alive = total.abs() > torch.finfo(total.dtype).tiny
+        share = torch.where(alive, branch / torch.where(alive, total, 1), 1 / len(branches))
         part = relevance * share
         parts.append(part)
         rest = rest - part

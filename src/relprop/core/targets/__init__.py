@@ -1,5 +1,6 @@
 """What of an output is explained, and with how much relevance the backward pass starts."""
 
+from relprop.core.targets.start import Sigmoid
 from relprop.core.targets.target import (
     Binary,
     Contrast,
@@ -21,6 +22,7 @@ __all__ = [
     "Mask",
     "OutputTarget",
     "Scale",
+    "Sigmoid",
     "Similarity",
     "Value",
     "of_function",

@@ -22,8 +22,25 @@ from relprop.core.targets.target import (
 from relprop.errors import CaptureError, InputError, TargetError, UsageError
 
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
-Target = Classes | OutputTarget | Function | Sequence[OutputTarget | Function] | None
 Start = Scale | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid:
+    """A label of a multi-label model, which says yes or no to each class: σ(y_k), or y_k under start="logit".
+
+    The output has to be (N, classes) logits. Of a model that ends in a sigmoid, or of Hugging Face's with
+    `problem_type="multi_label_classification"`, that is known, and the class alone will do as target.
+
+    Attributes:
+        index: the class: None for the most probable one, an int, (N,), or (N, K) for K classes an image, which share
+            the forward run and give relevance (N, K, C, H, W); (1, K) for the same K of all images.
+    """
+
+    index: Classes | None = None
+
+
+Target = Classes | Sigmoid | OutputTarget | Function | Sequence[OutputTarget | Function] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +51,13 @@ class Beginning:
         target: (N,) or (N, K) the classes; -1 where it is not the score of one class.
         columns: relevance of the output, in its shape, and its sum (N,), for each of the K targets (or the one).
         what: words for what is explained where that is not one class, else "".
+        link: what makes probabilities of the output, "softmax" or "sigmoid".
     """
 
     target: Tensor
     columns: tuple[tuple[Tensor, Tensor], ...]
     what: str = ""
+    link: str = "softmax"
 
 
 def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -> Beginning:
@@ -56,20 +75,23 @@ def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -
             raise UsageError("start is relevance of the whole output, so it goes without a target")
         target, start = Given(start), "logit"
     if isinstance(target, OutputTarget):
-        return _other(target.relevance(output, start), str(target))
+        return _other(target.relevance(output, start), str(target), link)
     if callable(target):
-        return _other(of_function(target, output), name_of(target))
+        return _other(of_function(target, output), name_of(target), link)
     if isinstance(target, Sequence) and any(callable(part) or isinstance(part, OutputTarget) for part in target):
-        return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))))
+        return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))), link)
+    if isinstance(target, Sigmoid):
+        target, link = target.index, "sigmoid"
     _require_classes(output, target, start, link)
-    chosen = read_target(target, output)
+    chosen = read_target(target, output, same_for_all=link == "sigmoid")
     columns = chosen[:, None] if chosen.dim() == 1 else chosen
-    return Beginning(chosen, tuple(start_relevance(output, column, start, link) for column in columns.unbind(1)))
+    begun = tuple(start_relevance(output, column, start, link) for column in columns.unbind(1))
+    return Beginning(chosen, begun, link=link)
 
 
-def _other(relevance: Tensor, what: str) -> Beginning:
+def _other(relevance: Tensor, what: str, link: str) -> Beginning:
     no_class = torch.full((len(relevance),), -1, device=relevance.device)
-    return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what)
+    return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what, link)
 
 
 def _require_classes(output: Tensor, target: object, start: Start, link: str) -> None:
@@ -88,12 +110,13 @@ def _require_classes(output: Tensor, target: object, start: Start, link: str) ->
         )
 
 
-def read_target(target: object, logits: Tensor) -> Tensor:
+def read_target(target: object, logits: Tensor, *, same_for_all: bool = False) -> Tensor:
     """The class to explain for each image, (N,) or (N, K) int64.
 
     Args:
         target: None for the predicted class, one class for all, or (N,) or (N, K) classes.
         logits: (N, classes).
+        same_for_all: whether (1, K) classes are those of all images.
 
     Raises:
         TargetError: of another shape or type, or no class of this model.
@@ -113,6 +136,8 @@ def read_target(target: object, logits: Tensor) -> Tensor:
         raise TargetError(f"target must hold whole class numbers, not {chosen.dtype}")
     if chosen.dim() == 0:
         chosen = chosen.expand(count)
+    if same_for_all and chosen.dim() == 2 and len(chosen) == 1:
+        chosen = chosen.expand(count, -1)
     if chosen.dim() > 2 or len(chosen) != count:
         raise TargetError(
             f"target has shape {tuple(chosen.shape)} for {count} image(s); give one class, ({count},), or ({count}, K)"

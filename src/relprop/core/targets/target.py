@@ -215,7 +215,7 @@ class Given(OutputTarget):
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N, ...) -> the same shape."""
-        given: Any = self.given if isinstance(self.given, Tensor) else self.given(output)
+        given: Any = self.given.detach() if isinstance(self.given, Tensor) else self.given(output)
         fits = isinstance(given, Tensor) and given.shape in (output.shape, (1, *output.shape[1:]))
         if not fits or given.is_complex():
             found = f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
@@ -223,7 +223,7 @@ class Given(OutputTarget):
                 f"the relevance to start with is {found}; it must be a tensor in the output's shape, "
                 f"{tuple(output.shape)}"
             )
-        begin: Tensor = given.detach().to(output, copy=True).expand(output.shape)
+        begin: Tensor = given.to(output, copy=True).expand(output.shape)
         if not bool(begin.isfinite().all()):
             raise TargetError("the relevance to start with holds NaN or infinite numbers")
         return begin
@@ -249,7 +249,7 @@ def of_function(function: Function, output: Tensor) -> Tensor:
     """
     name = name_of(function)
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = output.clone().requires_grad_()
+        leaf = output.clone().requires_grad_()  # still of the model's graph, where there is one
         value = function(leaf)
         if not isinstance(value, Tensor) or value.shape not in (output.shape, output.shape[:1]):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -258,13 +258,13 @@ def of_function(function: Function, output: Tensor) -> Tensor:
                 f"value an image, ({len(output)},), or relevance in the output's shape"
             )
         if value.shape == output.shape and output.dim() > 1:
-            return value.detach().to(output.dtype)
+            return (value if output.requires_grad else value.detach()).to(output.dtype)
         if not value.requires_grad:
             raise TargetError(f"the target {name} does not depend on the output, or cannot be differentiated")
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
+        (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=output.requires_grad)
     begin = output * slope
-    shared, value = begin.flatten(1).sum(1) if begin.dim() > 1 else begin, value.detach()
-    scale = torch.maximum(begin.abs().flatten(1).sum(1) if begin.dim() > 1 else begin.abs(), value.abs())
+    parts, value = begin.detach().reshape(len(begin), -1), value.detach()
+    shared, scale = parts.sum(1), torch.maximum(parts.abs().sum(1), value.abs())
     if not bool(((shared - value).abs() <= _TOLERANCE * scale).all()):
         raise TargetError(
             f"the target {name} is {float(value[0]):.4g} where its gradient shares out {float(shared[0]):.4g}: an "

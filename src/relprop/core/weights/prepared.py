@@ -103,12 +103,15 @@ class Prepared:
     Attributes:
         channels_last: whether images and what is made take that memory format, and convolutions are packed. For CPUs.
         bf16: whether products that need not be exact are taken in bfloat16.
+        differentiable: whether results of a run are differentiable with respect to weights; then nothing is packed, and
+            nothing kept, since what autograd records serves one run.
         size: of the inputs of this run.
         store: what is kept between runs.
     """
 
     channels_last: bool = False
     bf16: bool = False
+    differentiable: bool = False
     size: Any = None
     store: Store = field(default_factory=Store)
     _checked: dict[int, int] = field(default_factory=dict)
@@ -117,8 +120,10 @@ class Prepared:
         """The same store for one run on images of a size."""
         size = tuple(image.shape[1:])
         self.store.use(size)
-        channels_last = image.dim() == 4 and image.device.type == "cpu" and image.dtype == torch.float32
-        return replace(self, channels_last=channels_last, size=size, _checked={})
+        differentiable = self.differentiable and torch.is_grad_enabled()
+        packs = image.dim() == 4 and image.device.type == "cpu" and image.dtype == torch.float32
+        channels_last = packs and not differentiable
+        return replace(self, channels_last=channels_last, differentiable=differentiable, size=size, _checked={})
 
     def get(
         self, owner: str, name: str, sources: tuple[Tensor, ...], make: Callable[[], Made], *, sized: bool = False
@@ -132,6 +137,8 @@ class Prepared:
             make: makes it.
             sized: whether it serves inputs of this run's size alone.
         """
+        if self.differentiable:
+            return make()
         marks = tuple(map(self._mark, sources))
         key = self.key(owner, name, sized=sized)
         known = self.store.entries.get(key)

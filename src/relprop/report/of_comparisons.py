@@ -1,4 +1,4 @@
-"""A report of studies: pictures, maps side by side, and how far relevance is conserved."""
+"""A report of comparisons: pictures, maps side by side, and how far relevance is conserved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relprop.core.result.relevance import Relevance
-    from relprop.sessions import Study
+    from relprop.sessions import Comparison
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
 
@@ -34,19 +34,28 @@ LEDGER_TEXT = (
 )
 
 
-def report_of_studies(studies: Sequence[Study], commands: Sequence[str] = (), title: str = "") -> Report:
-    """Make the report of some studies.
+def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[str] = (), title: str = "") -> Report:
+    """Make the report of some comparisons.
 
     Args:
-        studies: at least one.
+        comparisons: at least one.
         commands: how they were asked for, as typed.
         title: large; by default what was explained.
     """
-    first = studies[0]
-    metadata = {what: plain(text) for study in studies for what, text in study.facts}
-    ledgers = [(study, name, result) for study in studies for name, result in study.books if result.ledger is not None]
-    sections = [pictures_section(studies), *([ledger_section(ledgers)] if ledgers else []), classes_section(studies)]
-    title = title or (f"Why {first.class_name}?" if len(studies) == 1 else f"{len(studies)} explanations")
+    first = comparisons[0]
+    metadata = {what: plain(text) for comparison in comparisons for what, text in comparison.facts}
+    ledgers = [
+        (comparison, name, result)
+        for comparison in comparisons
+        for name, result in comparison.results
+        if result.ledger is not None
+    ]
+    sections = [
+        pictures_section(comparisons),
+        *([ledger_section(ledgers)] if ledgers else []),
+        classes_section(comparisons),
+    ]
+    title = title or (f"Why {first.class_name}?" if len(comparisons) == 1 else f"{len(comparisons)} explanations")
     return Report(
         title,
         _summary([result for _, _, result in ledgers]),
@@ -55,22 +64,22 @@ def report_of_studies(studies: Sequence[Study], commands: Sequence[str] = (), ti
     )
 
 
-def pictures_section(studies: Sequence[Study]) -> Section:
+def pictures_section(comparisons: Sequence[Comparison]) -> Section:
     """Pictures and maps."""
-    return Section("Pictures", (SCALE_TEXT,), rows=tuple(map(row_of, studies)))
+    return Section("Pictures", (SCALE_TEXT,), rows=tuple(map(row_of, comparisons)))
 
 
-def ledger_section(ledgers: Sequence[tuple[Study, str, Relevance]]) -> Section:
+def ledger_section(ledgers: Sequence[tuple[Comparison, str, Relevance]]) -> Section:
     """The conservation tables."""
     return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*one) for one in ledgers), folds=True)
 
 
-def classes_section(studies: Sequence[Study]) -> Section | None:
+def classes_section(comparisons: Sequence[Comparison]) -> Section | None:
     """The most probable classes of each picture."""
-    found = [study for study in studies if study.top]
+    found = [comparison for comparison in comparisons if comparison.top]
     if not found:
         return None
-    return Section("What the model says", bars=tuple(_class_bars(study) for study in found))
+    return Section("What the model says", bars=tuple(_class_bars(comparison) for comparison in found))
 
 
 def how_section(commands: Sequence[str], versions: dict[str, str] | None = None, system: str = "") -> Section:
@@ -98,7 +107,7 @@ def _summary(results: Sequence[Relevance]) -> str:
     return f"Relevance of {table.end:.6f} arrives at the pixels, of a score of {table.start:.6f}; {said}"
 
 
-def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
+def _ledger_bars(comparison: Comparison, method: str, result: Relevance) -> Bars:
     """One ledger as a chart: a bar a block."""
     table = _table([result])
     rows = {name: row for name, row in table.rows.items() if row.leak or row.absorbed or "." in name}
@@ -113,7 +122,7 @@ def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
     note = f"Started with {number(table.start)}; {number(table.end)} arrived at the image; {said.leak_text()}; "
     note += f"{said.score_text}. Bars run from zero to the relevance, on an axis from {low:.3g} to {high:.3g}."
     heads = (block, f"relevance {received}", "", *rest)
-    return Bars(f"{study.name} ({study.class_name}), {method}", heads, tuple(shown), note)
+    return Bars(f"{comparison.name} ({comparison.class_name}), {method}", heads, tuple(shown), note)
 
 
 def _table(results: Sequence[Relevance]) -> ConservationTable:
@@ -131,12 +140,13 @@ def _axis(values: Sequence[float]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _class_bars(study: Study) -> Bars:
+def _class_bars(comparison: Comparison) -> Bars:
     rows = tuple(
-        BarRow(name, bar(p, 0.0, 1.0, quiet=at != study.target), (f"{100 * p:.1f} %",)) for at, name, p in study.top
+        BarRow(name, bar(p, 0.0, 1.0, quiet=at != comparison.target), (f"{100 * p:.1f} %",))
+        for at, name, p in comparison.top
     )
     return Bars(
-        f"{study.name}: most probable classes", ("class", "probability", ""), rows, "Orange: the class explained."
+        f"{comparison.name}: most probable classes", ("class", "probability", ""), rows, "Orange: the class explained."
     )
 
 
