@@ -17,6 +17,7 @@ COPIES = frozenset(
         "slice", "select", "pad", "constant_pad_nd", "flip", "roll", "expand", "repeat", "pixel_shuffle",
         "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "index_select", "_unsafe_view", "narrow",
         "unfold", "im2col", "index", "_unsafe_index", "gather", "take_along_dim", "diagonal", "rot90",
+        "one_input",
     }
 )  # fmt: skip
 

@@ -191,13 +191,16 @@ class Relevance:
         Returns:
             The directory.
         """
+        return write_result(directory, self.tensors(), self.manifest())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the result by the names that they are saved under."""
         tensors = {name: getattr(self, name) for name in ("relevance", "target", "score", "logits")}
         tensors |= {f"kept/{side}/{name}": value for (name, side), value in self.kept.items()}
-        if self.ledger is not None:
-            tensors |= _ledger_tensors(self.ledger)
-        return write_result(directory, tensors, self._manifest())
+        return tensors if self.ledger is None else tensors | _ledger_tensors(self.ledger)
 
-    def _manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
+        """What a saved result says of itself."""
         entries = [] if self.ledger is None else self.ledger.entries
         return {
             "format": _FORMAT,
@@ -222,6 +225,17 @@ class Relevance:
             InputError: there is no saved result, or it is of an unknown format.
         """
         manifest, tensors = read_result(directory)
+        if "inputs" in manifest:
+            raise InputError(f"{directory} holds relevance of several inputs; read it with relprop.Relevances.load")
+        return cls.of_saved(manifest, tensors, directory)
+
+    @classmethod
+    def of_saved(cls, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], directory: str | Path) -> Relevance:
+        """Put a result together from what was saved.
+
+        Raises:
+            InputError: it is of an unknown format.
+        """
         if manifest.get("format") != _FORMAT:
             raise InputError(f"{directory} has format {manifest.get('format')}; this version reads {_FORMAT}")
         kept = {}

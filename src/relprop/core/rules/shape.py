@@ -33,6 +33,11 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
         dim, start, end, stride = with_defaults(step.args[1:], 0, None, None, 1)
         back: Tensor = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
         return back
+    if step.node.op == "one_input":
+        start, end, _ = step.args[1:]
+        whole = relevance.new_zeros(shape)
+        whole[:, start:end] = relevance.reshape(len(relevance), -1)
+        return whole
     if step.node.op == "expand":
         return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)
     if step.node.op == "pad" and (
