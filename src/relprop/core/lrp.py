@@ -26,6 +26,7 @@ from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_cut
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
+from relprop.core.targets.detection import Picked
 from relprop.core.targets.start import Start, Target, begin
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
@@ -186,25 +187,28 @@ class LRP(nn.Module):
         """The computation that the model makes of `x`."""
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            return self._record(inputs, (self.composite,))[0].graph
+            return self._record(inputs, (self.composite,), None)[0].graph
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
         return Inputs.of(self._runs, x, fixed, first_weight(self.model))
 
-    def _record(self, inputs: Inputs, composites: Sequence[Composite | None]) -> tuple[Kind, Recording, Prepared]:
+    def _record(
+        self, inputs: Inputs, composites: Sequence[Composite | None], target: Target
+    ) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
+        output = target.pick if isinstance(target, Picked) else self.output
         model: Any = self._runs
         require_evaluation_mode(model)
         names = self._names = self._names or Names(model)
         prepared = self._prepared.for_run(inputs.tensors)
-        recording = record(model, inputs, keeps(composites), prepared, names, self.output)
+        recording = record(model, inputs, keeps(composites), prepared, names, output)
         return self._kinds.of(recording), recording, prepared
 
     def _explain(
         self, inputs: Inputs, target: Target, start: Start, composites: Sequence[Composite | None]
     ) -> tuple[Relevance, ...]:
-        kind, recording, prepared = self._record(inputs, composites)
+        kind, recording, prepared = self._record(inputs, composites, target)
         if kind.mixing:
             return self._one_by_one(kind, recording, inputs, target, start, composites)
         plans = [kind.plan(composite) for composite in composites]

@@ -27,6 +27,7 @@ from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.graph import Ref, State, ref, state
+from relprop.core.graph.ops import IN_BOXES
 from relprop.core.graph.views import write
 from relprop.core.weights.packed import packs
 from relprop.core.weights.prepared import Prepared
@@ -199,6 +200,9 @@ class _Recorder(TorchDispatchMode):
         if kwargs:
             tensors += _tensors(tuple(kwargs.values()))
         values = [*map(self._known, tensors)]
+        if facts.op in IN_BOXES and isinstance(values[1].leaf, Ref):
+            boxes = tensors[1].clone()  # what they are from here on, whatever becomes of the tensor
+            values[1], tensors[1] = Value(boxes, self._new_constant(boxes, False), None, None, False), boxes
         depends = any(isinstance(value.leaf, Ref) for value in values)
         written = [_argument(place, args, kwargs) for place in facts.writes]
         if not depends or facts.constant:

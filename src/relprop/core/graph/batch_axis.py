@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind
-from relprop.core.graph.ops import COPIES
+from relprop.core.graph.ops import COPIES, IN_BOXES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
     {
         "mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]",
-        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm",
+        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm", "topk[0]", "sort[0]",
     }
 )  # fmt: skip
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin", "std", "var", "prod", "linalg_vector_norm", "norm"})
@@ -93,6 +93,8 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int) -> Place | 
         return _reduced(node, first, len(shape))
     if node.op in ("cat", "stack"):
         return _joined(node, below, shapes)
+    if node.op in IN_BOXES or (node.op == "index_put" and isinstance(node.args[2], Ref)):
+        return None  # rows go where boxes or places say, whose numbers are not known here
     if node.op in _BY_ROW and first.axis:
         return None
     if node.op in ("linear", "softmax") and first.axis == len(shape) - 1:
@@ -186,8 +188,10 @@ def _lie(numbers: Tensor, before: int, behind: int, count: int) -> bool:
 def _reduced(node: Node, place: Place, rank: int) -> Place | None:
     """A step along dimensions: None where the batch's is among them."""
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if node.op in ("linalg_vector_norm", "norm"):
+    if node.op in ("linalg_vector_norm", "norm", "topk[0]"):
         dims = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
+    if node.op in ("topk[0]", "sort[0]") and dims is None:
+        dims = -1
     if dims is None or dims == ():
         if node.op in _ALL_DIMS:
             return None

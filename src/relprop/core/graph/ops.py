@@ -34,6 +34,9 @@ ELEMENTWISE = frozenset(
     }
 )  # fmt: skip
 
+#: averages over boxes, which are their second argument: the boxes of the run are taken as constants
+IN_BOXES = frozenset({"roi_align"})
+
 #: values that do not depend on the tensors they are given
 CONSTANT = frozenset(
     {
