@@ -88,6 +88,8 @@ def test_images_of_a_batch_are_explained_as_alone(name):
         alone = relprop.explain(model, x[place : place + 1], target=Detection(number))
         torch.testing.assert_close(batch.relevance[place], alone.relevance[0])
         torch.testing.assert_close(batch.score[place], alone.score[0])
+    if name == "fcos":
+        return  # it finds one box for two classes
     boxes = torch.stack([one["boxes"][number] for one, number in zip(found(model, x), numbers, strict=True)])
     torch.testing.assert_close(relprop.explain(model, x, target=Detection(box=boxes)).relevance, batch.relevance)
 
