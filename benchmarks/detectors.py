@@ -5,8 +5,9 @@
 
 One image of 320 px, random weights made sane as in `survey.py`, no threshold on scores. What is explained is the best
 detection (of Mask R-CNN its mask too), a class over a square of 100 px of a segmentation, and the predicted class of
-two ResNet-18 that read an image each. "gap" is the largest leak at any layer, as a share of the relevance there; "gradients" the time of an explanation
-in plain gradients of the same number: runs alternate in one process on one thread, and the ratio is of medians.
+two ResNet-18 that read an image each. "gap" is the largest leak at any layer, as a share of the relevance there;
+"gradients" the time of an explanation in plain gradients of the same number: runs alternate in one process on one
+thread, and the ratio is of medians.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation through residual networks, with books that balance.
+"""Layer-wise relevance propagation through residual networks, with every unit of relevance counted.
 
     result = relprop.explain(model, x)
     result.heatmap, result.score, result.ledger.gap
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relprop.core import targets as targets
     from relprop.core.backward.ledger import Ledger as Ledger
     from relprop.core.composites.composite import Composite as Composite
+    from relprop.core.composites.presets import attnlrp as attnlrp
     from relprop.core.composites.presets import epsilon as epsilon
     from relprop.core.composites.presets import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
     from relprop.core.composites.presets import epsilon_gamma_box as epsilon_gamma_box
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from relprop.core.composites.presets import original as original
     from relprop.core.composites.presets import paper as paper
     from relprop.core.composites.presets import released as released
+    from relprop.core.composites.presets import transformer as transformer
+    from relprop.core.composites.presets import two_sided as two_sided
     from relprop.core.lrp import LRP as LRP
     from relprop.core.lrp import explain as explain
     from relprop.core.result.quantize import quantize as quantize
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.rows import Rows as Rows
 
 _COMPOSITES = [
+    "attnlrp",
     "epsilon",
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
@@ -41,6 +45,8 @@ _COMPOSITES = [
     "original",
     "paper",
     "released",
+    "transformer",
+    "two_sided",
 ]
 _HOME = {
     **dict.fromkeys(_COMPOSITES, "core.composites.presets"),

@@ -9,7 +9,7 @@ import torch
 from core_tiny import Tiny, images
 
 import relprop
-from relprop.core import compiled
+from relprop.core.backward import compiled
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import TargetError
 

@@ -163,6 +163,14 @@ def test_importing_relprop_does_not_load_torch():
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
+def test_every_registered_composite_is_public():
+    from relprop.core.composites.presets import COMPOSITES
+
+    for name in COMPOSITES:
+        assert getattr(relprop, name.replace("-", "_")) is COMPOSITES.get(name)
+        assert name.replace("-", "_") in relprop.__all__
+
+
 def test_every_public_name_is_there():
     promised = {
         "LRP", "explain", "Relevance", "Ledger", "Composite", "rule", "quantize", "paper", "released", "original",

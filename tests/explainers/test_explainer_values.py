@@ -205,7 +205,7 @@ def test_lrp_is_the_engine_with_the_composite_asked_for():
 
 
 def test_lrp_plans_once_and_follows_the_weights_and_modules(monkeypatch):
-    from relprop.core import plan as engine
+    from relprop.core.backward import plan as engine
 
     seen = []
     original = engine.graph_of

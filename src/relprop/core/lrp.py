@@ -261,7 +261,7 @@ class LRP(nn.Module):
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])
         cuts = find_cuts(plan.graph) if layers else None
-        composite = plan.assignment.composite.name
+        composite = plan.assignment.name
         link = plan.graph.link
         return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 

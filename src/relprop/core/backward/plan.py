@@ -19,10 +19,10 @@ from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.families import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
 from relprop.core.graph.graph import Graph, Node, refs
-from relprop.core.graph.joins import SUMS, Join
+from relprop.core.graph.joins import SUMS
 from relprop.core.graph.signs import nonnegative
 from relprop.core.graph.support import Support, supports
-from relprop.core.rules.rule import DEFAULTS, Rule
+from relprop.core.rules.rule import OWN, Rule, default_of
 from relprop.core.rules.splits import symmetric
 
 #: kinds of run that are remembered; of more, the least recently used is planned anew
@@ -65,7 +65,7 @@ class Kind:
     translated: Translated
     supports: tuple[Support, ...]
     read: Mapping[str, Tensor]
-    _plans: list[tuple[Composite, Plan]] = field(default_factory=list)
+    _plans: list[tuple[Composite, Mapping[str, Rule], Plan]] = field(default_factory=list)
 
     @property
     def graph(self) -> Graph:
@@ -94,12 +94,12 @@ class Kind:
             UnsupportedOpError: some steps have no rule; all are named.
         """
         chosen = composite or family_of(self.graph).composite()
-        known = next((plan for other, plan in self._plans if other == chosen), None)
+        known = next((plan for other, own, plan in self._plans if other == chosen and own == OWN), None)
         if known is None:
             assignment = chosen.assign(self.graph)
             reads, spent = _reads(self.graph, assignment), _spent(self.graph, assignment)
             known = Plan(self.graph, assignment, self.supports, self.places, self.nonnegative, reads, spent)
-            self._plans.append((chosen, known))
+            self._plans.append((chosen, dict(OWN), known))
             del self._plans[:-RUNS]
         return known
 
@@ -180,7 +180,7 @@ def _by_default() -> list[Composite]:
 
 def _rules_of(composite: Composite, op: str) -> list[Rule]:
     """The rules that a composite may give to an operation."""
-    found = [composite.rules.get(op) or DEFAULTS.get(op), *(rule for _, rule in composite.names)]
+    found = [composite.rules.get(op) or default_of(op), *(rule for _, rule in composite.names)]
     found += [composite.first, composite.classifier] if op in ("conv", "conv_transpose", "linear") else []
     return [rule for rule in found if rule is not None]
 
@@ -189,8 +189,8 @@ def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
     """For each step, the values that no step reads from there to the image."""
     last: dict[int, int] = {}
     for node in reversed(graph.steps):
-        join = assignment.joins.get(node.index)
-        for value in (node.index, *refs((node.args, node.kwargs)), *(join.branches if join else ())):
+        rule = assignment.rules.get(node.index)
+        for value in (node.index, *refs((node.args, node.kwargs)), *(rule.sources_of(node) if rule else ())):
             last[value] = node.index
     order = [node.index for node in reversed(graph.steps)]
     after = dict(itertools.pairwise(order))
@@ -202,22 +202,11 @@ def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
 
 
 def _reads(graph: Graph, assignment: Assignment) -> frozenset[int]:
-    """Which forward values the rules and splits read."""
+    """Which forward values the rules read."""
     keep: set[int] = set()
     for index, rule in assignment.rules.items():
         if "inputs" in rule.reads:
-            keep.update(graph.nodes[index].inputs)
+            keep.update(rule.sources_of(graph.nodes[index]))
         if "output" in rule.reads:
             keep.add(index)
-    for join in assignment.joins.values():
-        sharing = sharing_branches(join, assignment)
-        if len(sharing) > 1 and assignment.composite.split is not symmetric:
-            keep.update(join.branches[k] for k in sharing)
     return frozenset(keep)
-
-
-def sharing_branches(join: Join, assignment: Assignment) -> list[int]:
-    """The branches that take part: all, less the identity skips where they are left out."""
-    everyone = range(len(join.branches))
-    chosen = [k for k in everyone if assignment.composite.identity or not join.identities[k]]
-    return chosen or [*everyone]

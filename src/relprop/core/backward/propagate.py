@@ -11,14 +11,13 @@ from torch import Tensor
 
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.backward.pending import Account, memory_of
-from relprop.core.backward.plan import Plan, sharing_branches
+from relprop.core.backward.plan import Plan
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
 from relprop.core.graph.graph import Node, Ref, State, bind
-from relprop.core.graph.joins import Join
 from relprop.core.graph.support import Support
-from relprop.core.rules.elementwise import fit, pass_through
-from relprop.core.rules.rule import Shares
+from relprop.core.rules.elementwise import pass_through
+from relprop.core.rules.rule import Rule, Shares
 from relprop.core.rules.step import Absent, Step, is_stand_in
 from relprop.core.weights.folding import folded
 from relprop.core.weights.prepared import Prepared
@@ -79,7 +78,7 @@ def propagate(
         sources, shares = _share(plan, trace, prepared, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
         several = len(shares) > 1 and len({_where(share) for share in shares}) < len(shares)
-        shared = several or not _ours(plan, node)
+        shared = several or not plan.assignment.rules[node.index].of_relprop
         sent = [
             seen.passed(share, plan.places[source], held=held, shared=shared)
             for source, share in zip(sources, shares, strict=True)
@@ -104,54 +103,28 @@ def _share(
     plan: Plan, trace: Trace, prepared: Prepared, node: Node, relevance: Tensor
 ) -> tuple[list[int], list[Tensor]]:
     """Relevance of each input of a step: (inputs, shares)."""
-    if not _ours(plan, node):
+    rule = plan.assignment.rules[node.index]
+    sources = rule.sources_of(node)
+    if rule.share is pass_through.share:
+        return [sources[0]], [relevance]
+    if not rule.of_relprop:
         relevance = relevance.clone()  # a user's function may write to what it is given
-    join = plan.assignment.joins.get(node.index)
-    if join is not None:
-        return _share_join(plan, trace, join, relevance)
-    if plan.assignment.rules[node.index].share is pass_through.share:
-        return [node.inputs[0]], [relevance]
-    step = _step(plan, trace, prepared, node)
-    shares: Shares = plan.assignment.rules[node.index](step, relevance)
+    shares: Shares = rule(_step(plan, trace, prepared, node, rule), relevance)
     if isinstance(shares, Tensor):
         shares = (shares,)
-    if len(shares) != len(node.inputs):
+    if len(shares) != len(sources):
         raise UsageError(
-            f"the rule {plan.assignment.describe(node)!r} returned relevance for {len(shares)} value(s) at "
-            f"{node.name}, which has {len(node.inputs)}; return a tuple, with None for those that get nothing"
+            f"the rule {rule.name!r} returned relevance for {len(shares)} value(s) at "
+            f"{node.name}, which has {len(sources)}; return a tuple, with None for those that get nothing"
         )
-    pairs = [(source, share) for source, share in zip(node.inputs, shares, strict=True) if share is not None]
+    pairs = [(source, share) for source, share in zip(sources, shares, strict=True) if share is not None]
     for source, share in pairs:
         if share.shape != trace.shapes[source]:
             raise UsageError(
-                f"the rule {plan.assignment.describe(node)!r} at {node.name} returned relevance of shape "
+                f"the rule {rule.name!r} at {node.name} returned relevance of shape "
                 f"{tuple(share.shape)}; it must have the shape of the step's input, {tuple(trace.shapes[source])}"
             )
     return [source for source, _ in pairs], [share for _, share in pairs]
-
-
-def _ours(plan: Plan, node: Node) -> bool:
-    """Whether the function that shares at a node is part of relprop, and so known to keep to itself."""
-    rule = plan.assignment.rules.get(node.index)
-    if rule is not None:
-        return rule.of_relprop
-    return getattr(plan.assignment.composite.split, "__module__", "").startswith("relprop.")
-
-
-def _share_join(plan: Plan, trace: Trace, join: Join, relevance: Tensor) -> tuple[list[int], list[Tensor]]:
-    """Split at a join. Where a branch does not depend on the image (padded channels), the others take its share."""
-    sharing = sharing_branches(join, plan.assignment)
-    branches = [join.branches[k] for k in sharing]
-    if len(branches) == 1:
-        return branches, [fit(relevance, trace.shapes[branches[0]])]
-    values = [trace.values.get(b) for b in branches]
-    scaled = [
-        v if v is None or join.scales[k] == 1 else v * join.scales[k] for v, k in zip(values, sharing, strict=True)
-    ]
-    operands = [relevance if v is None else v.expand(relevance.shape) for v in scaled]
-    parts = [*plan.assignment.composite.split(tuple(operands), relevance)]
-    _give_back(parts, [_there(plan, trace, b) for b in branches])
-    return branches, [fit(part, trace.shapes[b]) for part, b in zip(parts, branches, strict=True)]
 
 
 def _there(plan: Plan, trace: Trace, index: int) -> Support:
@@ -160,27 +133,8 @@ def _there(plan: Plan, trace: Trace, index: int) -> Support:
     return None if support is None else support.to(trace.output.device)
 
 
-def _give_back(parts: list[Tensor], supports: list[Support]) -> None:
-    """Move what a split gave to padding over to a branch that is there."""
-    if all(support is None for support in supports):
-        return
-    everywhere = next((k for k, support in enumerate(supports) if support is None), None)
-    for k, support in enumerate(supports):
-        if support is None:
-            continue
-        lost = torch.where(support, 0, parts[k])
-        parts[k] = parts[k] - lost
-        for other, there in enumerate(supports):
-            if everywhere is not None:
-                parts[everywhere] = parts[everywhere] + lost
-                break
-            if other != k and there is not None:
-                moved = torch.where(there, lost, 0)
-                parts[other], lost = parts[other] + moved, lost - moved
-
-
-def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node) -> Step:
-    rule = plan.assignment.rules[node.index]
+def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node, rule: Rule) -> Step:
+    sources = rule.sources_of(node)
     reads = "inputs" in rule.reads
 
     def value(argument: Ref | State) -> Any:
@@ -193,13 +147,13 @@ def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node) -> Step:
         args = (args[0], prepared.numbers(node.args[1].name, weight), bias, *args[3:])
     return Step(
         node=node,
-        inputs=tuple(trace.values[i] if reads else None for i in node.inputs),
+        inputs=tuple(trace.values[i] if reads else None for i in sources),
         output=trace.values[node.index] if "output" in rule.reads else None,
         args=args,
         kwargs=bind(dict(node.kwargs), value),
-        shapes=tuple(trace.shapes[i] for i in node.inputs),
-        nonnegative=tuple(plan.nonnegative[i] for i in node.inputs),
-        supports=tuple(_there(plan, trace, i) for i in node.inputs),
+        shapes=tuple(trace.shapes[i] for i in sources),
+        nonnegative=tuple(plan.nonnegative[i] for i in sources),
+        supports=tuple(_there(plan, trace, i) for i in sources),
         prepared=prepared,
     )
 
@@ -219,7 +173,5 @@ def _entry(
     magnitude = account.total if positive else account.magnitude()
     totals = [part.total for part in sent if part.total is not None]
     total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
-    rule = plan.assignment.rules.get(node.index)
-    conserves = rule is None or rule.conserves  # a split hands out the remainder, so it always can
-    name = plan.assignment.describe(node)
-    return Entry(node.name, node.op, name, conserves, account.total, total, magnitude, blind)
+    rule = plan.assignment.rules[node.index]
+    return Entry(node.name, node.op, rule.name, rule.conserves, account.total, total, magnitude, blind)

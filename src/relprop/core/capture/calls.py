@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +49,9 @@ class Facts:
         mode: position of the argument that says whether it runs as in training; None where it has none.
         constant: whether its value depends on none of its arguments' values.
         quantized: whether its weights are packed integers.
+        typed: whether an argument names a type of numbers.
+        indexes: whether it may take masks as indices, see `plain`.
+        fused: what it is run as, if that is not what it is.
     """
 
     op: str
@@ -58,10 +60,24 @@ class Facts:
     mode: int | None
     constant: bool
     quantized: bool
+    typed: bool
+    indexes: bool
+    fused: Callable[..., Any] | None
 
 
-@cache
 def facts_of(func: Any) -> Facts:
+    """What is known of an operation; found by its identity, since its hash is computed in Python."""
+    known = _FACTS.get(id(func))
+    if known is None:
+        known = _FACTS[id(func)] = func, _facts_of(func)
+    return known[1]
+
+
+#: facts by the identity of an operation, which is held so that it keeps it
+_FACTS: dict[int, tuple[Any, Facts]] = {}
+
+
+def _facts_of(func: Any) -> Facts:
     """Read an operation's facts off its schema."""
     schema = func._schema
     op = canonical(schema.name)
@@ -72,7 +88,10 @@ def facts_of(func: Any) -> Facts:
     names = [argument.name for argument in schema.arguments]
     mode = next((names.index(name) for name in ("training", "train") if name in names), None)
     quantized = schema.name.split("::")[0] in ("quantized", "onednn") or "quantize" in schema.name
-    return Facts(op, tuple(writes), _functional(func) if writes else func, mode, op in CONSTANT, quantized)
+    functional = _functional(func) if writes else func
+    typed = any("dtype" in name for name in names)
+    indexes = schema.name.startswith(("aten::index", "aten::_index", "aten::_unsafe_index", "aten::masked_select"))
+    return Facts(op, tuple(writes), functional, mode, op in CONSTANT, quantized, typed, indexes, FUSED.get(func))
 
 
 def _functional(func: Any) -> Callable[..., Any] | None:

@@ -75,21 +75,25 @@ class Modules:
 
     def _look(self, frame: FrameType | None) -> Line:
         """Bring the stack of modules up to date, and return the innermost line that is the user's."""
-        held = {id(entered.frame): depth for depth, entered in enumerate(self._stack, 1)}
+        stack, bottom = self._stack, self._bottom
+        innermost = stack[-1].frame if stack else None
         found: list[FrameType] = []
         line: Line = None
         depth = 0
-        while frame is not None and frame is not self._bottom:
+        while frame is not None and frame is not bottom:
             code = frame.f_code
             if code is _CALL:
-                depth = held.get(id(frame), 0)
+                if frame is innermost:
+                    depth = len(stack)
+                    break
+                depth = next((k for k, entered in enumerate(stack, 1) if entered.frame is frame), 0)
                 if depth:
                     break
                 found.append(frame)
             elif line is None and _is_the_users(code):
                 line = code, frame.f_lineno
             frame = frame.f_back
-        del self._stack[depth:]
+        del stack[depth:]
         for entered in reversed(found):
             self._enter(entered)
         return line if line is not None or not self._stack else self._line_of_caller()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from relprop.core.capture.calls import FUSED, Call, Facts, facts_of, plain
+from relprop.core.capture.calls import Call, Facts, facts_of, plain
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALVES, Names, Output, scores_in
@@ -187,27 +187,27 @@ class _Recorder(TorchDispatchMode):
             raise
 
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func in FUSED:
+        facts = facts_of(func)
+        if facts.fused is not None:
             with self:
-                return FUSED[func](*args, **kwargs)
+                return facts.fused(*args, **kwargs)
         if func is aten.equal.default:  # traced sizes arrive as numbers, which it does not take
             return torch.equal(*map(torch.as_tensor, args))
         if func is aten.item.default and not isinstance(args[0], Tensor):  # likewise, before TorchScript has warmed up
             return args[0]
-        func, args, kwargs = plain(func, args, kwargs)
-        facts = facts_of(func)
-        tensors = [*_tensors(args)]
-        if kwargs:
-            tensors += _tensors(tuple(kwargs.values()))
-        values = [*map(self._known, tensors)]
+        if facts.indexes:
+            func, args, kwargs = plain(func, args, kwargs)
+            facts = facts_of(func)
+        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
+        values = [self._known(tensor) for tensor in tensors]
         if facts.op in IN_BOXES and isinstance(values[1].leaf, Ref):
             boxes = tensors[1].clone()  # what they are from here on, whatever becomes of the tensor
             values[1], tensors[1] = Value(boxes, self._new_constant(boxes, False), None, None, False), boxes
-        depends = any(isinstance(value.leaf, Ref) for value in values)
+        inputs = sum(type(value.leaf) is Ref for value in values)
         written = [_argument(place, args, kwargs) for place in facts.writes]
-        if not depends or facts.constant:
+        if not inputs or facts.constant:
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
-        return self._dependent(func, facts, args, kwargs, tensors, values, written)
+        return self._dependent(func, facts, args, kwargs, tensors, values, inputs, written)
 
     def _constant(self, func: Any, args: Any, kwargs: Any, values: list[Value], written: list[Tensor]) -> Any:
         """A call that does not depend on the image: its value is a constant of this run."""
@@ -229,15 +229,23 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _dependent(
-        self, func: Any, facts: Facts, args: Any, kwargs: Any, tensors: list[Tensor], values: list[Value], written: Any
+        self,
+        func: Any,
+        facts: Facts,
+        args: Any,
+        kwargs: Any,
+        tensors: list[Tensor],
+        values: list[Value],
+        inputs: int,
+        written: list[Any],
     ) -> Any:
         """A call on the image: computed, written down, and its values kept where a rule will read them."""
-        weight, inputs = None, 0
+        weight = None
         for tensor, value in zip(tensors, values, strict=True):
             leaf = value.leaf
             if isinstance(leaf, Ref):
-                inputs += 1
-            elif leaf is None:
+                continue
+            if leaf is None:
                 value.leaf = self._new_constant(tensor, value.learned)
             else:
                 weight = weight or (leaf.name if leaf.kept else None)
@@ -250,7 +258,7 @@ class _Recorder(TorchDispatchMode):
         self._refuse(func, facts, args, scopes)
         read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):
-            if read or not isinstance(value.leaf, Ref):
+            if read or type(value.leaf) is not Ref:
                 self._keep(value, tensor)
         for tensor in written:
             self._before_write(tensor)
@@ -267,7 +275,7 @@ class _Recorder(TorchDispatchMode):
             carries = part.is_floating_point() or part.is_complex()
             new = self._next(part.shape) if carries else None
             results.append(None if new is None else new.index)
-            if any(part is tensor for tensor in written):
+            if written and any(part is tensor for tensor in written):
                 if new is not None:
                     writes.append((self._known(part), new))
                 continue
@@ -306,7 +314,7 @@ class _Recorder(TorchDispatchMode):
         if torch.is_autocast_enabled(self._device):
             with torch.autocast(self._device, enabled=False):
                 return self._computed(func, facts, args, kwargs, named, halved=halved)
-        if halved or _half_type(args, kwargs):
+        if halved or (facts.typed and _half_type(args, kwargs)):
             args, kwargs = self._widened(args, named), {n: self._widened(v, None) for n, v in kwargs.items()}
         if facts.op == "conv" and not facts.writes and self._prepared.channels_last and not kwargs:
             weight = named[1]
@@ -515,6 +523,9 @@ class _Recorder(TorchDispatchMode):
 
 def _named(argument: Any, values: Iterator[Value]) -> Any:
     """An argument with tensors by what they stand for, hashable; `values` are those of its tensors, in order."""
+    kind = type(argument)
+    if kind is int or kind is bool or kind is float:
+        return argument
     if isinstance(argument, Tensor):
         return next(values).leaf
     if isinstance(argument, list | tuple):
@@ -522,13 +533,15 @@ def _named(argument: Any, values: Iterator[Value]) -> Any:
     return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else argument
 
 
-def _tensors(argument: Any) -> Iterator[Tensor]:
-    """The tensors in an argument, nested lists included, in order."""
-    for part in argument:
+def _tensors(arguments: Any) -> list[Tensor]:
+    """The tensors in arguments, nested lists included, in order."""
+    found: list[Tensor] = []
+    for part in arguments:
         if isinstance(part, Tensor):
-            yield part
+            found.append(part)
         elif isinstance(part, list | tuple):
-            yield from _tensors(part)
+            found += _tensors(part)
+    return found
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

@@ -14,8 +14,9 @@ from typing import Literal
 from relprop.core.graph.graph import Graph, Node
 from relprop.core.graph.joins import Join, find_joins
 from relprop.core.graph.ops import AFFINE
-from relprop.core.rules import DEFAULTS, Rule
-from relprop.core.rules.splits import Split, ratio, symmetric
+from relprop.core.rules import DEFAULTS, OWN, Rule, default_of
+from relprop.core.rules.joins import join_rule
+from relprop.core.rules.splits import Split, ratio
 from relprop.core.weights.folding import find_folds
 from relprop.errors import UnsupportedOpError, UsageError
 
@@ -90,28 +91,29 @@ class Composite:
         none, unless the rule of the product says so.
         """
         joins = find_joins(graph)
-        inner = {index for join in joins.values() for index in _inner(graph, join)}
         firsts, lasts = _positions(graph)
         chosen: dict[int, Rule] = {}
         missing: list[Node] = []
         reached = {graph.output}
         for node in reversed(graph.steps):
-            if node.index not in reached or node.index in joins or node.index in inner:
-                rule = None
+            if node.index not in reached:
+                continue
+            if node.index in joins:
+                rule: Rule | None = join_rule(joins[node.index], self.split, identity=self.identity)
             elif (rule := self._choice(node, node.index in firsts, node.index in lasts)) is not None:
                 rule = rule.at(graph, node)
-            if rule is not None:
-                chosen[node.index] = rule
-            elif node.index in reached and node.index not in joins and node.index not in inner:
+            if rule is None:
                 missing.append(node)
-            if node.index in reached:
-                reached.update(node.inputs if rule is None else rule.paid(node))
+                reached.update(node.inputs)
+            else:
+                chosen[node.index] = rule
+                reached.update(rule.paid(node))
         unused = [pattern for pattern, _ in self.names if not any(_matches(node, pattern) for node in graph.steps)]
         if unused:
             raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")
         folds = find_folds(graph) if self.batch_norm == "fold" else {}
         taking = {index: join for index, join in joins.items() if index in reached}
-        return Assignment(self, chosen, taking, tuple(reversed(missing)), folds, frozenset(reached))
+        return Assignment(self, graph, chosen, taking, tuple(reversed(missing)), folds, frozenset(reached))
 
     def _choice(self, node: Node, first: bool, last: bool) -> Rule | None:
         for pattern, rule in reversed(self.names):
@@ -121,7 +123,7 @@ class Composite:
             return self.first
         if last and self.classifier is not None:
             return self.classifier
-        return self.rules.get(node.op) or DEFAULTS.get(node.op)
+        return self.rules.get(node.op) or default_of(node.op)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,8 @@ class Assignment:
 
     Attributes:
         composite: who chose.
-        rules: rule by node; joins are not in it.
+        graph: whose steps they are.
+        rules: rule by node, those of joins included.
         joins: join by the node that holds its value.
         missing: the steps that have no rule.
         folds: batch norm by the node that it is folded into.
@@ -138,6 +141,7 @@ class Assignment:
     """
 
     composite: Composite
+    graph: Graph
     rules: Mapping[int, Rule]
     joins: Mapping[int, Join]
     missing: tuple[Node, ...] = ()
@@ -145,36 +149,29 @@ class Assignment:
     reached: frozenset[int] = frozenset()
 
     @property
+    def name(self) -> str:
+        """The composite's, and the rules that users gave to operations for which relprop has none."""
+        own = {op: OWN[op].name for op in (self.graph.nodes[i].op for i in self.rules) if op in OWN}
+        used = [f"{op}: {name}" for op, name in own.items() if self.composite.rules.get(op) is None]
+        return f"{self.composite.name} ({', '.join(used)})" if used else self.composite.name
+
+    @property
     def positive(self) -> bool:
         """Whether relevance that starts nowhere negative stays so everywhere."""
-        splits_positive = not self.joins or self.composite.split in (ratio, symmetric)
-        return splits_positive and all(rule.positive for rule in self.rules.values())
+        return all(rule.positive for rule in self.rules.values())
 
     def describe(self, node: Node) -> str:
         """Name of the rule that a step takes, as tables print it."""
-        if node.index in self.joins:
-            return f"split: {getattr(self.composite.split, '__name__', 'custom')}"
         if node.index in self.rules:
             return self.rules[node.index].name
         if node in self.missing:
             return "none"
-        return "part of a join" if node.index in self.reached else "gets no relevance"
+        inner = any(node.index in join.inner for join in self.joins.values())
+        return "part of a join" if inner else "gets no relevance"
 
 
 def _matches(node: Node, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (node.name, node.module))
-
-
-def _inner(graph: Graph, join: Join) -> set[int]:
-    """The partial sums of a chain that is one join."""
-    found: set[int] = set()
-    stack = [join.node]
-    while stack:
-        for source in graph.nodes[stack.pop()].inputs:
-            if source not in join.branches:
-                found.add(source)
-                stack.append(source)
-    return found
 
 
 def _positions(graph: Graph) -> tuple[set[int], set[int]]:
@@ -213,7 +210,7 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
         remedy = f"Write one that returns relevance, or None, for each value, and register it with @rule({op!r})."
     else:
         remedy = f"Write one with @rule({op!r}), or map it: paper().override(rules={{{op!r}: pass_through}})."
-    return f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS))}. {remedy}"
+    return f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS | OWN))}. {remedy}"
 
 
 def place_of(node: Node) -> str:

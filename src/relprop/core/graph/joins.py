@@ -26,6 +26,7 @@ class Join:
         skips: for each branch, whether it is a skip: the fork itself, or else the branch that fewer weighted
             layers separate from the fork than every other.
         identities: for each branch, whether it is a skip without parameters (slices and zero padding included).
+        inner: the partial sums between its branches and its value.
     """
 
     node: int
@@ -34,6 +35,7 @@ class Join:
     fork: int
     skips: tuple[bool, ...]
     identities: tuple[bool, ...]
+    inner: tuple[int, ...] = ()
 
 
 def find_joins(graph: Graph) -> dict[int, Join]:
@@ -56,7 +58,8 @@ def _ancestors(graph: Graph) -> list[int]:
 
 
 def _join(graph: Graph, root: int, inner: set[int], ancestors: list[int]) -> Join:
-    terms = _terms(graph, root, 1.0, inner)
+    partial: list[int] = []
+    terms = _terms(graph, root, 1.0, inner, partial)
     branches = tuple(index for index, _ in terms)
     common = -1
     for branch in branches:
@@ -65,16 +68,20 @@ def _join(graph: Graph, root: int, inner: set[int], ancestors: list[int]) -> Joi
     weights = [_weighted_layers(graph, fork, branch, ancestors) for branch in branches]
     skips = _skips(branches, fork, weights)
     identities = tuple(s and _parameter_free(graph, fork, b, ancestors) for s, b in zip(skips, branches, strict=True))
-    return Join(root, branches, tuple(scale for _, scale in terms), fork, skips, identities)
+    return Join(root, branches, tuple(scale for _, scale in terms), fork, skips, identities, tuple(partial))
 
 
-def _terms(graph: Graph, index: int, scale: float, inner: set[int]) -> list[tuple[int, float]]:
-    """Flatten a chain of sums into its terms and their factors."""
+def _terms(graph: Graph, index: int, scale: float, inner: set[int], partial: list[int]) -> list[tuple[int, float]]:
+    """Flatten a chain of sums into its terms and their factors; take note of its partial sums."""
     node = graph.nodes[index]
     second = float(node.kwargs.get("alpha", 1)) * (-1 if node.op == "sub" else 1)
     terms = []
     for source, factor in zip(node.inputs, (scale, scale * second), strict=True):
-        terms += _terms(graph, source, factor, inner) if source in inner else [(source, factor)]
+        if source in inner:
+            partial.append(source)
+            terms += _terms(graph, source, factor, inner, partial)
+        else:
+            terms.append((source, factor))
     return terms
 
 

@@ -27,7 +27,7 @@ from relprop.core.rules.pooling import (
 )
 from relprop.core.rules.products import product
 from relprop.core.rules.resample import spread_back, spread_back_signed
-from relprop.core.rules.rule import DEFAULTS, RULES, Rule, rule
+from relprop.core.rules.rule import DEFAULTS, OWN, RULES, Rule, default_of, rule
 from relprop.core.rules.shape import copy_back, cut_up, move_back, scatter_back, unstack
 from relprop.core.rules.transpose import by_transpose
 
@@ -42,6 +42,7 @@ RULES.register("conserving-gamma")(conserving_gamma)
 
 __all__ = [
     "DEFAULTS",
+    "OWN",
     "RULES",
     "Rule",
     "alpha_beta",
@@ -54,6 +55,7 @@ __all__ = [
     "conserving_gamma",
     "copy_back",
     "cut_up",
+    "default_of",
     "epsilon",
     "flat",
     "gamma",

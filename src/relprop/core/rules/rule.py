@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node
 from relprop.core.rules.step import Step
+from relprop.errors import UsageError
 from relprop.registry import Registry
 
 #: relevance of the one input, or of each input; None sends nothing
@@ -31,6 +32,8 @@ class Rule:
         pays: for each input whether it may get relevance, where some get none; what lies behind those needs no rule
             and keeps no value. None means that all may.
         several: whether it shares between several inputs; with `pays` it does.
+        sources: the nodes that share its relevance, where those are not the inputs of the step: the branches of a join
+            that is a chain of sums.
         choose: (graph, node) -> the rule of this very step, where that depends on its place: on which operand of a
             product is the gate.
     """
@@ -43,6 +46,7 @@ class Rule:
     pays: tuple[bool, ...] | None = None
     several: bool = False
     choose: Callable[[Graph, Node], Rule] | None = None
+    sources: tuple[int, ...] | None = None
 
     def __call__(self, step: Step, relevance: Tensor) -> Shares:
         """Share `relevance` among the inputs of `step`."""
@@ -54,11 +58,14 @@ class Rule:
         several = rule.several or rule.pays is not None or not rule.of_relprop
         return rule if several or len(node.inputs) == 1 else None
 
+    def sources_of(self, node: Node) -> tuple[int, ...]:
+        """The nodes between whose values it shares."""
+        return node.inputs if self.sources is None else self.sources
+
     def paid(self, node: Node) -> tuple[int, ...]:
-        """The inputs that may get relevance."""
-        if self.pays is None:
-            return node.inputs
-        return tuple(source for source, pays in zip(node.inputs, self.pays, strict=True) if pays)
+        """Those of them that may get relevance."""
+        sources = self.sources_of(node)
+        return sources if self.pays is None else tuple(s for s, pays in zip(sources, self.pays, strict=True) if pays)
 
     @property
     def of_relprop(self) -> bool:
@@ -70,8 +77,11 @@ class Rule:
         return replace(self, name=name)
 
 
-#: the rule of each operation for which a composite says nothing else
+#: the rule of each operation for which a composite says nothing else; what the named composites mean rests on it
 DEFAULTS: dict[str, Rule] = {}
+
+#: rules that users gave to operations which have none here
+OWN: dict[str, Rule] = {}
 
 #: rules by name, for the command line and the reference
 RULES: Registry[Rule] = Registry("rule")
@@ -90,13 +100,19 @@ def rule(
         @rule("my_op")
         def halve(step, relevance): ...
 
+    Results name such a rule beside the composite. Operations that relprop has a rule for keep it, so that a composite
+    means the same in every process: give another to a composite of your own, `paper().override(rules={"conv": mine})`.
+
     Args:
-        ops: canonical names of operations ("conv", "add", ...) that it is the default of; may be none.
+        ops: canonical names of operations ("cumprod", "my_library::my_op", ...) that it is the default of; may be none.
         name: as tables print it; the function's name by default.
         reads: "inputs" and "output", whichever forward values it looks at.
         conserves: whether the parts add up to the whole.
         positive: whether relevance that is nowhere negative stays so.
         several: whether it returns one relevance, or None, for each of several inputs.
+
+    Raises:
+        UsageError: relprop has a rule for one of `ops`.
     """
 
     def make(share: Share) -> Rule:
@@ -104,11 +120,22 @@ def rule(
             name or share.__name__.replace("_", "-"), share, frozenset(reads), conserves, positive, None, several
         )
         made = _with_doc(made, share)
-        for op in ops:
-            DEFAULTS[op] = made
+        taken = [] if made.of_relprop else [op for op in ops if op in DEFAULTS]
+        if taken:
+            raise UsageError(
+                f"relprop has a rule for {taken[0]!r} ({DEFAULTS[taken[0]].name}), on which the meaning of its "
+                "composites rests; give yours to a composite of your own: "
+                f"paper().override(rules={{{taken[0]!r}: {share.__name__}}}), with @rule() above it"
+            )
+        (DEFAULTS if made.of_relprop else OWN).update(dict.fromkeys(ops, made))
         return made
 
     return make
+
+
+def default_of(op: str) -> Rule | None:
+    """The rule of an operation for which a composite says nothing; None where there is none."""
+    return DEFAULTS.get(op) or OWN.get(op)
 
 
 def _with_doc(made: Rule, share: Share) -> Rule:

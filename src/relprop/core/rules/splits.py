@@ -37,13 +37,14 @@ def symmetric(branches: tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, 
 @_as_member
 def ratio(branches: tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]:
     """Share by magnitude: R_k = R |h_k| / Σ |h| (Eq. 5); evenly where all branches are zero."""
-    sizes = [branch.abs() for branch in branches]
-    total = sum(sizes[1:], sizes[0])
+    *sizes, total = (branch.abs() for branch in branches)
+    for size in sizes:
+        total = total.add_(size)
     parts: list[Tensor] = []
     rest = relevance
-    for size in sizes[:-1]:
+    for size in sizes:
         # 0/0 alone gives NaN here: finite branches are checked, and |h_k| never exceeds the total
-        part = (size / total).nan_to_num_(nan=1 / len(branches)).mul_(relevance)
+        part = size.div_(total).nan_to_num_(nan=1 / len(branches)).mul_(relevance)
         parts.append(part)
         rest = rest - part
     return (*parts, rest)

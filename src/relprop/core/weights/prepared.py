@@ -25,6 +25,7 @@ SIZES = 2
 
 _SMALL = 1 << 16  # numbers; so many are compared with a copy of them, more by sums
 _ROW = 4096
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,13 +285,15 @@ def _sums(weight: Tensor) -> tuple[Any, Tensor, Tensor]:
     dense = weight.detach()
     flat = dense.as_strided((dense.numel(),), (1,)) if _is_dense(dense) else dense.flatten()
     word = _WORDS[flat.element_size()]
-    words = flat.view(word).sum(dtype=word)
-    count = flat.numel() // _ROW
     random = _random(flat.dtype, flat.device)
-    rows = flat[: count * _ROW].view(count, _ROW) @ random
-    rest = flat[count * _ROW :]
+    words, products = [], []
+    for block in torch.split(flat, _BLOCK):  # which the processor's cache still holds when it is read again
+        count = block.numel() // _ROW
+        rest = block[count * _ROW :]
+        words.append(block.view(word).sum(dtype=word))
+        products += [block[: count * _ROW].view(count, _ROW) @ random, (rest @ random[: rest.numel()])[None]]
     shape = (tuple(dense.shape), dense.stride(), dense.dtype, dense.device)
-    return shape, words, torch.cat([rows, (rest @ random[: rest.numel()])[None]])
+    return shape, torch.stack(words), torch.cat(products)
 
 
 def _is_dense(weight: Tensor) -> bool:
