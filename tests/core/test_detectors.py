@@ -318,12 +318,35 @@ def test_choices_and_writes_by_hand(function, start, expected):
     assert result.relevance.tolist() == [expected]
 
 
-def test_sorting_images_mixes_them():
-    """Sorted along the batch, or written to rows of it: images are told apart by explaining one at a time, or not."""
-    net = nn.Linear(3, 2)
-    for function in (lambda x: net(x).sort(0)[0], lambda x: net(x).topk(len(x), 0)[0]):
+def test_images_that_are_sorted_are_not_told_apart():
+    for function in (lambda x: x.sort(0)[0], lambda x: x.topk(len(x), 0)[0]):
         with pytest.raises(relprop.errors.UnsupportedOpError, match="do not stay apart at"):
-            relprop.explain(Does(function).eval(), torch.rand(2, 3, generator=torch.Generator().manual_seed(2)), 1)
+            relprop.explain(Does(function), tensor([[2.0, 3.0], [1.0, 4.0]]), 1)
+
+
+def test_images_that_change_places_in_their_batch_are_not_told_apart():
+    net = nn.Linear(3, 2)
+    x = torch.rand(3, 3, generator=torch.Generator().manual_seed(2))
+    for function in (
+        lambda x: net(x)[tensor([1, 2, 0])[: len(x)]] if len(x) > 1 else net(x),
+        lambda x: net(x).index_select(0, tensor([1, 2, 0])) if len(x) > 1 else net(x),
+        lambda x: net(x).gather(0, tensor([[1, 1], [2, 2], [0, 0]])) if len(x) > 1 else net(x),
+    ):
+        with pytest.raises(relprop.errors.UnsupportedOpError, match="do not stay apart at"):
+            relprop.explain(Does(function), x, 1)
+
+
+def test_places_within_each_image_may_differ_from_run_to_run():
+    """A number of each image's own choice, as models of texts pick the last token: images stay where they are."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x[torch.arange(len(x)), x[:, 0].long()]
+
+    lrp = relprop.LRP(Does(lambda x: pick(x)[:, None]))
+    for first, expected in (([1, 2], [[0, 5, 0], [0, 0, 8]]), ([2, 1], [[0, 0, 6], [0, 7, 0]])):
+        x = tensor([[0.0, 5, 6], [0, 7, 8]])
+        x[:, 0] = tensor(first)
+        assert lrp(x, start="logit", target=0).relevance.tolist() == expected
 
 
 def test_adding_up_at_places_has_no_rule():
