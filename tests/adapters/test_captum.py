@@ -91,6 +91,20 @@ def test_several_inputs_are_a_tuple_in_and_a_tuple_out():
     torch.testing.assert_close(smooth, LRP(model).attribute((X, depth), target=TARGET))
 
 
+def test_a_detection_is_a_target():
+    pytest.importorskip("torchvision")
+
+    class Found(nn.Module):
+        def forward(self, x):
+            rows = plain()(x).sigmoid()
+            return [{"boxes": row.expand(4, 5).T, "scores": row} for row in rows]
+
+    model = Found().eval()
+    found = LRP(model).attribute(X, target=relprop.targets.Detection([4, 0, 2]))
+    expected = plain()(X).sigmoid().detach()[range(3), [4, 0, 2]]
+    torch.testing.assert_close(found.flatten(1).sum(1), expected)
+
+
 def test_places_in_an_output_of_more_dimensions():
     model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 4, 1)).eval()
     found, delta = LRP(model).attribute(X, target=(1, 2, 5), return_convergence_delta=True)

@@ -173,6 +173,9 @@ def test_layers_inputs_and_composites_of_a_network_of_two_inputs():
     assert result.at("image", "output").shape == (2, 8, 14, 14)
     for composite in (relprop.epsilon(), relprop.gamma(), relprop.original()):
         assert relprop.explain(model, given, composite=composite, target=1).ledger.gap < 1e-6
+    first, second = relprop.LRP(model).explain_each(given, [relprop.paper(), relprop.epsilon()], 1)
+    torch.testing.assert_close(first.relevance, result.relevance)
+    assert (second.composite, second.names) == ("epsilon", ("image", "depth"))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated")

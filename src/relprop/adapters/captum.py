@@ -80,7 +80,8 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         fixed = dict(enumerate(extra if isinstance(extra, tuple) else (extra,), len(given)))
         one = len(given) == 1
-        result: Any = self._engine(given[0] if one else given, _Chosen(target), start=self.start, fixed=fixed)
+        chosen = target if isinstance(target, OutputTarget) else _Chosen(target)
+        result: Any = self._engine(given[0] if one else given, chosen, start=self.start, fixed=fixed)
         parts = (result.relevance,) if one else result.relevance
         found = tuple(part.to(tensor.dtype) for part, tensor in zip(parts, given, strict=True))
         formatted = found if isinstance(inputs, tuple) else found[0]

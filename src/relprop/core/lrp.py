@@ -152,11 +152,39 @@ class LRP(nn.Module):
             TargetError: no such class.
             ConservationError: with `strict`, the books do not balance.
         """
-        return self._explain_each(x, (self.composite,), target, start, fixed)[0]
+        return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed)[0]
+
+    @overload
+    def explain_each(
+        self,
+        x: Tensor,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Relevance, ...]: ...
+
+    @overload
+    def explain_each(
+        self,
+        x: Several,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Relevances, ...]: ...
 
     def explain_each(
-        self, x: Tensor, composites: Sequence[Composite | None], target: Target = None, *, start: Start = "probability"
-    ) -> tuple[Relevance, ...]:
+        self,
+        x: Given,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Any, ...]:
         """Explain a batch by several composites, in one forward run: the four of Table 2, say.
 
             rows = [relprop.paper(split, identity) for split in ("symmetric", "ratio") for identity in (False, True)]
@@ -164,11 +192,7 @@ class LRP(nn.Module):
 
         The composite of this `LRP` takes no part. Arguments and errors are those of a call.
         """
-        return self._explain_each(x, composites, target, start, None)
 
-    def _explain_each(
-        self, x: Given, composites: Sequence[Composite | None], target: Target, start: Start, fixed: Fixed
-    ) -> tuple[Any, ...]:
         def explain(inputs: Inputs, target: Target, start: Start) -> tuple[Relevance, ...]:
             with torch.no_grad(), _exact_arithmetic(inputs.device):
                 return self._explain(inputs, target, start, composites)
