@@ -4,8 +4,8 @@
     python benchmarks/cuts.py efficientnet-lite0 --data folder:imagenet-sample -n 60 --step 4000
 
 Prints a Markdown table: means, and the paired difference to the first explainer, with standard errors. Images that
-a reading among the explainers was chosen on are left out. An explainer may be followed by a step of post-processing:
-grad-cam/smooth:1.6 is Grad-CAM, blurred.
+layer weights among the explainers were chosen on are left out. An explainer may be followed by a step of
+post-processing: grad-cam/smooth:1.6 is Grad-CAM, blurred.
 `--metrics` measures something else instead: symmetric-relevance-gain,class-sensitivity,parameter-randomisation.
 `--cost 9` measures time instead: nine rounds, all explainers and a plain gradient by turns, one batch, medians.
 """
@@ -42,7 +42,7 @@ def main() -> int:
     used = chosen_on(
         [EXPLAINERS.build(spec) for spec in ("lrp-cuts", *(_parts(one)[0] for one in explainers))], data.samples
     )
-    print(f"left out: {len(used)} images that a reading was chosen on", file=sys.stderr)
+    print(f"left out: {len(used)} images that layer weights were chosen on", file=sys.stderr)
     fresh = [sample for sample in data.samples if sample.id not in used]
     samples = balanced(fresh, min(options.samples, len(fresh)), options.seed)
     if options.cost:

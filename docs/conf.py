@@ -63,5 +63,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "tutorial": []}
+html_sidebars = {"index": []}
 templates_path = ["_templates"]

@@ -12,7 +12,7 @@ RelpropError
 │   ├── UnknownNameError        a name that no registry holds
 │   └── MissingDependencyError  an optional library is not installed
 └── CheckError                  a check was made and failed; the command line exits with 1
-    └── ConservationError       the books do not balance
+    └── ConservationError       relevance leaks
 
 Messages say where, what was found, what is possible, and what to do.
 """
@@ -79,7 +79,7 @@ class CheckError(RelpropError):
 
 
 class ConservationError(CheckError):
-    """The books do not balance."""
+    """relevance leaks."""
 
 
 def require(module: str, extra: str) -> ModuleType:

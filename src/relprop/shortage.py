@@ -11,7 +11,8 @@ import torch
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the computer, ran out of memory; on CPUs torch has no error of its own for that."""
     cause = error.__cause__ is not None and is_out_of_memory(error.__cause__)
-    return cause or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    return cause or isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 def give_back() -> None:

@@ -182,7 +182,7 @@ def test_captums_pictures(residual):
 def test_messages(residual):
     with pytest.raises(TargetError, match="target is None, and the model returns 5 values an image: name a class"):
         residual.attribute(X)
-    with pytest.raises(TargetError, match=r"\(7,\) is no place in an output of shape \(5,\)"):
+    with pytest.raises(TargetError, match=r"\(7,\) is no position in an output of shape \(5,\)"):
         residual.attribute(X, target=(7,))
     with pytest.raises(TargetError, match="class 9 does not exist"):
         residual.attribute(X, target=9)

@@ -1,4 +1,4 @@
-"""Before and after, as docs/migration.md tells it: each snippet of another library runs, and so does ours."""
+"""Before and after, as docs/howto/migration.md tells it: each snippet of another library runs, and so does ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapter_networks import Residual, images
 
 import relprop
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "migration.md").read_text(encoding="utf-8")
 LIBRARIES = {"captum": "captum", "zennit": "zennit", "torchcam": "torchcam", "pytorch-grad-cam": "pytorch_grad_cam"}
 
 
@@ -26,7 +26,7 @@ def section(title: str) -> str:
 
 
 def run(code: str, names: dict[str, object]) -> dict[str, object]:
-    exec(compile(code, "docs/migration.md", "exec"), names)
+    exec(compile(code, "docs/howto/migration.md", "exec"), names)
     return names
 
 

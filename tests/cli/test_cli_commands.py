@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cli_tiny
+import cli_networks
 import numpy as np
 import pytest
 import torch
@@ -21,7 +21,8 @@ from relprop.cli import app
 from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
-from relprop.report.book import Book
+from relprop.report.conservation import ConservationTable
+from tiny import make
 
 
 def run(*arguments: object, code: int = 0):
@@ -37,7 +38,7 @@ def document(*arguments: object, code: int = 0):
 
 def expected(path) -> relprop.Relevance:
     prepare = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))
-    return relprop.explain(cli_tiny.network(), prepare(read_image(path))[None])
+    return relprop.explain(make(5), prepare(read_image(path))[None])
 
 
 # explain
@@ -77,22 +78,22 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
     from relprop.explainers.cuts import LrpCuts
     from relprop.report.saved import read_study
 
-    report = document("explain", folder, *model, "--reading", reading, "--out", tmp_path / "out")
+    report = document("explain", folder, *model, "--combine", reading, "--out", tmp_path / "out")
     explainer = LrpCuts(reading)
-    assert report["reading"] == explainer.chosen.text
+    assert report["combine"] == explainer.chosen.text
     assert report["composite"] == explainer.chosen.composite
     prepare = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))
     for row in report["images"]:
         x = prepare(read_image(row["image"]))[None]
-        heatmap = explainer(cli_tiny.network(), x, torch.tensor([row["target"]]))[0].numpy()
+        heatmap = explainer(make(5), x, torch.tensor([row["target"]]))[0].numpy()
         assert np.load(row["files"][1]) == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
         assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
         study, about = read_study(Path(row["files"][2]))
         assert study.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
-        assert about["reading"] == report["reading"]
-    own = document("explain", folder / "a.png", *model, "--reading", reading, "-c", "paper", "--out", tmp_path / "own")
+        assert about["combine"] == report["combine"]
+    own = document("explain", folder / "a.png", *model, "--combine", reading, "-c", "paper", "--out", tmp_path / "own")
     assert own["composite"] == "paper"
-    wrong = run("explain", folder / "a.png", *model, "--reading", "0.5*input", code=2)
+    wrong = run("explain", folder / "a.png", *model, "--combine", "0.5*input", code=2)
     assert "the weights of a reading must add up to 1" in wrong.output
 
 
@@ -136,7 +137,7 @@ def test_explain_takes_a_class_for_all_or_one_for_each(folder, model, tmp_path):
 def test_explain_from_the_logit(folder, model, tmp_path):
     report = document("explain", folder / "a.png", *model, "--out", tmp_path, "--start", "logit", "-t", 2)
     x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(folder / "a.png"))[None]
-    assert report["images"][0]["score"] == pytest.approx(float(cli_tiny.network()(x)[0, 2].detach()), rel=1e-5)
+    assert report["images"][0]["score"] == pytest.approx(float(make(5)(x)[0, 2].detach()), rel=1e-5)
 
 
 def test_quantized_pictures_differ_and_raw_floats_do_not(folder, model, tmp_path):
@@ -173,7 +174,7 @@ def test_several_classes_of_one_image_and_a_contrast(folder, model, tmp_path):
     assert (tmp_path / "s" / "a-3.npy").exists()
     (row,) = document("explain", image, *model, "--out", tmp_path / "c", "--contrast", "3,1")["images"]
     x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(image))[None]
-    result = relprop.explain(cli_tiny.network(), x, target=relprop.targets.Contrast(3, 1))
+    result = relprop.explain(make(5), x, target=relprop.targets.Contrast(3, 1))
     assert row["score"] == pytest.approx(float(result.score[0]), rel=1e-4)
     assert np.load(row["files"][1]) == pytest.approx(result.heatmap[0].numpy(), rel=1e-3, abs=1e-7)
     assert row["class"] == "class 3 rather than class 1"
@@ -184,15 +185,15 @@ def test_several_classes_of_one_image_and_a_contrast(folder, model, tmp_path):
 
 
 def test_layers_and_formats(folder, model, tmp_path):
-    run("explain", folder / "a.png", *model, "--out", tmp_path, "--layer", "block", "--format", "npz,csv")
+    run("explain", folder / "a.png", *model, "--out", tmp_path, "--layer", "bn2", "--format", "npz,csv")
     arrays = np.load(tmp_path / "a.npz")
     assert np.array_equal(np.loadtxt(tmp_path / "a.csv", delimiter=",", dtype=np.float32), arrays["heatmap"])
     assert arrays["relevance"].sum(0) == pytest.approx(arrays["heatmap"], abs=1e-7)
     assert not (tmp_path / "a.npy").exists()
     x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(folder / "a.png"))[None]
-    inside = relprop.LRP(cli_tiny.network(), keep=["block"])(x).at("block")[0]
-    assert np.load(tmp_path / "a.block.npy") == pytest.approx(inside.numpy(), rel=1e-4, abs=1e-8)
-    assert (tmp_path / "a.block.png").exists()
+    inside = relprop.LRP(make(5), keep=["bn2"])(x).at("bn2")[0]
+    assert np.load(tmp_path / "a.bn2.npy") == pytest.approx(inside.numpy(), rel=1e-4, abs=1e-8)
+    assert (tmp_path / "a.bn2.png").exists()
     assert "takes npy, npz and csv" in run("explain", *model, "--format", "tiff", code=2).stderr
 
 
@@ -327,7 +328,7 @@ def test_concentration(values, fraction):
 def test_a_real_process_keeps_json_and_complaints_apart(folder, model, tmp_path):
     (folder / "b.png").write_bytes(b"")
     code = "from relprop.cli import main; main()"
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, "explain", str(folder), *model, "--out", str(tmp_path / "out"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=here)
     assert done.returncode == 1
@@ -346,10 +347,10 @@ def test_check_lists_every_operation_and_its_rule(model):
     report = document("check", *model[1:])
     assert report["missing"] == []
     joins = [row["branches"] for row in report["steps"] if row["branches"]]
-    assert joins == [["identity skip", "main"]]
+    assert joins == [["main", "identity skip"]]
     operations = {row["op"] for row in report["steps"]}
     assert {"conv", "linear", "relu", "add"} <= operations
-    assert "block.0" in run("check", *model[1:], "--steps").stdout
+    assert "bn2" in run("check", *model[1:], "--steps").stdout
 
 
 def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
@@ -359,32 +360,33 @@ def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
     report = document("check", *model[1:], "--image", str(tmp_path / "noise.png"))
     assert [report["family"], report["composite"]] == ["convolutional network", "paper"]
     (join,) = report["joins"]
-    assert join["kinds"] == ["identity skip", "main"]
+    assert join["kinds"] == ["main", "identity skip"]
     assert sum(join["shares"]) == pytest.approx(1)
     assert all(0 < share < 1 for share in join["shares"])
 
 
 def test_check_says_that_a_run_was_recorded(tmp_path):
-    torch.save(cli_tiny.branching().state_dict(), tmp_path / "branching.pt")
-    model = ["branching.pt", "--arch", "cli_tiny:branching", "--size", "16", "--mean", "0.5", "--std", "0.5"]
+    torch.save(cli_networks.branching().state_dict(), tmp_path / "branching.pt")
+    model = [
+        tmp_path / "branching.pt",
+        "--arch",
+        "cli_networks:branching",
+        "--size",
+        "16",
+        "--mean",
+        "0.5",
+        "--std",
+        "0.5",
+    ]
     Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
-    code = "from relprop.cli import main; main()"
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", code, "check", *model, "--image", "noise.png"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run("check", *model, "--image", tmp_path / "noise.png")
     assert "2 residual joins" in done.stdout
     assert done.stderr == ""
 
 
 def test_check_names_everything_that_is_missing(tmp_path):
-    torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
-    model = [str(tmp_path / "odd.pt"), "--arch", "cli_tiny:odd", "--size", "16", "--mean", "0.5", "--std", "0.5"]
+    torch.save(cli_networks.odd().state_dict(), tmp_path / "odd.pt")
+    model = [str(tmp_path / "odd.pt"), "--arch", "cli_networks:odd", "--size", "16", "--mean", "0.5", "--std", "0.5"]
     report = document("check", *model, code=1)
     assert len(report["missing"]) >= 2
     done = run("check", *model, code=1)
@@ -392,7 +394,7 @@ def test_check_names_everything_that_is_missing(tmp_path):
     assert "have no rule" in done.stdout
     for row in report["missing"]:
         assert row["rule"] is None
-        assert "cli_tiny.py" in row["source"]
+        assert "cli_networks.py" in row["source"]
         assert f"{row['op']} at {row['name']}" in done.stdout
 
 
@@ -408,7 +410,7 @@ def test_conservation_balances(folder, model):
     assert 0 <= report["gap"] <= 1e-5
     assert report["images"] == 3
     assert [row["block"] for row in report["blocks"]][-1] == "conv1"
-    assert "block" in {row["block"] for row in report["blocks"]}
+    assert "conv2" in {row["block"] for row in report["blocks"]}
     assert report["end"] == pytest.approx(report["start"], rel=1e-5)
     assert report["blocks"][-1]["sent"] == pytest.approx(report["end"], rel=1e-5)
 
@@ -446,7 +448,7 @@ def test_the_book_adds_up_by_block():
         line("layer1.0.conv1", 0.75, 0.5),
         line("conv1", 0.5, 0.5),
     )
-    book = Book(depth=2)
+    book = ConservationTable(depth=2)
     for _ in range(2):
         book.add(Ledger(entries, one, 0.5 * one))
     report = book.document()
@@ -462,7 +464,7 @@ def test_the_book_adds_up_by_block():
 def test_a_number_that_is_missing_never_balances():
     nan = torch.tensor([float("nan")], dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    book = Book(depth=2)
+    book = ConservationTable(depth=2)
     book.add(Ledger((line("fc", 1.0, float("nan")),), one, nan))
     book.add(Ledger((line("fc", 1.0, 1.0),), one, one))
     assert not book.gap <= 1e300
@@ -477,11 +479,11 @@ class Code:
 
 
 def fitting(path):
-    torch.save(cli_tiny.network().state_dict(), path)
+    torch.save(make(5).state_dict(), path)
 
 
 def of_another_shape(path):
-    torch.save({**cli_tiny.network().state_dict(), "fc.weight": torch.zeros(5, 7)}, path)
+    torch.save({**make(5).state_dict(), "fc.weight": torch.zeros(5, 7)}, path)
 
 
 def holding_code(path):
@@ -497,11 +499,11 @@ def truncated(path):
     ("write", "options", "sentence"),
     [
         (fitting, [], "--arch"),
-        (fitting, ["--arch", "cli_tiny:nothing"], "nothing"),
-        (of_another_shape, ["--arch", "cli_tiny:network"], "fc.weight"),
-        (holding_code, ["--arch", "cli_tiny:network"], "print"),
-        (truncated, ["--arch", "cli_tiny:network"], "model.pt"),
-        (None, ["--arch", "cli_tiny:network"], "model.pt"),
+        (fitting, ["--arch", "cli_networks:nothing"], "nothing"),
+        (of_another_shape, ["--arch", "tiny:make"], "fc.weight"),
+        (holding_code, ["--arch", "tiny:make"], "print"),
+        (truncated, ["--arch", "tiny:make"], "model.pt"),
+        (None, ["--arch", "tiny:make"], "model.pt"),
     ],
 )
 def test_checkpoints_that_cannot_be_used(folder, tmp_path, write, options, sentence):
@@ -524,8 +526,19 @@ def test_an_exported_program_needs_trust(folder, tmp_path):
 
 
 def test_explain_names_every_operation_without_a_rule(folder, tmp_path):
-    torch.save(cli_tiny.odd().state_dict(), tmp_path / "odd.pt")
-    model = ["--model", tmp_path / "odd.pt", "--arch", "cli_tiny:odd", "--size", 16, "--mean", "0.5", "--std", "0.5"]
+    torch.save(cli_networks.odd().state_dict(), tmp_path / "odd.pt")
+    model = [
+        "--model",
+        tmp_path / "odd.pt",
+        "--arch",
+        "cli_networks:odd",
+        "--size",
+        16,
+        "--mean",
+        "0.5",
+        "--std",
+        "0.5",
+    ]
     done = run("explain", folder, *model, "--out", tmp_path / "out", code=2)
     for operation in ("sort", "fft"):
         assert operation in done.stderr

@@ -1,7 +1,7 @@
 """What the shared options mean, and the sentence for each that means nothing."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relprop.cli import options
@@ -90,6 +90,7 @@ def test_repeated_names_are_numbered():
     assert _distinct(["bird-2", "bird", "bird"]) == ["bird-2", "bird", "bird-3"]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(st.lists(st.sampled_from(["a", "a-2", "a-3", "b"]), max_size=8))
 def test_numbered_names_are_distinct(names):
     assert len(set(_distinct(names))) == len(names)

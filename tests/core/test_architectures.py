@@ -10,8 +10,13 @@ from torch import nn
 import relprop
 
 # their deeper and wider sisters are in benchmarks/conservation.py
-TORCHVISION = ("resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "densenet121", "googlenet", "mobilenet_v2")
 TIMM = ("resnet50d", "resnetv2_50", "tf_efficientnet_lite0")
+LARGE = ("resnet50", "resnext50_32x4d", "vgg16_bn", "densenet121", "googlenet", *TIMM)
+
+
+def slow(*values: object) -> object:
+    """Parameters of a test for which it takes its time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(name: str) -> nn.Module:
@@ -50,7 +55,7 @@ def require_balance(net: nn.Module, x: torch.Tensor, tolerance: float, **options
     return result
 
 
-@pytest.mark.parametrize("name", [*TORCHVISION, *TIMM])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", *map(slow, LARGE)])
 def test_every_layer_balances_in_float32(name):
     x = images()
     net = settle(build(name), x)
@@ -61,7 +66,7 @@ def test_every_layer_balances_in_float32(name):
         require_balance(net, x.double(), 1e-12, split="symmetric", identity=False)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", slow("tf_efficientnet_lite0")])
 def test_many_dead_units(name):
     x = images()
     net = settle(build(name), x, shift=-1.2)
@@ -69,27 +74,28 @@ def test_many_dead_units(name):
     require_balance(net.double(), x.double(), 1e-12)
 
 
-def test_zero_init_residual():
+@pytest.mark.parametrize("name", ["resnet18", slow("resnet50")])
+def test_zero_init_residual(name):
     torch.manual_seed(0)
     x = images()
-    net = torchvision.models.resnet50(zero_init_residual=True).eval()
+    net = getattr(torchvision.models, name)(zero_init_residual=True).eval()
     for split in ("ratio", "symmetric"):
         require_balance(net, x, 1e-5, split=split)
 
 
 def test_batches_equal_single_images():
-    x = images(6)
+    x = images(3)
     net = settle(build("resnet18"), x)
     nn.init.normal_(net.fc.weight)
     together = relprop.explain(net, x)
     assert len(set(together.target.tolist())) > 1  # of several classes
     lrp = relprop.LRP(net)
-    for n in range(6):
+    for n in range(3):
         alone = lrp(x[n : n + 1]).relevance[0]
         assert (alone - together.relevance[n]).abs().sum() / alone.abs().sum() <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "resnet56-4bfd9763.th"])
+@pytest.mark.parametrize("name", ["resnet20-12fca82f.th", slow("resnet56-4bfd9763.th")])
 def test_trained_cifar_networks(shared, name):
     pytest.importorskip("relprop.models")
     from relprop.models import load_model

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 
 import relprop
 from relprop.core import lrp as engine
 from relprop.core import targets
 from relprop.core.result.batches import Chunks
 from relprop.errors import UsageError
+from tiny import Tiny, images
 
 
 def assert_equal(found, expected):

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 
 import relprop
 from relprop.core.backward import compiled
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import TargetError
+from tiny import Tiny, images
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_each_size_of_batch_has_a_graph_after_its_first_run():
     assert graphs(lrp) == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "composite",
@@ -78,6 +79,7 @@ def test_composites_targets_and_kept_layers(composite):
     assert graphs(lrp) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_changed_weights_are_prepared_anew_and_graphs_stay():
     model, x = Tiny(), images(2)
@@ -133,6 +135,7 @@ def test_a_compiler_that_fails_runs_eagerly_after_one_warning(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs the C++ compiler g++, which is absent")
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_compiled_in_earnest():
     model, x = Tiny(), images(3)
     lrp, eager = relprop.LRP(model, compile=True), relprop.LRP(model)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Ends, Tiny, images
 from torch import nn, tensor
 
 import relprop
 from relprop.core.rules import pass_through
 from relprop.errors import CaptureError, InputError, TargetError, UnsupportedOpError, UsageError
+from tiny import Ends, Tiny, images
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ X = images()
         (X * tensor(float("nan")), "x holds NaN or infinite numbers"),
         (X / 0, "x holds NaN or infinite numbers"),
         (X.double(), r"x is float64 and the model float32; use x.float\(\), or model.double\(\)"),
-        (X.to("meta"), "x is on meta, the model on cpu; move one of them"),
+        (X.to("meta"), "x is on the device meta, where tensors hold no numbers"),
         (torch.rand(1, 4, 8, 8), r"cannot take x of shape \(1, 4, 8, 8\): .*to have 3 channels, but got 4"),
         (torch.rand(3, 8, 8), r"cannot take x of shape \(3, 8, 8\)"),
     ],
@@ -255,3 +255,22 @@ def test_a_rule_that_returns_another_shape(tiny):
 
     with pytest.raises(UsageError, match=r"'narrow' at bn1 returned .* \(2, 1, 8, 8\); it must have .* \(2, 4, 8, 8\)"):
         relprop.explain(tiny, X, composite=relprop.paper().override(names={"bn1": narrow}))
+
+
+def test_inputs_and_weights_that_are_no_real_numbers_are_refused():
+    net, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval(), torch.rand(2, 1, 2, 2)
+    for chunk in (None, 1):
+        with pytest.raises(InputError, match=r"x is sparse \(torch\.sparse_coo\), for which there are no rules; use"):
+            relprop.LRP(net, chunk=chunk)(x.to_sparse())
+    with pytest.raises(InputError, match="x is on the device meta, where tensors hold no numbers"):
+        relprop.explain(net, x.to("meta"))
+    with pytest.raises(InputError, match=r"x holds complex numbers \(torch\.complex64\)"):
+        relprop.explain(net, x.to(torch.complex64))
+    net[1].phase = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(CaptureError, match=r"weight 1\.phase holds complex numbers \(torch\.complex64\); relevance is"):
+        relprop.explain(net, x)
+    net[1].phase = torch.nn.Parameter(torch.eye(3).to_sparse())
+    with pytest.raises(CaptureError, match=r"weight 1\.phase is sparse \(torch\.sparse_coo\)"):
+        relprop.explain(net, x)
+    with pytest.raises(CaptureError, match=r"weight 1\.weight is on the device meta"):
+        relprop.explain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, device="meta")).eval(), x)

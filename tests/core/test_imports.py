@@ -15,10 +15,10 @@ SOURCE = Path(relprop.__file__).parent
 
 #: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
 TIERS = (
-    {"errors", "registry", "images", "seeding", "cifar", "shortage"},
+    {"errors", "documents", "registry", "images", "seeding", "cifar", "shortage", "explainer", "files", "tables"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
-    {"evaluation", "training", "tuning", "demo"},
+    {"evaluation", "training", "tuning", "demo", "sessions"},
     {"viz"},
     {"report"},
     {"reproduce", "web"},
@@ -154,6 +154,7 @@ def test_importing_the_core_pulls_in_torch_alone():
     assert pulled_in(f"{everything}; [getattr(relprop, name) for name in relprop.__all__]") == []
 
 
+@pytest.mark.slow
 def test_the_check_of_what_is_pulled_in_can_fail():
     assert "PIL" in pulled_in("import relprop.core, PIL.Image")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 from torch import nn
 
 import relprop
 from relprop.errors import InputError
+from tiny import Tiny, images
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,7 @@ def test_memory_formats_of_the_image_do_not_matter(tiny, expected):
     same(relprop.explain(tiny, images().transpose(2, 3).contiguous().transpose(2, 3)), expected)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_500_calls(tiny):
     import gc
     import tracemalloc

@@ -73,7 +73,7 @@ def test_nan_does_not_balance():
 def test_merging_books_keeps_samples_row_by_row():
     one = book(entry("a", [1.0, 2.0], [1.0, 2.0]))
     two = book(entry("a", [3.0, 4.0], [3.0, 3.0]), start=(3.0, 4.0), end=(3.0, 3.0))
-    merged = Ledger.merged([one, two])
+    merged = Ledger.stack([one, two])
     assert merged.start.tolist() == [1, 3, 2, 4]
     assert merged.leaks.tolist() == [[0, 0, 0, 1]]
 

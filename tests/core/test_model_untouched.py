@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_tiny import Ends, Tiny, images
 
 import relprop
 from relprop.errors import RelpropError
+from tiny import Ends, Tiny, images
 
 
 def everything(model: torch.nn.Module) -> dict:

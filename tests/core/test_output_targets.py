@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 from core_through import through
-from core_tiny import Ends, Tiny, images
 from torch import nn, tensor
 
 import relprop
 from relprop.core import rules
 from relprop.core.targets.target import Binary, Contrast, Given, Mask, Value, of_function, one_each
 from relprop.errors import TargetError, UsageError
+from tiny import Ends, Tiny, images
 
 X = images()
 Y = tensor([[1.0, 2.0, -3.0], [0.0, 4.0, 5.0]])

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from core_tiny import Tiny, images
 from torch import nn
 
 import relprop
@@ -14,6 +13,7 @@ from relprop.core.backward.plan import Kind
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.weights.packed import available, pack_pull, pack_push, packs
 from relprop.core.weights.prepared import Prepared
+from tiny import Tiny, images
 
 needs_packing = pytest.mark.skipif(not available(), reason="this build of PyTorch has no packed convolutions")
 

@@ -7,13 +7,13 @@ import warnings
 import pytest
 import torch
 import torchvision
-from core_tiny import Tiny, images
 from test_model_untouched import everything
 from torch import nn
 
 import relprop
 from relprop.core.graph.joins import find_joins
 from relprop.errors import CaptureError, UnsupportedOpError
+from tiny import Tiny, images
 
 X = images(3)
 
@@ -289,7 +289,7 @@ def scripts(net, x, way):
 
 @pytest.mark.parametrize("way", ["trace", "script", "frozen"])
 @pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize("network", ["resnet18", "one convolution"])
+@pytest.mark.parametrize("network", ["one convolution", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_torchscript_that_was_saved_and_loaded_again(way, gradients, network, tmp_path):
     torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=5) if network == "resnet18" else one_convolution()

@@ -8,11 +8,11 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from core_tiny import Tiny, images
 from torch import tensor
 
 import relprop
 from relprop.errors import InputError, UsageError
+from tiny import Tiny, images
 
 
 @pytest.fixture(scope="module")

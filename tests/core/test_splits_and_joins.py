@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from core_tiny import images
 from torch import nn, tensor
 
 import relprop
 from relprop.core.capture import capture
 from relprop.core.graph.joins import find_joins
 from relprop.core.rules.splits import ratio, signed, symmetric
+from tiny import images
 
 
 def branches(*values):

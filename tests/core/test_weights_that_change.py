@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from core_tiny import Tiny, images
 from torch import nn
 
 import relprop
+from tiny import Tiny, images
 
 
 class Normalised(Tiny):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from trees import cub, picture, write
 
 from relprop.data import DATASETS, Part, open_dataset
@@ -185,7 +186,7 @@ def test_specs_are_read_with_helpful_misses(tmp_path):
     assert set(DATASETS) == {"cifar10", "cub", "folder", "imagenet", "parquet"}
     with pytest.raises(UnknownNameError, match="did you mean 'parquet'"):
         open_dataset("parket:x")
-    with pytest.raises(UsageError, match="names no place; write folder:PATH"):
+    with pytest.raises(UsageError, match="names no path; write folder:PATH"):
         open_dataset("folder")
     with pytest.raises(UsageError, match="split must be one of test, train, all, not 'val'"):
         open_dataset(f"cub:{tmp_path}:split=val")
@@ -206,3 +207,23 @@ def test_a_corrupt_picture_is_an_error_that_names_it(tmp_path):
     (tmp_path / "0_cat.jpg").unlink()
     with pytest.raises(DataError, match=r"sample 0_cat\.jpg of folder:.* cannot be read"):
         found.load(found.samples[0])
+
+
+def test_a_parquet_without_rows_is_said_to_be_one(tmp_path):
+    with pytest.raises(DataError, match=r"none\.parquet holds no rows, so there is nothing to explain"):
+        open_dataset(f"parquet:{parquet_file(tmp_path / 'none.parquet', [])}")
+
+
+def test_a_number_that_no_class_has_is_refused_before_names_are_made_up(tmp_path):
+    for label in (0, 10**12):
+        (tmp_path / f"{label}_cat.png").write_bytes(b"")
+    with pytest.raises(DataError, match="is of class 1000000000000; classes are counted up to 1000000"):
+        open_dataset(f"folder:{tmp_path}")
+
+
+def test_ids_of_names_that_are_no_text_are_text(tmp_path):
+    name = b"0_\xff.png".decode("utf-8", "surrogateescape")
+    Image.new("RGB", (2, 2)).save(tmp_path / name)
+    found = open_dataset(f"folder:{tmp_path}")
+    assert found.samples[0].id.encode() == b"0_\\udcff.png"
+    assert found.load(found.samples[0]).size == (2, 2)

@@ -38,6 +38,7 @@ def test_table_2_on_the_layout_of_imagenet(tmp_path):
     assert "Ours is not the paper's setting" in said
 
 
+@pytest.mark.slow
 def test_table_1_on_the_layout_of_cub_with_two_models(tmp_path):
     home, out = trees.cub(tmp_path), tmp_path / "out"
     models = ["--model", "random:cifar-resnet20", "--model", "random:cifar-resnet20-b"]

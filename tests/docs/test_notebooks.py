@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
@@ -41,5 +42,5 @@ def test_what_a_notebook_stores_is_small_and_of_no_machine(path):
     assert "image/jpeg" in text
 
 
-def test_there_are_two():
+def test_there_are_two_notebooks():
     assert [path.stem for path in NOTEBOOKS] == ["compare-explainers", "explain-a-photograph"]

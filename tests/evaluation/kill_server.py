@@ -10,27 +10,27 @@ import os
 import sys
 from pathlib import Path
 
-from bench_doubles import Slow, bench_of, itself, noise
+from setup_doubles import Slow, itself, noise, setup_of
 
 from relprop.evaluation.local import work
-from relprop.evaluation.run import Measure
+from relprop.evaluation.setup import Measure
 from relprop.evaluation.store import begin
 
 SAMPLES = 240  # in chunks of 4
 SECONDS = 0.03  # for each of the two explainers of a chunk
 
 
-def slow_bench(seconds: float = SECONDS):
+def slow_setup(seconds: float = SECONDS):
     explainers = {"itself": itself, "noise": noise}
     measures = [Measure(Slow(seconds), ("total",))]
-    return bench_of([str(at) for at in range(SAMPLES)], explainers, measures=measures)
+    return setup_of([str(at) for at in range(SAMPLES)], explainers, measures=measures)
 
 
 def start(root: Path, seconds: float) -> None:
     """Do what a process of a run does: begin or take up, then work."""
-    bench = slow_bench(seconds)
-    store = begin(root, bench.plan, bench.chunks, {"weights": "none"}, {})
-    work(store, bench)
+    setup = slow_setup(seconds)
+    store = begin(root, setup.plan, setup.chunks, {"weights": "none"}, {})
+    work(store, setup)
 
 
 def answer(number: int) -> None:

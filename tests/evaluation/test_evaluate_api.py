@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_net import make, pictures
 
 from relprop.data import Dataset, Sample, open_dataset
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.evaluation import ModelSpec, Plan, evaluate
 from relprop.evaluation.local import run
 from relprop.explainers import EXPLAINERS, POST
-from relprop.explainers.cuts import Reading
+from relprop.explainers.cuts import LayerWeights
 from relprop.images import Preprocess
 from relprop.metrics import insertion_deletion
 from relprop.models import load_model
+from tiny import make, pictures
 
 PREPARE = Preprocess(size=8, resize=8, mean=(0.5,), std=(0.25,))
 
@@ -57,8 +57,8 @@ def test_a_constant_map_scores_the_whole_and_the_blank_picture_under_the_papers_
 def test_pictures_that_an_explainer_was_chosen_on_are_left_out_whoever_made_it(tmp_path):
     dataset = open_dataset(f"folder:{pictures(tmp_path / 'data', 9)}")
     selection = {sample.id: sample.label for sample in dataset.samples[:4]}
-    reading = Reading("1*input", "paper", {"selection": selection}).save(tmp_path / "tuned.json")
-    spec = f"lrp-cuts:reading={reading}"
+    reading = LayerWeights("1*input", "paper", {"selection": selection}).save(tmp_path / "tuned.json")
+    spec = f"lrp-cuts:weights={reading}"
     fresh = {sample.id for sample in dataset.samples[4:]}
     for explainers in (spec, {"mine": EXPLAINERS.build(spec)}):
         rows = evaluate(make(), dataset, explainers, preprocess=PREPARE, step=32)
@@ -69,9 +69,9 @@ def test_pictures_that_an_explainer_was_chosen_on_are_left_out_whoever_made_it(t
 def test_a_run_on_disk_gives_the_same_rows(tmp_path):
     root = pictures(tmp_path / "data", 9)
     given = {"metrics": ("insertion-deletion", "conservation-gap"), "post": ("none", "smooth:1")}
-    loaded = load_model("tiny_net:make", size=8, mean=(0.5,), std=(0.25,))
+    loaded = load_model("tiny:make", size=8, mean=(0.5,), std=(0.25,))
     rows = evaluate(loaded, f"folder:{root}", ("lrp",), batch=4, samples=7, seed=3, **given)
-    model = ModelSpec("tiny_net:make", size=8, mean=(0.5,), std=(0.25,))
+    model = ModelSpec("tiny:make", size=8, mean=(0.5,), std=(0.25,))
     threads = torch.get_num_threads()
     plan = Plan(model, f"folder:{root}", rows.plan.explainers, **given, samples=7, seed=3, batch=4, threads=threads)
     assert run(plan, tmp_path / "run").rows().collect().equals(rows.to_polars())

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kill_server import SECONDS, slow_bench, start
+from kill_server import SECONDS, slow_setup, start
 
 from relprop.evaluation.store import open_run
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")]
 
 
 class Server:
@@ -70,7 +70,7 @@ def test_after_twenty_sigkills_the_rows_equal_those_of_an_uninterrupted_run(tmp_
         last = workers.ask("work")
         assert workers.ask(f"wait {last}") == 0
     assert progress == sorted(progress)  # nothing that was done is lost
-    assert 0 < progress[-1] < slow_bench().chunks, "the kills missed the run: adapt the delays"
+    assert 0 < progress[-1] < slow_setup().chunks, "the kills missed the run: adapt the delays"
     assert open_run(root).rows().collect().equals(uninterrupted)
     assert len(uninterrupted) == 480
     assert sorted(path.name for path in (root / "shards").iterdir()) == [f"{at:05d}.parquet" for at in range(60)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tiny_net import pictures
 
 from relprop.errors import ModelError, RunError
 from relprop.evaluation import ModelSpec, Plan
 from relprop.evaluation.local import run
 from relprop.evaluation.ray import run_ray
+from tiny import pictures
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.filterwarnings(
@@ -35,10 +35,11 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
+@pytest.mark.slow
 def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster):
     made, nodes = cluster
     data = f"folder:{pictures(tmp_path / 'pictures', 60)}"
-    model = ModelSpec("tiny_net:make", size=8, mean=(0.5,), std=(0.25,))
+    model = ModelSpec("tiny:make", size=8, mean=(0.5,), std=(0.25,))
     plan = Plan(model, data, ("sobel", "random"), batch=2, step=2)
     seen: list[int] = []
 
@@ -53,13 +54,13 @@ def test_rows_equal_those_of_a_local_run_although_a_node_dies(tmp_path, cluster)
     local = run(plan, tmp_path / "local").rows().collect()
     assert store.rows().collect().equals(local)
 
-    broken = Plan(ModelSpec("tiny_net:nobody", size=8), data, ("sobel",))
+    broken = Plan(ModelSpec("tiny:nobody", size=8), data, ("sobel",))
     with pytest.raises(ModelError, match="nobody"):
         run_ray(broken, tmp_path / "broken")
 
 
 def test_an_address_where_nobody_listens_is_said_at_once(tmp_path):
-    plan = Plan(ModelSpec("tiny_net:make", size=8), "folder:nowhere", ("sobel",))
+    plan = Plan(ModelSpec("tiny:make", size=8), "folder:nowhere", ("sobel",))
     with pytest.raises(RunError, match=r"there is no Ray cluster at '127\.0\.0\.1:1' .*ray start --head"):
         run_ray(plan, tmp_path / "run", address="127.0.0.1:1")
     assert not (tmp_path / "run").exists()

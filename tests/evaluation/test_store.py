@@ -4,13 +4,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from bench_doubles import bench_of, plan_of
+from setup_doubles import plan_of, setup_of
 
 from relprop.errors import RunError
 from relprop.evaluation import Plan, with_controls
+from relprop.evaluation.compute import chunk_rows
 from relprop.evaluation.local import work
-from relprop.evaluation.run import chunk_rows
-from relprop.evaluation.store import begin, manifest, open_run, write_atomically
+from relprop.evaluation.store import begin, manifest, open_run
+from relprop.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +57,10 @@ def test_controls_are_added_once():
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
-    bench = bench_of(["1", "broken", *ten()])
-    store = begun(tmp_path / "run", bench.chunks)
-    work(store, bench)
-    rows = [row for chunk in range(bench.chunks) for row in chunk_rows(bench, chunk)]
+    setup = setup_of(["10", "broken", *ten()])
+    store = begun(tmp_path / "run", setup.chunks)
+    work(store, setup)
+    rows = [row for chunk in range(setup.chunks) for row in chunk_rows(setup, chunk)]
     frame = store.rows().collect()
     assert frame.height == len(rows) == 24
     assert list(zip(frame["sample"], frame["metric"], frame["value"], frame["error"], strict=True)) == [
@@ -120,7 +121,7 @@ def test_a_chunk_is_claimed_once(tmp_path):
             assert free
     with other.claim(0) as again:
         assert again
-        other.write(0, chunk_rows(bench_of(ten()), 0), {})
+        other.write(0, chunk_rows(setup_of(ten()), 0), {})
     with store.claim(0) as done:
         assert not done
     assert store.missing() == [1, 2]

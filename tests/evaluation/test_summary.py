@@ -5,7 +5,7 @@ import io
 import math
 
 import pytest
-from bench_doubles import plan_of
+from setup_doubles import plan_of
 
 from relprop.errors import RunError, UnknownNameError
 from relprop.evaluation import Row, Rows

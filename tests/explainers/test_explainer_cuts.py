@@ -16,7 +16,7 @@ from relprop.data import Sample, open_dataset
 from relprop.data.sampling import balanced
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
-from relprop.explainers.cuts import READINGS, LrpCuts, Reading, chosen_on
+from relprop.explainers.cuts import WEIGHTS, LayerWeights, LrpCuts, chosen_on
 
 
 def small():
@@ -53,18 +53,18 @@ def test_options_replace_the_rules_of_the_reading():
     assert LrpCuts("efficientnet", classifier="z+").chosen.composite == "two-sided:late=gamma:classifier=z+"
     assert LrpCuts("efficientnet", composite="paper", split="symmetric").chosen.composite == "paper:split=symmetric"
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
-    plain = EXPLAINERS.build("lrp-cuts:reading=1*input:composite=paper")(model, x, target)
+    plain = EXPLAINERS.build("lrp-cuts:weights=1*input:composite=paper")(model, x, target)
     assert torch.allclose(plain, EXPLAINERS.build("lrp")(model, x, target), rtol=1e-5, atol=1e-9)
 
 
 def test_a_reading_goes_through_a_file(tmp_path):
-    reading = Reading("0.5*layer2.0+0.5*input", "paper:classifier=epsilon", {"selection": {"a": 0, "b": 1}})
+    reading = LayerWeights("0.5*layer2.0+0.5*input", "paper:classifier=epsilon", {"selection": {"a": 0, "b": 1}})
     path = reading.save(tmp_path / "mine.json")
-    assert Reading.load(path) == reading
-    assert Reading.load(path).provenance == {"selection": {"a": 0, "b": 1}}
+    assert LayerWeights.load(path) == reading
+    assert LayerWeights.load(path).provenance == {"selection": {"a": 0, "b": 1}}
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
-    explainer = EXPLAINERS.build(f"lrp-cuts:reading={path}")
-    spelled = EXPLAINERS.build("lrp-cuts:reading=0.5*layer2.0+0.5*input:composite=paper:classifier=epsilon")
+    explainer = EXPLAINERS.build(f"lrp-cuts:weights={path}")
+    spelled = EXPLAINERS.build("lrp-cuts:weights=0.5*layer2.0+0.5*input:composite=paper:classifier=epsilon")
     found = explainer(model, x, target)
     assert torch.equal(found, spelled(model, x, target))
     path.unlink()  # what was read travels with the explainer
@@ -74,38 +74,40 @@ def test_a_reading_goes_through_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no reading that can be read"),
-        ("[]", "has format 'list'; this version reads 'relprop reading 1'"),
-        ('{"format": "relprop reading 9"}', "has format 'relprop reading 9'"),
-        ('{"format": "relprop reading 1"}', "lacks its reading, composite or provenance"),
+        ("", "cannot be read: Expecting value"),
+        ("[]", "holds a list, not a JSON object"),
+        ('{"format": "relprop layer weights 9"}', "has format 'relprop layer weights 9'"),
+        ('{"format": "relprop layer weights 1"}', "lacks its weights, composite or provenance"),
     ],
 )
 def test_a_file_that_holds_no_reading_is_an_error(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        EXPLAINERS.build(f"lrp-cuts:reading={path}")
+        EXPLAINERS.build(f"lrp-cuts:weights={path}")
 
 
 def test_a_reading_that_nobody_knows_is_an_error():
-    with pytest.raises(UnknownNameError, match=r"no reading is named 'defualt'; did you mean 'default'.*or weights as"):
-        EXPLAINERS.build("lrp-cuts:reading=defualt")
+    with pytest.raises(
+        UnknownNameError, match=r"no set of layer weights is named 'defualt'; did you mean 'default'.*or weights as"
+    ):
+        EXPLAINERS.build("lrp-cuts:weights=defualt")
     with pytest.raises(UsageError, match="must add up to 1"):
-        EXPLAINERS.build("lrp-cuts:reading=0.5*input")
+        EXPLAINERS.build("lrp-cuts:weights=0.5*input")
     with pytest.raises(UsageError, match=r"'layer1.0.conv1' is no cut that holds a map"):
-        EXPLAINERS.build("lrp-cuts:reading=1*layer1.0.conv1")(small(), pictures(), torch.tensor([0, 1, 2]))
+        EXPLAINERS.build("lrp-cuts:weights=1*layer1.0.conv1")(small(), pictures(), torch.tensor([0, 1, 2]))
 
 
 def test_readings_know_the_images_that_they_were_chosen_on():
-    reading = Reading("1*input", "paper", {"selection": {"a": 0, "b": 1}})
+    reading = LayerWeights("1*input", "paper", {"selection": {"a": 0, "b": 1}})
     assert reading.chosen_on([Sample("a", 0), Sample("c", 1)]) == {"a"}
     assert reading.chosen_on([Sample("c", 0)]) == set()
     assert reading.chosen_on([Sample("a", 0), Sample("b", 0)]) == set()  # another data set with names alike
-    assert Reading("1*input").chosen_on([Sample("a", 0)]) == set()
+    assert LayerWeights("1*input").chosen_on([Sample("a", 0)]) == set()
 
 
 def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_on():
-    default, efficientnet = READINGS.build("default"), READINGS.build("efficientnet")
+    default, efficientnet = WEIGHTS.build("default"), WEIGHTS.build("efficientnet")
     assert default.text == efficientnet.text
     noted = default.provenance["selection"]
     assert len(noted) == 247 + 40
@@ -114,10 +116,10 @@ def test_shipped_readings_are_not_reported_on_the_images_that_they_were_chosen_o
     assert len(samples) == 247
     explainers = [EXPLAINERS.build(spec) for spec in ("lrp-cuts:split=symmetric", "lrp")]
     assert chosen_on(explainers, [*samples, Sample("test/new", 3)]) == {s.id for s in samples}
-    assert chosen_on([EXPLAINERS.build("lrp-cuts:reading=efficientnet")], samples) == set()
+    assert chosen_on([EXPLAINERS.build("lrp-cuts:weights=efficientnet")], samples) == set()
 
 
 def test_the_draws_of_the_shipped_selection_can_be_repeated(shared):
     dataset = open_dataset(f"parquet:{shared / 'data/cifar10/test.parquet'}")
     draws = [balanced(dataset.samples, *draw) for draw in ((48, 101), (200, 2026))]
-    assert READINGS.build("default").chosen_on(dataset.samples) == {s.id for draw in draws for s in draw}
+    assert WEIGHTS.build("default").chosen_on(dataset.samples) == {s.id for draw in draws for s in draw}

@@ -109,6 +109,20 @@ def test_formats_that_start_outside_programs_are_refused(noise, tmp_path):
     assert "is not a picture that can be read; known formats are" in message(read_image, tmp_path / "a.eps")
 
 
+@pytest.mark.parametrize("head", [b"P5\n2 2\n65535\n", b"P5\n2 2\n1023\n", b"P2\n2 2\n65535\n", b"P6\n2 2\n65535\n"])
+def test_netpbm_of_16_bits_is_read(head):
+    """The upper 8 of 16 bits; of 10 bits, the same share of the largest."""
+    largest = int(head.split()[3])
+    values = [0, largest // 4, largest // 2, largest]
+    if head[:2] == b"P2":
+        content = " ".join(map(str, values)).encode()
+    else:
+        content = np.repeat(values, 3 if head[:2] == b"P6" else 1).astype(">u2").tobytes()
+    pixels = np.asarray(read_image(head + content))
+    assert pixels.shape == (2, 2, 3)
+    assert np.abs(pixels[..., 0].ravel() - np.array([0, 63.75, 127.5, 255])).max() <= 1
+
+
 @pytest.mark.parametrize(("mode", "what"), [("F", "floating-point"), ("I", "32-bit")])
 def test_samples_without_a_stated_range_are_refused(tmp_path, mode, what):
     path = tmp_path / "a.tiff"

@@ -13,7 +13,7 @@ from torch import tensor
 
 from relprop.core.result.quantize import quantize
 from relprop.errors import CaptureError, InputError, TargetError, UsageError
-from relprop.metrics import METRICS, PROTOCOLS, InsertionDeletion, Protocol, area, insertion_deletion
+from relprop.metrics import METRICS, PROTOCOLS, Inputs, InsertionDeletion, Protocol, area, insertion_deletion
 
 PLAIN = Colours([0.0], [1.0])
 RGB = Colours([0.5, 0.4, 0.3], [0.2, 0.3, 0.25])
@@ -100,7 +100,7 @@ IMAGE = tensor([[[[4.0, 1.0], [2.0, 3.0]]]])  # the map that orders it best is t
 def test_a_perfect_map_of_a_sum_by_hand():
     # insertion 0 4 7 9 10, deletion 10 6 3 1 0, as logits
     metric = InsertionDeletion("fair", step=1, score="logit")
-    curves = metric.curves(Summing(), IMAGE, IMAGE[:, 0], 1, preprocess=PLAIN)
+    curves = metric.curves(Inputs.read(Summing(), IMAGE, IMAGE[:, 0], 1, preprocess=PLAIN))
     assert curves.insertion.tolist() == [[0, 4, 7, 9, 10]]
     assert curves.deletion.tolist() == [[10, 6, 3, 1, 0]]
     assert curves.at.tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -111,17 +111,17 @@ def test_a_perfect_map_of_a_sum_by_hand():
 def test_a_shorter_last_step_weighs_less():
     # three pixels, then one: points at 0, 3/4 and 1
     metric = InsertionDeletion("fair", step=3, score="logit")
-    curves = metric.curves(Summing(), IMAGE, IMAGE[:, 0], 1, preprocess=PLAIN)
+    curves = metric.curves(Inputs.read(Summing(), IMAGE, IMAGE[:, 0], 1, preprocess=PLAIN))
     assert curves.at.tolist() == [0, 0.75, 1]
-    assert curves.areas()[0].item() == pytest.approx(0.75 * (0 + 9) / 2 + 0.25 * (9 + 10) / 2)
+    assert curves.values()["insertion"].item() == pytest.approx(0.75 * (0 + 9) / 2 + 0.25 * (9 + 10) / 2)
 
 
 def test_scores_are_probabilities_of_the_explained_class_unless_the_protocol_says_otherwise():
-    curves = InsertionDeletion("fair", step=2).curves(Summing(), IMAGE, IMAGE[:, 0], 0, preprocess=PLAIN)
+    curves = InsertionDeletion("fair", step=2).curves(Inputs.read(Summing(), IMAGE, IMAGE[:, 0], 0, preprocess=PLAIN))
     expected = torch.sigmoid(-tensor([0.0, 7.0, 10.0]))
     assert torch.allclose(curves.insertion[0], expected)
     labelled = InsertionDeletion("paper-protocol", step=2)
-    curves = labelled.curves(Summing(), IMAGE, IMAGE[:, 0], 0, label=1, preprocess=PLAIN)
+    curves = labelled.curves(Inputs.read(Summing(), IMAGE, IMAGE[:, 0], 0, label=1, preprocess=PLAIN))
     assert torch.allclose(curves.insertion[0], torch.sigmoid(tensor([9.0, 10.0])))  # three pixels, then all; no blank
 
 
@@ -155,7 +155,7 @@ def test_scoring_equal_pictures_once_changes_nothing(ties, ends):
     heat, classes = tied_maps(7, 6, 6).float(), torch.arange(7) % 5
     protocol = Protocol(step=5, ties=ties, ends=ends)
     metric = InsertionDeletion(protocol, batch=11)
-    curves = metric.curves(model, x, heat, classes, preprocess=RGB)
+    curves = metric.curves(Inputs.read(model, x, heat, classes, preprocess=RGB))
     insertion, deletion = brute_force(model, x, heat, classes, protocol, RGB)
     assert torch.allclose(curves.insertion, insertion, atol=1e-6)
     assert torch.allclose(curves.deletion, deletion, atol=1e-6)
@@ -173,11 +173,11 @@ def test_the_model_sees_each_different_picture_once():
     ]:
         model.pictures = 0
         protocol = Protocol(step=step, ties="together", ends=True)
-        curves = InsertionDeletion(protocol).curves(model, x, heat, 0, preprocess=RGB)
+        curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, heat, 0, preprocess=RGB))
         assert model.pictures == curves.pictures == expected
     model.pictures = 0
     stacked = torch.stack([levels, levels * 3, torch.ones(1, 10, 10)])  # the same order, and a constant
-    curves = InsertionDeletion(protocol).curves(model, x, stacked, 0, preprocess=RGB)
+    curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, stacked, 0, preprocess=RGB))
     assert curves.insertion.shape == (3, 1, 101)
     assert model.pictures == 6
 

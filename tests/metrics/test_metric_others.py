@@ -9,7 +9,7 @@ from torch import tensor
 
 from relprop.errors import CheckError, InputError, UsageError
 from relprop.metrics import METRICS, box_mask
-from relprop.metrics.relevance import rank_correlation, ranks
+from relprop.metrics.map_properties import rank_correlation, ranks
 
 ONES = torch.ones(1, 1, 2, 2)
 
@@ -33,7 +33,6 @@ def test_every_metric_states_its_facts_and_returns_its_rows(name):
         explainer=lambda model, x, target: x.mean(1) * target[:, None, None],
         inside=torch.ones(2, 8, 8, dtype=torch.bool),
     )
-    assert metric.name == name
     assert set(found) == set(metric.rows) == set(metric.higher_is_better)
     assert metric.unit
     assert metric.reference

@@ -167,9 +167,9 @@ def test_published_googlenet_shifts_its_input_as_torchvision_does(saved):
 
 
 def test_safetensors_metadata_say_everything(net, x, tmp_path):
-    facts = {"arch": CIFAR, "size": 32, "resize": 36, "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
-    facts["classes"] = [f"kind {index}" for index in range(10)]
-    save_file(plain(net), tmp_path / "w.safetensors", {key: json.dumps(value) for key, value in facts.items()})
+    metadata = {"arch": CIFAR, "size": 32, "resize": 36, "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
+    metadata["classes"] = [f"kind {index}" for index in range(10)]
+    save_file(plain(net), tmp_path / "w.safetensors", {key: json.dumps(value) for key, value in metadata.items()})
     loaded = load_model(tmp_path / "w.safetensors")
     assert torch.equal(outputs(loaded, x), outputs_of(net, x))
     assert loaded.preprocess == Preprocess(size=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5,))

@@ -58,6 +58,7 @@ def test_no_importable_name_of_a_file_is_looked_up(tmp_path, arch):
     assert "would be imported and run" in message(path)
 
 
+@pytest.mark.slow
 def test_the_probe_of_the_shared_faults_passes(shared):
     sys.path.insert(0, str(shared / "cases"))
     try:

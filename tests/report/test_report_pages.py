@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from report_tiny import CLASSES, PREPARE, make, picture, pictures, workbench
 from typer.testing import CliRunner
 
 import relprop
 from relprop.cli import app
 from relprop.errors import InputError, RunError
+from relprop.evaluation import ModelSpec, Row
 from relprop.evaluation.store import open_run
 from relprop.images import Preprocess
-from relprop.report import render, report_of_results, report_of_run, report_of_studies
+from relprop.models import LoadedModel
+from relprop.report import Workbench, render, report_of_results, report_of_run, report_of_studies
 from relprop.report.saved import annotate
+from tiny import OPTIONS as MODEL
+from tiny import make, picture, pictures
 
-MODEL = ["--model", "report_tiny:make", "--size", "8", "--mean", "0.5", "--std", "0.25", "--device", "cpu"]
+CLASSES = ("ant", "<script>alert(1)</script>")
+PREPARE = Preprocess(size=8, resize=8, mean=(0.5,), std=(0.25,))
 VOID = {"meta", "img", "br", "link", "input"}
+
+
+def workbench() -> Workbench:
+    return Workbench(LoadedModel(make(), "tiny", PREPARE, CLASSES, "weights in /home/somebody/models/tiny.pt"))
 
 
 class Page(HTMLParser):
@@ -131,10 +140,10 @@ def test_results_of_one_picture_stand_side_by_side(explained, tmp_path):
 
 
 def test_one_result_alone_is_enough_and_its_numbers_are_those_saved(explained):
-    report = report_of_results([explained / "paper" / "0_000"])
-    saved = relprop.Relevance.load(explained / "paper" / "0_000")
-    assert f"of a score of {float(saved.score[0]):.6f}; no leak: at most" in report.lede
-    assert report.lede.endswith("the score is conserved: relevance sums to it.")
+    report = report_of_results([explained / "paper" / "0_cat.000"])
+    saved = relprop.Relevance.load(explained / "paper" / "0_cat.000")
+    assert f"of a score of {float(saved.score[0]):.6f}; no leak: at most" in report.summary
+    assert report.summary.endswith("the score is conserved: relevance sums to it.")
     assert report.title == "Why class 1?"
     read(render(report))
 
@@ -211,10 +220,21 @@ def test_the_curve_of_the_report_is_the_mean_of_the_samples(evaluated):
         assert (heights[0] - height) / span == pytest.approx((mean - means[0]) / (means[-1] - means[0]), abs=0.02)
 
 
+def forged(root, out, **changes):
+    """Write a run with the rows of another, under a plan that differs: what somebody may hand around."""
+    shutil.copytree(root, out)
+    store = open_run(out)
+    forged = replace(store, plan=replace(store.plan, **changes))
+    rows = [[Row(**row) for row in store.rows([chunk]).collect().to_dicts()] for chunk in range(store.chunks)]
+    for chunk, those in enumerate(rows):
+        forged.write(chunk, those, {})
+    document = json.loads((out / "manifest.json").read_text())
+    document |= {"plan": forged.plan.to_json(), "digest": forged.plan.digest}
+    (out / "manifest.json").write_text(json.dumps(document))
+
+
 def test_without_model_or_data_the_rest_of_a_run_is_shown(evaluated, tmp_path):
-    shutil.copytree(evaluated / "run", tmp_path / "run")
-    manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(str(evaluated / "data"), str(tmp_path / "gone")))
+    forged(evaluated / "run", tmp_path / "run", data=f"folder:{tmp_path / 'gone'}")
     report = report_of_run(tmp_path / "run", pictures=1)
     (section,) = [section for section in report.sections if section.title == "Pictures"]
     assert section.notes[0].startswith("There are no pictures here: ")
@@ -226,11 +246,7 @@ def test_a_run_folder_imports_nothing_unless_it_is_trusted(evaluated, tmp_path, 
     (tmp_path / "planted.py").write_text("import pathlib\npathlib.Path('ran').touch()\nmake = None\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    shutil.copytree(evaluated / "run", tmp_path / "run")
-    path = tmp_path / "run" / "manifest.json"
-    document = json.loads(path.read_text())
-    document["plan"]["model"] |= {"name": "planted:make", "trust": True}
-    path.write_text(json.dumps(document))
+    forged(evaluated / "run", tmp_path / "run", model=ModelSpec("planted:make", trust=True))
     for trust, ran in ((False, False), (True, True)):
         report = report_of_run(tmp_path / "run", pictures=1, trust=trust)
         assert (tmp_path / "ran").exists() is ran
@@ -238,11 +254,22 @@ def test_a_run_folder_imports_nothing_unless_it_is_trusted(evaluated, tmp_path, 
         assert ("--trust" in section.notes[0]) is not ran
 
 
+def test_a_damaged_shard_is_left_out_and_said(evaluated, tmp_path):
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    path = tmp_path / "run" / "shards" / "00002.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    said = run("report", tmp_path / "run", "--pictures", 0, "--out", tmp_path / "r.html", code=1)
+    assert "00002.parquet is truncated" in " ".join(said.split())
+    page = (tmp_path / "r.html").read_text()
+    assert "00002.parquet is truncated" in page
+    assert "NOT FINISHED: 2 of 3 chunks" in page
+
+
 def test_an_unfinished_run_says_so(evaluated, tmp_path):
     shutil.copytree(evaluated / "run", tmp_path / "run")
     (tmp_path / "run" / "shards" / "00002.parquet").unlink()
     report = report_of_run(tmp_path / "run", pictures=0)
-    assert report.lede == "2 methods measured on 6 samples; NOT FINISHED: 2 of 3 chunks."
+    assert report.summary == "2 methods measured on 6 samples; NOT FINISHED: 2 of 3 chunks."
 
 
 def test_one_report_is_of_one_run(evaluated, tmp_path):

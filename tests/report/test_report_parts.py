@@ -8,17 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from report_tiny import make
 from torch import nn
 
 from relprop import LRP
-from relprop.report.book import block_of
-from relprop.report.cuts import cuts, heat
 from relprop.report.of_run import warnings_of
 from relprop.report.of_studies import _axis, plain
 from relprop.report.pictures import common_scale, half_on, shares, where
 from relprop.report.render import TEMPLATES
 from relprop.report.svg import COLOURS, Line, bar, dot, line_chart, looks, nice_range
+from relprop.sessions import block_of, heat, layers_shown
+from tiny import make
 
 
 def test_shares_are_of_the_total_magnitude():
@@ -48,19 +47,19 @@ def test_half_of_a_map_and_where_it_lies():
     assert where(np.zeros((3, 3))) == "nowhere"
 
 
-def test_cuts_are_passed_by_everything_and_hold_the_whole():
+def test_layers_shown_are_passed_by_everything_and_hold_the_whole():
     model, x = make(), torch.rand(1, 3, 8, 8)
-    names = cuts(LRP(model).graph(x))
+    names = layers_shown(LRP(model).graph(x))
     assert names == ["input", "relu", "relu@1"]  # conv2 lies within the residual block: the skip goes around it
     result = LRP(model, keep=names)(x)
     for name in names:
         assert float(heat(result.at(name)).double().sum()) == pytest.approx(float(result.score), rel=1e-5)
 
 
-def test_many_cuts_are_thinned_out_and_the_ends_stay():
+def test_many_layers_are_thinned_out_and_the_ends_stay():
     model = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) for _ in range(30)], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     graph = LRP(model.eval()).graph(torch.rand(1, 3, 8, 8))
-    every, few = cuts(graph, most=99), cuts(graph, most=5)
+    every, few = layers_shown(graph, most=99), layers_shown(graph, most=5)
     assert len(every) == 31
     assert few == [every[k] for k in (0, 8, 15, 22, 30)]
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from reproduce_net import OPTIONS, pictures
+from reproduce_net import OPTIONS
 
 from relprop.cli import app
+from tiny import pictures
 
 Relprop = Callable[..., tuple[int, str, str]]
 

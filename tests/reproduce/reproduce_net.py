@@ -1,15 +1,9 @@
-"""A residual network small enough to repeat the paper with in seconds, and pictures for it."""
+"""A residual network small enough to repeat the paper with in seconds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from PIL import Image
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OPTIONS = ["--model", "reproduce_net:make", "--size", "8", "--mean", "0.5", "--std", "0.25", "--device", "cpu"]
 
@@ -68,13 +62,3 @@ def make(num_classes: int = 2) -> nn.Module:
 
 def plain(num_classes: int = 2) -> nn.Module:
     return Plain().eval()
-
-
-def pictures(root: Path, n: int) -> Path:
-    """Write n pictures of noise, 0_cat_K.png and 1_dog_K.png in turn."""
-    root.mkdir(parents=True, exist_ok=True)
-    draw = torch.Generator().manual_seed(0)
-    for at in range(n):
-        pixels = torch.randint(0, 256, (8, 8, 3), generator=draw, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(root / f"{at % 2}_{'cat' if at % 2 == 0 else 'dog'}.{at:02d}.png")
-    return root

@@ -35,12 +35,12 @@ def written(folder, name: str) -> None:
     assert (folder / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-def test_cuts_are_the_inputs_of_the_first_and_last_block():
+def test_separators_are_the_inputs_of_the_first_and_last_block():
     graph = relprop.LRP(make()).graph(torch.rand(2, 3, 8, 8))
-    assert [cut.layer for cut in figure7.find_cuts(graph)] == ["input", "relu", "relu@1"]
+    assert [cut.layer for cut in figure7.separators_shown(graph)] == ["input", "relu", "relu@1"]
 
 
-def test_a_block_that_begins_at_the_image_is_cut_there():
+def test_a_block_that_begins_at_the_image_is_shown_there():
     class First(nn.Module):
         def __init__(self):
             super().__init__()
@@ -50,12 +50,12 @@ def test_a_block_that_begins_at_the_image_is_cut_there():
             return self.fc((x + self.conv(x)).relu().mean((2, 3)))
 
     graph = relprop.LRP(First().eval()).graph(torch.rand(2, 3, 4, 4))
-    assert [cut.layer for cut in figure7.find_cuts(graph)] == ["input"] * 3
+    assert [cut.layer for cut in figure7.separators_shown(graph)] == ["input"] * 3
 
 
 def test_a_network_without_blocks_is_refused():
     with pytest.raises(InputError, match="this network has none"):
-        figure7.find_cuts(relprop.LRP(plain()).graph(torch.rand(2, 3, 8, 8)))
+        figure7.separators_shown(relprop.LRP(plain()).graph(torch.rand(2, 3, 8, 8)))
 
 
 def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch)
         picture = found.load(by_id[line["sample"]])
         with torch.no_grad():
             assert p == pytest.approx(float(model.model(model.preprocess(picture)[None]).softmax(1).max()), abs=1e-6)
-        key = line["composite"], line["cut"]
+        key = line["composite"], line["title"]
         worst[key] = max(worst.get(key, 0.0), abs(total - p) / p)
     assert max(gap for (composite, _), gap in worst.items() if composite == "paper") <= 1e-6
     assert worst["released", "network input"] > 1e-6  # its epsilon takes more than rounding does
@@ -84,7 +84,7 @@ def test_figure7_sums_to_the_probability(reproduce, data, tmp_path, monkeypatch)
 
 def test_figure5_and_figure6_are_drawn(reproduce, tmp_path):
     pytest.importorskip("captum")
-    arguments = ("--images", "cat.00,1_dog.03.png", "--out", tmp_path)
+    arguments = ("--images", "cat.000,1_dog.003.png", "--out", tmp_path)
     assert reproduce("figure5", "--methods", "lrp,grad-cam,proposed", *arguments)[0] == 0
     written(tmp_path, "figure5")
     code, _, err = reproduce("figure6", "--images", "cow", "--out", tmp_path)
@@ -99,13 +99,13 @@ def test_figure3_and_6_take_pictures_by_seed(reproduce, tmp_path):
 
 def test_pictures_by_id_by_class_and_by_the_papers_classes(data, loaded):
     found = open_dataset(data)
-    both = choose(found, loaded, setting(data, images=("1_dog.03.png", "CAT.00")))
-    assert [sample.id for sample in both][:1] == ["1_dog.03.png"]
+    both = choose(found, loaded, setting(data, images=("1_dog.003.png", "CAT.000")))
+    assert [sample.id for sample in both][:1] == ["1_dog.003.png"]
     assert both[1].label == 0
-    assert [sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "cat.00"))] == [1, 0]
-    assert sorted(sample.label for sample in choose(found, loaded, setting(data), ("dog.01", "bee"))) == [0, 1]
-    with pytest.raises(UsageError, match=r"no class 'dgo\.01', and no file .* is there; near it: dog\.01"):
-        choose(found, loaded, setting(data, images=("dgo.01",)))
+    assert [sample.label for sample in choose(found, loaded, setting(data), ("dog.001", "cat.000"))] == [1, 0]
+    assert sorted(sample.label for sample in choose(found, loaded, setting(data), ("dog.001", "bee"))) == [0, 1]
+    with pytest.raises(UsageError, match=r"no class 'dgo\.001', and no file .* is there; near it: dog\.001"):
+        choose(found, loaded, setting(data, images=("dgo.001",)))
 
 
 def test_a_method_that_fails_leaves_an_empty_cell_and_says_so(data, loaded):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from reproduce_net import OPTIONS, network, pictures
+from reproduce_net import OPTIONS, network
 
 import relprop
 from relprop.models import load_model
 from relprop.reproduce.published import METRICS, published
+from tiny import pictures
 
 pytest.importorskip("polars")
 pytest.importorskip("captum")
@@ -151,7 +152,7 @@ def test_several_checkpoints_give_mean_and_standard_deviation(reproduce, tmp_pat
 
 def test_a_picture_that_cannot_be_read_costs_that_picture_and_exit_code_1(reproduce, tmp_path):
     root = pictures(tmp_path / "data", 4)
-    (root / "0_cat.02.png").write_bytes((root / "0_cat.02.png").read_bytes()[:80])
+    (root / "0_cat.002.png").write_bytes((root / "0_cat.002.png").read_bytes()[:80])
     arguments = ("-n", 4, "--step", 32, "--methods", "proposed", "--data", f"folder:{root}", "--out", tmp_path / "out")
     code, out, _ = reproduce("table1", *arguments)
     assert (code, "1 pictures could not be read." in out) == (1, True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reproduce_net import OPTIONS, pictures
+from reproduce_net import OPTIONS
 from torchvision.models import resnet50
 from typer.testing import CliRunner
 
@@ -20,6 +20,7 @@ from relprop.reproduce import table1, table3
 from relprop.reproduce.cost import is_resnet50, look, passes
 from relprop.reproduce.setting import Setting
 from relprop.reproduce.table import jobs_of
+from tiny import pictures
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import trees
@@ -57,6 +58,7 @@ def given(root, seeds="40,42"):
     return [*model, "--seeds", seeds, "--data", f"cub:{root}", "--size", "32"]
 
 
+@pytest.mark.slow
 def test_table_1_of_the_authors_checkpoints(released, tmp_path):
     arguments = ["table1", "--against", "cub", *given(released), "--samples", 2, "--step", 512, "--out", tmp_path]
     said = run(*arguments, "--methods", "grad-cam,proposed")
@@ -66,6 +68,7 @@ def test_table_1_of_the_authors_checkpoints(released, tmp_path):
     assert "not the paper's setting: 2 pictures for 1,000, 2 model(s) for 5, other steps" in said  # but its network
 
 
+@pytest.mark.slow
 def test_figures_of_cub_take_one_seed_and_the_releases_pictures(released, tmp_path):
     picture = tmp_path / "qual" / "Laysan_Albatross.png"
     picture.parent.mkdir()
@@ -76,11 +79,12 @@ def test_figures_of_cub_take_one_seed_and_the_releases_pictures(released, tmp_pa
     assert "no file called by a class is there" in run("figure3", *arguments, "--images", "bee.png", code=2)
 
 
+@pytest.mark.slow
 def test_figure_5_mixes_data_sets_and_models(released, tmp_path):
     folder = pictures(tmp_path / "pictures", 4)
     both = ["--data", f"cub:{released}", "--data", f"folder:{folder}", "--size", "32", "--methods", "proposed"]
     cub, ours = released / "checkpoints" / "CUB_resnet50_Seed42" / "best.pt", "random:cifar-resnet20"
-    images = "Laysan Albatross,dog.01"
+    images = "Laysan Albatross,dog.001"
     models = ["--model", cub, "--model", ours, "--arch", "resnet50"]
     run("figure5", *both, *models, "--images", images, "--out", tmp_path)
     assert (tmp_path / "figure5.pdf").read_bytes()[:5] == b"%PDF-"
@@ -90,6 +94,7 @@ def test_figure_5_mixes_data_sets_and_models(released, tmp_path):
     assert "give --data once" in run("table1", *both[:4], code=2)
 
 
+@pytest.mark.slow
 def test_a_wrong_network_is_named_on_cub_and_a_local_file_of_the_right_one_is_not(released, tmp_path):
     file = released / "checkpoints" / "CUB_resnet50_Seed40" / "best.pt"
     assert is_resnet50(load_model(file, arch="resnet50"))
@@ -145,6 +150,7 @@ def test_too_few_pictures_are_noticed_before_the_model_is_loaded(reproduce):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_two_ray_workers_give_the_rows_of_one_process(reproduce, tmp_path):
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")

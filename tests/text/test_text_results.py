@@ -128,7 +128,7 @@ def test_results_come_back_from_disk(tmp_path):
     assert (again.texts, again.pieces, again.labels) == (result.texts, result.pieces, result.labels)
     manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text())
     assert manifest["gap"] == result.ledger.gap
-    assert again.html().count("largest leak") == 0  # the books stay behind
+    assert again.html().count("largest leak") == 0  # the ledger is not saved
     relprop.explain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2)).eval(), torch.ones(1, 3, 1, 1)).save(
         tmp_path / "image"
     )

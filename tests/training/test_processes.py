@@ -21,6 +21,7 @@ sys.stdout.write(f"{losses_of_a_run(*sys.argv[2:4], devices=2)}\\n")  # one writ
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch lacks torch.distributed")
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     for index in range(32):
         folder = tmp_path / "data" / ("dull", "vivid")[index % 2]

@@ -112,6 +112,7 @@ for event in train(recipe, open_dataset(root), Path(out), seed=40, device="cpu")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL, which this system lacks")
+@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_bits(cub, tmp_path):
     import torch
 

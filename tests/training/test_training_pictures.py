@@ -6,8 +6,9 @@ from torchvision.transforms import v2
 from training_helpers import pictures
 
 from relprop.errors import DataError
+from relprop.seeding import generator, mix
 from relprop.training import RECIPES, override
-from relprop.training.pictures import Decoded, generator, hold_out, mix, prepare, reflect, shift_and_flip
+from relprop.training.pictures import Decoded, hold_out, prepare, reflect, shift_and_flip
 
 
 def test_indices_beyond_the_border_are_reflected():

@@ -15,7 +15,7 @@ from relprop.core.graph.separators import find_cuts
 from relprop.data import Sample, open_dataset
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS
-from relprop.explainers.cuts import Reading
+from relprop.explainers.cuts import LayerWeights
 from relprop.images import Preprocess
 from relprop.models import LoadedModel
 from relprop.tuning import Candidate, Settings, cross_validate, grid, require_disjoint, split_samples, tune
@@ -55,7 +55,7 @@ def test_images_that_a_reference_was_chosen_on_are_not_reported():
     selection, report = split_samples(everything, 8, 6, 3, used)
     assert not {s.id for s in report} & (used | {s.id for s in selection})
     assert selection == split_samples(everything, 8, 6, 3)[0]
-    with pytest.raises(UsageError, match="and readings among the references were chosen on 6: that leaves"):
+    with pytest.raises(UsageError, match="and layer weights among the references were chosen on 6: that leaves"):
         split_samples(everything, 8, 12, 3, used)
     with pytest.raises(UsageError, match="21 images to choose on are more than the 20 there are"):
         split_samples(everything, 21, 1)
@@ -74,12 +74,12 @@ def test_the_grid_reads_each_late_part_once_with_each_width_and_share():
     found = grid(cuts, ("paper", "epsilon"), (0.0, 0.25), (0.0, 1.6))
     late = [f"{name}{width}" for name in ("last-map", "late", "late-blocks") for width in ("", "~1.6")]
     expected = [text for name in late for text in (f"1*{name}", f"0.75*{name}+0.25*input~1.6")]
-    assert [c.reading for c in found] == [*expected, "1*input~1.6"] * 2
+    assert [c.weights for c in found] == [*expected, "1*input~1.6"] * 2
     assert found[0] == Candidate("paper", "1*last-map")
     assert found[-1].composite == "epsilon"
-    assert found[3].weights == {"last-map~1.6": 0.75, "input~1.6": 0.25}
+    assert found[3].by_layer == {"last-map~1.6": 0.75, "input~1.6": 0.25}
     plain = find_cuts(capture(tiny().model, torch.zeros(1, 3, 16, 16)))
-    assert [c.reading for c in grid(plain, ("paper",), (0.0,), (0.0,))] == ["1*late-blocks", "1*input"]
+    assert [c.weights for c in grid(plain, ("paper",), (0.0,), (0.0,))] == ["1*late-blocks", "1*input"]
 
 
 @pytest.fixture
@@ -108,22 +108,22 @@ def test_tuning_chooses_measures_and_writes_down_how(pictures, tmp_path):
     tuned = tune(tiny(), pictures, settings, lambda what, images: seen.append((what, images)))
     assert seen == [("choosing", 4), ("reporting", 4)]
     assert len(tuned.tried) == 2 * (2 * 2 + 1)
-    assert tuned.tried[0][0] == Candidate(tuned.reading.composite, tuned.reading.text)
+    assert tuned.tried[0][0] == Candidate(tuned.weights.composite, tuned.weights.text)
     assert [mean for _, mean in tuned.tried] == sorted((mean for _, mean in tuned.tried), reverse=True)
     assert [line.explainer for line in tuned.report] == ["chosen", "lrp", "random"]
     assert tuned.report[0].difference == 0
     assert tuned.report[1].difference == pytest.approx(tuned.report[0].mean - tuned.report[1].mean, abs=1e-6)
 
-    written = json.loads(tuned.reading.save(tmp_path / "tuned.json").read_text())["provenance"]
+    written = json.loads(tuned.weights.save(tmp_path / "tuned.json").read_text())["provenance"]
     assert len(set(written["selection"]) | set(written["report"]["images"])) == 8
     assert written["protocol"]["step"] == 0.25
     assert written["model"] == "tiny"
     assert len(written["candidates"]) == 10
     assert written["settings"]["widths"] == [0.0, 1.6]
-    assert Reading.load(tmp_path / "tuned.json") == tuned.reading
+    assert LayerWeights.load(tmp_path / "tuned.json") == tuned.weights
 
-    explainer = EXPLAINERS.build(f"lrp-cuts:reading={tmp_path / 'tuned.json'}")
-    assert explainer.chosen == tuned.reading
+    explainer = EXPLAINERS.build(f"lrp-cuts:weights={tmp_path / 'tuned.json'}")
+    assert explainer.chosen == tuned.weights
 
 
 def test_the_reported_number_is_that_of_the_file(pictures, tmp_path):
@@ -131,8 +131,8 @@ def test_the_reported_number_is_that_of_the_file(pictures, tmp_path):
 
     loaded = tiny()
     tuned = tune(loaded, pictures, Settings(4, 4, folds=2, step=0.25, references=()))
-    explainer = EXPLAINERS.build(f"lrp-cuts:reading={tuned.reading.save(tmp_path / 'tuned.json')}")
-    reported = [s for s in pictures.samples if s.id in tuned.reading.provenance["report"]["images"]]
+    explainer = EXPLAINERS.build(f"lrp-cuts:weights={tuned.weights.save(tmp_path / 'tuned.json')}")
+    reported = [s for s in pictures.samples if s.id in tuned.weights.provenance["report"]["images"]]
     x = torch.stack([loaded.preprocess(pictures.load(s)) for s in reported])
     target = loaded.model(x).argmax(1)
     found = insertion_deletion(

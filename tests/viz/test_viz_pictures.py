@@ -185,6 +185,7 @@ def test_show_draws_filled_levels():
     assert show(result, levels=4).get_xlabel() == "5 levels, 0 to 100 %"
 
 
+@pytest.mark.slow
 def test_drawing_touches_neither_pyplot_nor_the_settings(tmp_path):
     code = (
         "import sys, numpy as np, matplotlib; before = matplotlib.rcParams.copy(); from relprop.viz import *;"

@@ -1,4 +1,4 @@
-"""Whole results as pictures: shared scales, sheets, contours, notebooks, and colours for everybody."""
+"""Whole results as pictures: shared scales, figures, contours, notebooks, and colours for everybody."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
 from relprop.errors import InputError
-from relprop.viz import contours, grid, scale_of, shared_scale, sheet, show
+from relprop.viz import contours, figure, grid, scale_of, shared_scale, show
 from relprop.viz.colour import GROUND
 from relprop.viz.notebook import page, png
 
@@ -44,37 +44,37 @@ def test_one_scale_for_maps_of_several_sizes():
         shared_scale([])
 
 
-def test_a_sheet_draws_all_maps_on_one_scale():
-    figure = sheet(result_of(PEAKS, torch.tensor([7, 8, 9])), unit="raw", percentile=None)
-    drawn = pictures(figure)
+def test_a_figure_draws_all_maps_on_one_scale():
+    whole = figure(result_of(PEAKS, torch.tensor([7, 8, 9])), unit="raw", percentile=None)
+    drawn = pictures(whole)
     scale = scale_of(np.array([[0, 0.5]]), percentile=None)
     for place, value in enumerate((0.5, 0.25, 0.125)):
         assert drawn[place][place, place] == pytest.approx(scale.over(np.array(value), GROUND))
-    words = texts(figure)
+    words = texts(whole)
     assert {"class 7, score 0.5", "class 8, score 0.25", "class 9, score 0.125", "relevance per pixel"} <= set(words)
     assert "colours span 0 to 0.5; data from 0 to 0.5" in words
 
 
 def test_shares_make_maps_of_different_scores_comparable():
-    drawn = pictures(sheet(result_of(PEAKS, torch.tensor([7, 8, 9])), percentile=None))
+    drawn = pictures(figure(result_of(PEAKS, torch.tensor([7, 8, 9])), percentile=None))
     assert drawn[0][0, 0].tolist() == drawn[1][1, 1].tolist() == drawn[2][2, 2].tolist()  # each is all of its score
 
 
-def test_a_sheet_of_several_classes_has_a_row_for_each_image_and_names_what_it_leaves_out():
+def test_a_figure_of_several_classes_has_a_row_for_each_image_and_names_what_it_leaves_out():
     relevance = PEAKS[:2, None].expand(2, 3, 1, 4, 4)
     result = result_of(relevance, torch.tensor([[1, 2, 3], [4, 5, 6]]))
-    figure = sheet(result, [np.full((4, 4, 3), 0.5)] * 2)
-    titles = [ax.get_title() for ax in figure.axes if ax.images]
+    drawn = figure(result, [np.full((4, 4, 3), 0.5)] * 2)
+    titles = [ax.get_title() for ax in drawn.axes if ax.images]
     assert [title.split(",")[0] for title in titles] == [f"class {k}" for k in range(1, 7)]
-    assert any("; 2 more maps are not drawn" in text for text in texts(sheet(result, limit=4)))
+    assert any("; 2 more maps are not drawn" in text for text in texts(figure(result, limit=4)))
 
 
 def test_a_contrast_is_drawn_about_zero_and_by_its_words():
     signed = torch.tensor([[[[1.0, -2.0]]]])
     result = result_of(signed, torch.tensor([-1]), what="class 1 against 2")
-    figure = sheet(result, percentile=None)
-    assert {"class 1 against 2, score -1", "relevance per pixel"} <= set(texts(figure))
-    favour, against = pictures(figure)[0][0]
+    drawn = figure(result, percentile=None)
+    assert {"class 1 against 2, score -1", "relevance per pixel"} <= set(texts(drawn))
+    favour, against = pictures(drawn)[0][0]
     assert favour[0] > favour[2]  # orange
     assert against[2] > against[0]  # blue
     assert show(result).get_title() == "class 1 against 2, score -1"
@@ -83,9 +83,9 @@ def test_a_contrast_is_drawn_about_zero_and_by_its_words():
 def test_what_cannot_be_drawn_is_refused():
     flat = Relevance(torch.ones(2, 5), torch.tensor([0, 1]), torch.ones(2), torch.zeros(2, 3))
     with pytest.raises(InputError, match=r"only maps of images can be drawn, not relevance of shape \(2, 5\)"):
-        sheet(flat)
+        figure(flat)
     with pytest.raises(InputError, match="1 pictures for 3 images"):
-        sheet(result_of(PEAKS, torch.tensor([7, 8, 9])), [np.zeros((4, 4, 3))])
+        figure(result_of(PEAKS, torch.tensor([7, 8, 9])), [np.zeros((4, 4, 3))])
     assert png(flat) is None
     assert "<img" not in page(flat)
     assert "class 1" in page(flat)
@@ -232,22 +232,22 @@ def of_two_inputs() -> Relevances:
     return Relevances(result_of(whole, torch.tensor([7, 8])), ("image", "depth", "facts"), shapes)
 
 
-def test_a_sheet_has_a_panel_for_each_input_that_is_a_map_on_one_scale():
+def test_a_figure_has_a_panel_for_each_input_that_is_a_map_on_one_scale():
     result = of_two_inputs()
-    drawn = pictures(sheet(result, unit="raw", percentile=None))
+    drawn = pictures(figure(result, unit="raw", percentile=None))
     assert [picture.shape[:2] for picture in drawn] == [(4, 4), (2, 2)] * 2
     scale = scale_of(np.array([[0, 0.4]]), percentile=None)
     for place, (row, column), value in ((0, (0, 0), 0.2), (1, (0, 0), 0.1), (2, (1, 1), 0.4), (3, (1, 1), 0.2)):
         assert drawn[place][row, column] == pytest.approx(scale.over(np.array(value), GROUND))
-    titles = [ax.get_title().replace("\n", " ") for ax in sheet(result).axes if ax.images]
+    titles = [ax.get_title().replace("\n", " ") for ax in figure(result).axes if ax.images]
     assert titles[:2] == ["image: 0.2 of class 7, score 0.6", "depth: 0.1 of class 7, score 0.6"]
     black = {"depth": [np.zeros((2, 2)), np.zeros((2, 2))]}
-    over = pictures(sheet(result, black, unit="raw", percentile=None))
+    over = pictures(figure(result, black, unit="raw", percentile=None))
     assert over[1][1, 1].max() < drawn[1][1, 1].min()
     assert over[0].tolist() == drawn[0].tolist()
     assert png(result) is not None
-    with pytest.raises(InputError, match=r"show\(result\[NAME\]\) of 'image', 'depth', 'facts', or sheet\(result\)"):
+    with pytest.raises(InputError, match=r"show\(result\[NAME\]\) of 'image', 'depth', 'facts', or figure\(result\)"):
         show(result)
     assert show(result["depth"], index=1).images[0].get_array().shape == (2, 2, 3)
     with pytest.raises(InputError, match="none of the inputs facts is an image"):
-        sheet(Relevances(result_of(torch.ones(1, 5), torch.tensor([7])), ("facts",), (torch.Size([5]),)))
+        figure(Relevances(result_of(torch.ones(1, 5), torch.tensor([7])), ("facts",), (torch.Size([5]),)))

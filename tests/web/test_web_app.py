@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from web_tiny import CLASSES, LIMITS, PREPARE, encoded, finished, picture, workbench
+from web_tiny import CLASSES, LIMITS, PREPARE, encoded, finished, image, tiny_setup
 
 import relprop
 from relprop import demo
 from relprop.web import Limits, make_app
-from relprop.web.guard import HEADERS
+from relprop.web.security import HEADERS
 
 
 def test_the_page_and_its_parts_are_there(client):
@@ -30,11 +30,11 @@ def test_the_page_and_its_parts_are_there(client):
         assert page.headers[name] == value
 
 
-def test_an_upload_is_explained_as_the_library_explains_it(client, bench):
-    got = client.post("/api/pictures", content=encoded()).json()
+def test_an_upload_is_explained_as_the_library_explains_it(client, setup):
+    got = client.post("/api/images", content=encoded()).json()
     assert (got["width"], got["height"]) == (24, 20)
-    status = finished(client, client.post("/api/jobs", json={"picture": got["id"], "target": 1}).json()["id"])
-    expected = relprop.explain(bench.loaded.model, PREPARE(picture())[None], target=1)
+    status = finished(client, client.post("/api/jobs", json={"image": got["id"], "target": 1}).json()["id"])
+    expected = relprop.explain(setup.loaded.model, PREPARE(image())[None], target=1)
     found = status["result"]
     assert found["class"] == "bee"
     assert found["score"] == pytest.approx(float(expected.score[0]), rel=1e-6)
@@ -49,23 +49,23 @@ def test_an_upload_is_explained_as_the_library_explains_it(client, bench):
     with Image.open(io.BytesIO(client.get(f"{files}/relevance.png").content)) as drawn:
         assert drawn.width > 500
     report = client.get(f"{files}/report.html")
-    assert report.headers["content-disposition"] == 'attachment; filename="relprop-picture-report.html"'
+    assert report.headers["content-disposition"] == 'attachment; filename="relprop-image-report.html"'
     assert "<h1>Why bee?</h1>" in report.text
     assert "/home/somebody" not in report.text
 
 
-def test_every_stop_of_the_walk_holds_the_whole(explain):
+def test_each_layer_map_sums_to_the_score(explain):
     found = explain(target=0)["result"]
-    assert [stop["name"] for stop in found["stops"]] == ["input", "relu", "relu@1", "pool"]
-    assert [stop["size"] for stop in found["stops"]] == ["3 x 16 x 16", "4 x 16 x 16", "4 x 16 x 16", "4 x 8 x 8"]
-    for stop in found["stops"]:
-        assert stop["sum"] == pytest.approx(found["score"], rel=1e-5)
-    books = found["books"]
-    assert books["start"] == pytest.approx(found["score"])
-    assert books["end"] == pytest.approx(found["score"], rel=1e-5)
+    assert [layer["name"] for layer in found["layers"]] == ["input", "relu", "relu@1", "pool"]
+    assert [layer["size"] for layer in found["layers"]] == ["3 x 16 x 16", "4 x 16 x 16", "4 x 16 x 16", "4 x 8 x 8"]
+    for layer in found["layers"]:
+        assert layer["sum"] == pytest.approx(found["score"], rel=1e-5)
+    table = found["conservation"]
+    assert table["start"] == pytest.approx(found["score"])
+    assert table["end"] == pytest.approx(found["score"], rel=1e-5)
 
 
-def test_rules_levels_and_baselines_are_what_was_wished_for(explain):
+def test_rules_levels_and_baselines_are_those_of_the_request(explain):
     ratio, half = explain()["result"], explain(split="symmetric", identity=False)["result"]
     assert dict(ratio["facts"])["composite"] == "paper"
     assert dict(half["facts"])["composite"] == "paper:split=symmetric:identity=false"
@@ -75,145 +75,145 @@ def test_rules_levels_and_baselines_are_what_was_wished_for(explain):
     panels = explain(baselines=["input-x-gradient", "grad-cam"])["result"]["methods"]["panels"]
     assert [panel["name"] for panel in panels] == ["lrp", "input-x-gradient", "grad-cam"]
     assert [p["name"] for p in explain(baselines=["lrp-cuts"])["result"]["methods"]["panels"]] == ["lrp", "lrp-cuts"]
-    assert panels[1]["picture"].startswith("data:image/png;base64,")
+    assert panels[1]["image"].startswith("data:image/png;base64,")
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("asked", "message"),
     [
         ([], "one JSON object"),
-        ({"picture": 3}, "choose a picture"),
-        ({"picture": "sample:chelsea", "model": "../../etc/passwd"}, "model must be one of tiny"),
-        ({"picture": "sample:chelsea", "composite": "epsilon:1e9"}, "composite must be one of paper, released"),
-        ({"picture": "sample:chelsea", "composite": "epsilon", "split": "ratio"}, "has no option 'split'"),
-        ({"picture": "sample:chelsea", "split": "signed"}, "split must be one of ratio, symmetric"),
-        ({"picture": "sample:chelsea", "identity": "no"}, "identity must be true or false"),
-        ({"picture": "sample:chelsea", "target": 3}, "target must be a whole number from 0 to 2"),
-        ({"picture": "sample:chelsea", "target": True}, "target must be a whole number"),
-        ({"picture": "sample:chelsea", "levels": 1_000_000}, "levels must be a whole number from 2 to 32"),
-        ({"picture": "sample:chelsea", "baselines": ["score-cam"]}, "baselines must be one of grad-cam"),
-        ({"picture": "sample:chelsea", "baselines": "grad-cam"}, "baselines must be a list"),
-        ({"picture": "sample:chelsea", "path": "/etc/passwd"}, "unknown fields: path"),
+        ({"image": 3}, "choose an image"),
+        ({"image": "sample:chelsea", "model": "../../etc/passwd"}, "model must be one of tiny"),
+        ({"image": "sample:chelsea", "composite": "epsilon:1e9"}, "composite must be one of paper, released"),
+        ({"image": "sample:chelsea", "composite": "epsilon", "split": "ratio"}, "has no option 'split'"),
+        ({"image": "sample:chelsea", "split": "signed"}, "split must be one of ratio, symmetric"),
+        ({"image": "sample:chelsea", "identity": "no"}, "identity must be true or false"),
+        ({"image": "sample:chelsea", "target": 3}, "target must be a whole number from 0 to 2"),
+        ({"image": "sample:chelsea", "target": True}, "target must be a whole number"),
+        ({"image": "sample:chelsea", "levels": 1_000_000}, "levels must be a whole number from 2 to 32"),
+        ({"image": "sample:chelsea", "baselines": ["score-cam"]}, "baselines must be one of grad-cam"),
+        ({"image": "sample:chelsea", "baselines": "grad-cam"}, "baselines must be a list"),
+        ({"image": "sample:chelsea", "path": "/etc/passwd"}, "unknown fields: path"),
     ],
 )
-def test_a_wish_for_what_is_not_on_offer_is_refused_in_a_sentence(client, wish, said):
-    got = client.post("/api/jobs", json=wish)
+def test_a_request_for_what_is_not_on_offer_is_refused_in_a_sentence(client, asked, message):
+    got = client.post("/api/jobs", json=asked)
     assert got.status_code == 422
-    assert said in got.json()["error"]
+    assert message in got.json()["error"]
 
 
-def test_what_is_not_there_is_said_to_be_gone(client):
-    for wish in ({"picture": "sample:../assets/README"}, {"picture": "/etc/passwd"}, {"picture": "nonsense"}):
-        assert client.post("/api/jobs", json=wish).status_code == 404
-    assert client.get("/api/jobs/nonsense").json()["error"].startswith("this result is not here any more")
+def test_what_is_not_kept_is_answered_with_404(client):
+    for asked in ({"image": "sample:../assets/README"}, {"image": "/etc/passwd"}, {"image": "nonsense"}):
+        assert client.post("/api/jobs", json=asked).status_code == 404
+    assert client.get("/api/jobs/nonsense").json()["error"].startswith("this result is no longer kept")
     assert client.get("/api/jobs/nonsense/heatmap.npy").status_code == 404
     assert client.get("/no/such/page").json() == {"error": "Not Found"}
 
 
-def test_files_and_pictures_that_are_too_large_are_refused_before_they_are_read(client):
-    got = client.post("/api/pictures", content=b"x" * (LIMITS.file_bytes + 1))
+def test_files_and_images_that_are_too_large_are_refused_before_they_are_read(client):
+    got = client.post("/api/images", content=b"x" * (LIMITS.file_bytes + 1))
     assert (got.status_code, got.json()["error"][:27]) == (413, "this is larger than 0.2 MB,")
     chunks = (b"x" * 50_000 for _ in range(5))  # without a declared length
-    assert client.post("/api/pictures", content=chunks).status_code == 413
+    assert client.post("/api/images", content=chunks).status_code == 413
     file = io.BytesIO()
     Image.new("1", (2000, 1000)).save(file, "png")
-    got = client.post("/api/pictures", content=file.getvalue())
+    got = client.post("/api/images", content=file.getvalue())
     assert got.status_code == 422
     assert "2 million pixels; at most 1 million" in got.json()["error"]
 
 
-def test_other_names_and_other_pages_are_turned_away(client):
+def test_other_hosts_and_other_websites_are_refused(client):
     assert client.get("/", headers={"host": "evil.example"}).status_code == 403
     assert client.get("/", headers={"host": "[::1"}).status_code == 403
     assert client.get("/", headers={"host": "testserver:8000"}).status_code == 200
     for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
-        got = client.post("/api/pictures", content=encoded(), headers=headers)
-        assert (got.status_code, got.json()["error"]) == (403, "this came from another page")
-    assert client.post("/api/pictures", content=encoded(), headers={"origin": "http://testserver"}).status_code == 200
+        got = client.post("/api/images", content=encoded(), headers=headers)
+        assert (got.status_code, got.json()["error"]) == (403, "the request comes from another website")
+    assert client.post("/api/images", content=encoded(), headers={"origin": "http://testserver"}).status_code == 200
 
 
 @pytest.fixture
 def slow(monkeypatch):
-    """A workbench whose explanations wait for a word, and the word."""
-    bench, word = workbench(), threading.Event()
-    quick = bench.study
+    """A tiny_setup whose explanations wait for an event, and the event."""
+    setup, go_on = tiny_setup(), threading.Event()
+    quick = setup.study
 
     def study(*given, **options):
-        assert word.wait(30)
+        assert go_on.wait(30)
         return quick(*given, **options)
 
-    monkeypatch.setattr(bench, "study", study)
-    yield bench, word
-    word.set()
+    monkeypatch.setattr(setup, "study", study)
+    yield setup, go_on
+    go_on.set()
 
 
-def test_the_queue_is_bounded_says_who_is_before_and_lets_go(slow):
-    bench, word = slow
-    wish = {"picture": "sample:coffee"}
-    with TestClient(make_app({"tiny": bench}, Limits(queue=2), hosts=None)) as client:
-        first = client.post("/api/jobs", json=wish).json()["id"]
+def test_the_queue_is_bounded_and_states_positions(slow):
+    setup, go_on = slow
+    asked = {"image": "sample:coffee"}
+    with TestClient(make_app({"tiny": setup}, Limits(queue=2), hosts=None)) as client:
+        first = client.post("/api/jobs", json=asked).json()["id"]
         while client.get(f"/api/jobs/{first}").json()["state"] != "running":
             pass
-        second, third = (client.post("/api/jobs", json=wish).json() for _ in range(2))
+        second, third = (client.post("/api/jobs", json=asked).json() for _ in range(2))
         assert second["doing"] == "waiting, 1 before this one"
         assert third["doing"] == "waiting, 2 before this one"
-        full = client.post("/api/jobs", json=wish)
+        full = client.post("/api/jobs", json=asked)
         assert (full.status_code, full.json()["error"][:33]) == (503, "2 explanations wait already; try ")
         assert client.delete(f"/api/jobs/{second['id']}").json()["state"] == "cancelled"
-        fourth = client.post("/api/jobs", json=wish)
+        fourth = client.post("/api/jobs", json=asked)
         assert fourth.status_code == 202
         assert client.get(f"/api/jobs/{first}/heatmap.npy").json()["error"] == "this explanation is not done"
-        word.set()
+        go_on.set()
         for name in (first, third["id"], fourth.json()["id"]):
             assert finished(client, name)["state"] == "done"
         assert client.get(f"/api/jobs/{second['id']}").json()["state"] == "cancelled"
 
 
-def test_old_results_and_pictures_make_room(bench):
-    with TestClient(make_app({"tiny": bench}, Limits(queue=1, jobs=1, pictures=2), hosts=None)) as client:
-        names = [client.post("/api/pictures", content=encoded(seed=seed)).json()["id"] for seed in range(3)]
-        assert [client.post("/api/jobs", json={"picture": name}).status_code for name in names[:1]] == [404]
-        jobs = [client.post("/api/jobs", json={"picture": names[2]}).json()["id"]]
+def test_old_results_and_images_are_deleted(setup):
+    with TestClient(make_app({"tiny": setup}, Limits(queue=1, jobs=1, images=2), hosts=None)) as client:
+        names = [client.post("/api/images", content=encoded(seed=seed)).json()["id"] for seed in range(3)]
+        assert [client.post("/api/jobs", json={"image": name}).status_code for name in names[:1]] == [404]
+        jobs = [client.post("/api/jobs", json={"image": names[2]}).json()["id"]]
         for _ in range(3):
             assert finished(client, jobs[-1])["state"] == "done"
-            jobs.append(client.post("/api/jobs", json={"picture": names[2]}).json()["id"])
+            jobs.append(client.post("/api/jobs", json={"image": names[2]}).json()["id"])
         assert client.get(f"/api/jobs/{jobs[0]}").status_code == 404
         assert finished(client, jobs[-1])["state"] == "done"
 
 
-def test_a_defect_tells_the_client_nothing_and_the_log_everything(monkeypatch, caplog):
-    bench = workbench()
+def test_a_defect_is_logged_and_hidden_from_the_client(monkeypatch, caplog):
+    setup = tiny_setup()
 
     def fails(*given, **options):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
-    monkeypatch.setattr(bench, "study", fails)
-    with TestClient(make_app({"tiny": bench}, hosts=None)) as client:
-        name = client.post("/api/jobs", json={"picture": "sample:rocket"}).json()["id"]
+    monkeypatch.setattr(setup, "study", fails)
+    with TestClient(make_app({"tiny": setup}, hosts=None)) as client:
+        name = client.post("/api/jobs", json={"image": "sample:rocket"}).json()["id"]
         status = finished(client, name)
         assert status["state"] == "failed"
-        assert status["error"].startswith("this went wrong inside relprop")
+        assert status["error"].startswith("an error inside relprop")
         assert "secret" in caplog.text
         monkeypatch.undo()
-        again = client.post("/api/jobs", json={"picture": "sample:rocket"}).json()["id"]
+        again = client.post("/api/jobs", json={"image": "sample:rocket"}).json()["id"]
         assert finished(client, again)["state"] == "done"  # the worker lives
 
 
-def test_a_broken_route_tells_the_client_nothing(client, monkeypatch):
-    def breaks(benches):
+def test_a_broken_route_is_hidden_from_the_client(client, monkeypatch):
+    def breaks(setups):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
-    monkeypatch.setattr("relprop.web.app.offers", breaks)
-    got = client.get("/api/offers")
+    monkeypatch.setattr("relprop.web.app.choices", breaks)
+    got = client.get("/api/choices")
     assert (got.status_code, list(got.json())) == (500, ["error"])
     assert "secret" not in got.text
 
 
-def test_everything_on_offer_works(client, explain):
-    offers = client.get("/api/offers").json()
-    assert offers["pictures"] == list(demo.PHOTOGRAPHS)
-    assert offers["models"] == [{"name": "tiny", "about": "tiny", "classes": list(CLASSES)}]
-    for composite in offers["composites"]:
+def test_every_choice_works(client, explain):
+    choices = client.get("/api/choices").json()
+    assert choices["images"] == list(demo.PHOTOGRAPHS)
+    assert choices["models"] == [{"name": "tiny", "about": "tiny", "classes": list(CLASSES)}]
+    for composite in choices["composites"]:
         splits = {"split": "symmetric", "identity": False} if composite["splits"] else {}
         status = explain(composite=composite["name"], **splits)
         assert status["state"] == "done" or "diverges" in status["error"], status

@@ -1,20 +1,21 @@
-"""The app in a real browser: upload, explain, change the class, walk through the network, download."""
+"""The app in a real browser: upload, explain, change the class, look at the layers, download."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
-import threading
 import time
 
 import numpy as np
 import pytest
-from web_tiny import LIMITS, encoded, workbench
+from web_tiny import LIMITS, Deep, encoded, served, tiny_setup
 
-from relprop.web import make_app
+from relprop.web import Limits, make_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
+pytest.importorskip("uvicorn", reason="browser tests need uvicorn")
 BROWSER = os.environ.get("RELPROP_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -25,15 +26,8 @@ PATIENCE = 60_000  # milliseconds
 @pytest.fixture(scope="module")
 def address():
     """The app on a free port of this machine."""
-    app = make_app({"tiny": workbench()}, LIMITS)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(10)
+    with served(make_app({"tiny": tiny_setup()}, LIMITS)) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +45,9 @@ def page(browser, address):
     opened, complaints = context.new_page(), []
     opened.set_default_timeout(PATIENCE)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+    opened.on(
+        "console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None
+    )
     opened.on("request", lambda one: None if one.url.startswith((address, "data:")) else complaints.append(one.url))
     opened.goto(address)
     opened.wait_for_selector("#samples img")
@@ -68,7 +64,7 @@ def wait_for(page, headline):
     )
 
 
-def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
+def test_upload_explain_change_the_class_and_the_layer_and_download(page, tmp_path):
     page.set_input_files("#file", {"name": "../../etc/a.png", "mimeType": "image/png", "buffer": encoded()})
     page.wait_for_selector("#result:not([hidden])")
     assert page.locator("#verdict .good").count() == page.locator("#verdict span").count() == 2
@@ -86,13 +82,13 @@ def test_upload_explain_change_the_class_walk_and_download(page, tmp_path):
     assert page.get_attribute("#depth", "max") == "3"
     page.focus("#depth")
     page.keyboard.press("End")
-    assert (page.inner_text("#stop-name"), page.inner_text("#stop-size")) == ("pool", "4 x 8 x 8")
+    assert (page.inner_text("#layer-name"), page.inner_text("#layer-size")) == ("pool", "4 x 8 x 8")
     with page.expect_download() as waited:
         page.click("#npy")
     waited.value.save_as(tmp_path / "h.npy")
     heatmap = np.load(tmp_path / "h.npy")
     assert heatmap.shape == (16, 16)
-    assert float(page.inner_text("#stop-sum")) == pytest.approx(heatmap.astype(np.float64).sum(), abs=1e-5)
+    assert float(page.inner_text("#layer-sum")) == pytest.approx(heatmap.astype(np.float64).sum(), abs=1e-5)
     with page.expect_download() as waited:
         page.click("#html")
     waited.value.save_as(tmp_path / "report.html")
@@ -128,6 +124,24 @@ def test_an_error_stands_beside_the_button_takes_the_focus_and_dims_the_old_resu
     assert 0 <= error["y"] - (button["y"] + button["height"]) < 40
     assert 0 <= error["y"] < 800
     assert "stale" in page.get_attribute("#result", "class")
+
+
+def test_a_page_that_is_left_stops_its_explanation(browser):
+    app = make_app({"slow": tiny_setup(Deep)}, Limits(unasked_seconds=600))
+    with served(app) as port, contextlib.closing(browser.new_context()) as context:
+        opened = context.new_page()
+        opened.goto(f"http://127.0.0.1:{port}/")
+        opened.wait_for_selector("#samples img", timeout=PATIENCE)
+        with opened.expect_request("**/api/jobs/*", timeout=PATIENCE) as asked:
+            opened.click("#samples button >> nth=1")
+        job = app.state.jobs.find(re.findall(r"jobs/([\w-]+)", asked.value.url)[0])
+        assert not job.ended
+        opened.goto("about:blank")
+        end = time.monotonic() + 30  # the explanation takes a minute and more
+        while not job.ended:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert (job.state, job.error) == ("cancelled", "this explanation was cancelled")
 
 
 def test_explain_lies_within_the_first_screen(page):

@@ -1,4 +1,4 @@
-"""Hostile clients: whatever they send, the server answers in sentences, tells nothing of its machine, and goes on.
+"""Hostile clients: whatever they send, the server answers with a message, reveals nothing of its machine, and goes on.
 
 RELPROP_FUZZ=200 runs the long form.
 """
@@ -92,39 +92,39 @@ def upload(draw: random.Random) -> bytes:
     return draw.choice(kinds)()
 
 
-def wish(draw: random.Random) -> bytes:
-    """One hostile wish: no JSON, too deep, too long, of wrong types, or full of paths."""
-    fields = ["picture", "model", "target", "composite", "split", "identity", "levels", "baselines", "__class__"]
+def request(draw: random.Random) -> bytes:
+    """One hostile request: no JSON, too deep, too long, of wrong types, or full of paths."""
+    fields = ["image", "model", "target", "composite", "split", "identity", "levels", "baselines", "__class__"]
     values = [*NAMES, None, True, -1, 10**30, 1e308, [], {}, [[[]]], ["../x"] * 9, {"$ref": "/etc/passwd"}]
     plain = {draw.choice(fields): draw.choice(values) for _ in range(draw.randrange(1, 5))}
     kinds = [
-        lambda: json.dumps({"picture": "sample:chelsea"} | plain).encode(),
+        lambda: json.dumps({"image": "sample:chelsea"} | plain).encode(),
         lambda: json.dumps(plain).encode(),
         lambda: b"[" * 4000,
-        lambda: b'{"picture": "' + b"a" * 9000,
+        lambda: b'{"image": "' + b"a" * 9000,
         lambda: draw.randbytes(200),
-        lambda: b'{"target": NaN, "picture": "sample:chelsea"}',
+        lambda: b'{"target": NaN, "image": "sample:chelsea"}',
         lambda: b'\xff\xfe{"picture"',
     ]
     return draw.choice(kinds)()
 
 
 def attack(client, seed: int) -> None:
-    """Send one hostile upload, one hostile wish and one hostile address, and look at what comes back."""
+    """Send one hostile upload, one hostile request and one hostile address, and look at what comes back."""
     draw = random.Random(seed)
     headers = {
         "content-type": draw.choice(["image/png", "text/html", "multipart/form-data; boundary=x", "application/json"]),
         "content-disposition": 'attachment; filename="../../etc/passwd"',
         "x-forwarded-for": "127.0.0.1",
     }
-    got = client.post("/api/pictures", content=upload(draw), headers=headers)
+    got = client.post("/api/images", content=upload(draw), headers=headers)
     checked(got, {200, 413, 422})
-    if got.status_code == 200:  # of two kinds at once, or damaged where it does not matter: then it is a picture
-        asked = client.post("/api/jobs", json={"picture": got.json()["id"]})
+    if got.status_code == 200:  # of two kinds at once, or damaged where it does not matter: then it is an image
+        asked = client.post("/api/jobs", json={"image": got.json()["id"]})
         checked(asked, {202, 503})
         if asked.status_code == 202:
             assert finished(client, asked.json()["id"])["state"] in ("done", "failed")
-    checked(client.post("/api/jobs", content=wish(draw)), {202, 404, 413, 422, 503})
+    checked(client.post("/api/jobs", content=request(draw)), {202, 404, 413, 422, 503})
     name = draw.choice(NAMES).encode("utf-8", "replace").decode().replace("\x00", "%00")
     for path in (f"/api/jobs/{name}", f"/api/jobs/{name}/report.html", f"/{name}"):
         got = client.get(path)
@@ -140,12 +140,12 @@ def checked(got, codes: set[int]) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, ROUNDS, 12))
-def test_hostile_clients_get_sentences_and_the_server_goes_on(client, start):
+def test_hostile_clients_get_messages_and_the_server_goes_on(client, start):
     with ThreadPoolExecutor(6) as many:
         for outcome in [many.submit(attack, client, seed) for seed in range(start, min(start + 12, ROUNDS))]:
             outcome.result()
-    asked = client.post("/api/jobs", json={"picture": "sample:chelsea"})
-    if asked.status_code == 503:  # hostile wishes still wait; they end
+    asked = client.post("/api/jobs", json={"image": "sample:chelsea"})
+    if asked.status_code == 503:  # hostile requests still wait; they end
         pytest.fail("the queue stayed full")
     assert finished(client, asked.json()["id"])["state"] == "done"
 
@@ -157,10 +157,10 @@ def test_the_look_for_leaks_can_fail():
 
 def test_what_is_decoded_is_bounded_by_the_header(client, monkeypatch):
     def load(*given, **options):
-        raise AssertionError("the picture was decoded")
+        raise AssertionError("the image was decoded")
 
     monkeypatch.setattr(Image.Image, "load", load)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    got = client.post("/api/pictures", content=png(60_000, 60_000))
+    got = client.post("/api/images", content=png(60_000, 60_000))
     assert got.status_code == 422
     assert "3600 million pixels" in got.json()["error"] or "64 million" in got.json()["error"]

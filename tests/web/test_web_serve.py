@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -40,24 +41,71 @@ def test_it_listens_on_this_machine_alone_and_says_where(heard):
     ((host, port),) = heard
     assert host == "127.0.0.1"
     assert f"http://127.0.0.1:{port}/" in done.output
-    assert "without a password" not in done.output
+    assert "token" not in done.output
 
 
-def test_it_warns_where_others_can_reach_it(heard):
+def test_on_other_addresses_it_warns_and_prints_a_token(heard):
     done = serve(*MODEL, "--host", "0.0.0.0", "--port", 0)
     assert done.exit_code == 0, done.output
-    assert heard[0][0] == "0.0.0.0"
-    assert "without a password" in done.output.replace("\n", " ")
+    ((host, port),) = heard
+    assert host == "0.0.0.0"
+    assert "The connection is not encrypted" in done.output.replace("\n", " ")
+    tokens = set(re.findall(rf":{port}/\?token=([\w-]+)", done.output))
+    assert len(tokens) == 1
+    again = re.findall(r"token=([\w-]+)", serve(*MODEL, "--host", "0.0.0.0", "--port", 0).output)
+    assert len(tokens.pop()) >= 32
+    assert again[0] not in done.output
 
 
-def test_two_models_of_one_name_are_told_apart(heard):
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("", "--host is empty"),
+        ("  ", "--host is empty"),
+        ("192.0.2.1", "choose another --port or --host"),  # an address that no machine has
+        ("localhost:8000", "choose another --port or --host"),
+        ("[::1]", "choose another --port or --host"),
+        (f"{'a' * 70}.example", "choose another --port or --host"),
+        ("255.255.255.255", "cannot be reached"),
+        ("127.255.255.255", "cannot be reached"),
+        ("224.0.0.1", "cannot be reached"),
+        ("<broadcast>", "cannot be reached"),
+    ],
+)
+def test_a_host_that_nobody_can_reach_is_refused_before_any_warning(heard, host, message):
+    done = serve(*MODEL, "--host", host, "--port", 0)
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+    assert done.output.startswith("error: ")
+    assert "warning" not in done.output
+    assert heard == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "localhost", "::1"])
+def test_all_spellings_of_loopback_need_no_token(heard, host):
+    done = serve(*MODEL, "--host", host, "--port", 0)
+    assert done.exit_code == 0, done.output
+    assert len(heard) == 1
+    assert "token" not in done.output
+    assert "warning" not in done.output
+
+
+@pytest.mark.parametrize("name", ["*", "http://a.example", "a.example:80", ""])
+def test_further_hosts_are_names_alone(heard, name):
+    done = serve(*MODEL, "--allow-host", name, "--port", 0)
+    assert done.exit_code == 2
+    assert "takes a name or an address" in done.output
+    assert heard == []
+
+
+def test_two_models_of_one_name_get_different_names(heard):
     done = serve("--model", "web_tiny:Tiny", "--model", "web_tiny:Tiny", "--device", "cpu", "--port", 0)
     assert done.exit_code == 0, done.output
     names = done.output.split(" at http")[0].split("serves ")[1].split(", ")
     assert len(set(names)) == 2
 
 
-def test_a_port_that_is_taken_is_an_error_in_words(heard):
+def test_a_port_that_is_taken_is_an_error_with_a_message(heard):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = serve(*MODEL, "--port", other.getsockname()[1])
     assert done.exit_code == 2

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core import lrp as engine
+from relprop.core import lrp as core_lrp
 from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.targets.start import begin
@@ -46,7 +46,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         self.model = model
         self.composite = composite
         self.start = start
-        self._engine = engine.LRP(model, composite, ledger=False)
+        self._lrp = core_lrp.LRP(model, composite, ledger=False)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -81,7 +81,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         fixed = dict(enumerate(extra if isinstance(extra, tuple) else (extra,), len(given)))
         one = len(given) == 1
         chosen = target if isinstance(target, OutputTarget) else _Chosen(target)
-        result: Any = self._engine(given[0] if one else given, chosen, start=self.start, fixed=fixed)
+        result: Any = self._lrp(given[0] if one else given, chosen, start=self.start, fixed=fixed)
         parts = (result.relevance,) if one else result.relevance
         found = tuple(part.to(tensor.dtype) for part, tensor in zip(parts, given, strict=True))
         formatted = found if isinstance(inputs, tuple) else found[0]
@@ -116,9 +116,9 @@ class _Chosen(OutputTarget):
             target = int(target)  # one class for all images
         if target is None:
             return self._only(output)
-        places = [target] if isinstance(target, tuple) else target
-        if isinstance(places, list) and places and all(isinstance(place, tuple) for place in places):
-            return self._at(output, places if len(places) == len(output) else places * len(output), start)
+        positions = [target] if isinstance(target, tuple) else target
+        if isinstance(positions, list) and positions and all(isinstance(position, tuple) for position in positions):
+            return self._at(output, positions if len(positions) == len(output) else positions * len(output), start)
         columns = begin(target, output, start).columns
         if len(columns) != 1:
             raise TargetError("captum's attribute explains one class an image; relprop.explain takes (N, K)")
@@ -132,15 +132,15 @@ class _Chosen(OutputTarget):
             )
         return output.clone()
 
-    def _at(self, output: Tensor, places: list[tuple[int, ...]], start: Scale) -> Tensor:
+    def _at(self, output: Tensor, positions: list[tuple[int, ...]], start: Scale) -> Tensor:
         values = output.softmax(1) if start == "probability" else output
         relevance = torch.zeros_like(output)
-        for image, place in enumerate(places):
-            if len(place) != output.dim() - 1 or not all(
-                0 <= i < n for i, n in zip(place, output.shape[1:], strict=True)
+        for image, position in enumerate(positions):
+            if len(position) != output.dim() - 1 or not all(
+                0 <= i < n for i, n in zip(position, output.shape[1:], strict=True)
             ):
-                raise TargetError(f"{place} is no place in an output of shape {tuple(output.shape[1:])}")
-            relevance[image, *place] = values[image, *place]
+                raise TargetError(f"{position} is no position in an output of shape {tuple(output.shape[1:])}")
+            relevance[image, *position] = values[image, *position]
         return relevance
 
     def __str__(self) -> str:

@@ -39,7 +39,7 @@ class PredictionExplanation:
     """The prediction for one image, and the relevance of its pixels for one class or two.
 
     Attributes:
-        results: for each class, its relevance (1, C, H, W) and the books.
+        results: for each class, its relevance (1, C, H, W) and the ledger.
         predicted_class_idx: the class with the highest score.
         expected_class_idx: the other class asked for, if one was.
         model: the model's type.

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 COMMANDS = (
-    "explain", "explain-text", "check", "conservation", "evaluate", "summary", "tune", "train", "reproduce", "report",
-    "serve",
+    "explain", "explain-text", "check", "conservation", "evaluate", "summary", "check-run", "tune", "train",
+    "reproduce", "report", "serve",
 )  # fmt: skip
 """Commands in the order of `--help`; each is a function in a module of the same name, with _ for -."""
 
@@ -40,7 +40,7 @@ _ParseError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Click
 
 
 class _Commands(TyperGroup):
-    """The one place where errors become sentences and exit codes."""
+    """Where errors become sentences and exit codes."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         """Run the command line and exit."""
@@ -81,8 +81,8 @@ def _complain(error: Exception) -> int:
         console.fail(str(error))
         return error.exit_code
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        console.fail(f"{place}{error.strerror or error}")
+        path = f"{error.filename}: " if error.filename else ""
+        console.fail(f"{path}{error.strerror or error}")
         return 2
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to say so would be slow
         console.fail("the device ran out of memory; try a smaller --batch-size, or --device cpu")
@@ -110,7 +110,7 @@ def _top(
         bool, typer.Option("--debug", help="Show the traceback of an error; also RELPROP_DEBUG=1.")
     ] = False,
 ) -> None:
-    """Layer-wise relevance propagation through residual networks, with books that balance.
+    """Layer-wise relevance propagation through residual networks, with every unit of relevance counted.
 
     Exit codes: 0 done; 1 a check failed, or some images could not be read; 2 misuse.
     """

@@ -131,27 +131,8 @@ class Job:
 
 
 def split(result: Relevance) -> list[Relevance]:
-    """Take a batch's result apart: one result of one sample each, with its own page of the ledger."""
-    return [_sample(result, slice(at, at + 1)) for at in range(len(result.target))]
-
-
-def _sample(result: Relevance, at: slice) -> Relevance:
-    book = result.ledger
-    if book is not None:
-        lines = tuple(
-            replace(
-                line,
-                received=line.received[at],
-                sent=line.sent[at],
-                magnitude=line.magnitude[at],
-                blind=line.blind if isinstance(line.blind, float) else line.blind[at],
-            )
-            for line in book.entries
-        )
-        book = replace(book, entries=lines, start=book.start[at], end=book.end[at])
-    parts = {name: getattr(result, name)[at] for name in ("relevance", "target", "score", "logits")}
-    kept = {key: relevance[at] for key, relevance in result.kept.items()}
-    return replace(result, **parts, ledger=book, kept=kept)
+    """Take a batch's result apart: one result of one sample each, with its own part of the ledger."""
+    return [result.slice(slice(at, at + 1)) for at in range(len(result.target))]
 
 
 def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[Item]:

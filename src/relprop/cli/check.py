@@ -21,7 +21,7 @@ Name = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help="As --model of the other commands; none for the bundled EfficientNet-Lite0."),
 ]
-Steps = Annotated[bool, typer.Option("--steps", help="List every step with its place in the code, not every kind.")]
+Steps = Annotated[bool, typer.Option("--steps", help="List every step with its line in the code, not every kind.")]
 Image = Annotated[
     Path | None,
     typer.Option("--image", help="Explain this image too, and show the share of each branch of each join."),
@@ -79,7 +79,7 @@ def check(
 
 
 def _rows(graph: Graph, assignment: Assignment) -> list[dict[str, Any]]:
-    """One row a step: name, operation, rule (None where missing), kind of join, place in the code."""
+    """One row a step: name, operation, rule (None where missing), kind of join, line in the code."""
     missing = {node.index for node in assignment.missing}
     return [
         {
@@ -134,8 +134,8 @@ def _join_table(joins: list[dict[str, Any]]) -> Any:
     """One line a branch: the join's name at its first."""
     made = console.table("join", "branch", "kind", ">share")
     for row in joins:
-        for place, (branch, kind, share) in enumerate(zip(row["branches"], row["kinds"], row["shares"], strict=True)):
-            name = "" if place else console.escape(row["join"])
+        for line, (branch, kind, share) in enumerate(zip(row["branches"], row["kinds"], row["shares"], strict=True)):
+            name = "" if line else console.escape(row["join"])
             made.add_row(name, console.escape(branch), kind, "?" if share is None else f"{share:.1%}")
     return made
 
@@ -153,8 +153,8 @@ def _print(
 def _step_table(rows: list[dict[str, Any]]) -> Any:
     made = console.table("step", "operation", "rule", "branches", "where")
     for row in rows:
-        place = console.escape(row["source"])
-        made.add_row(console.escape(row["name"]), row["op"], _rule(row), ", ".join(row["branches"] or ()), place)
+        line = console.escape(row["source"])
+        made.add_row(console.escape(row["name"]), row["op"], _rule(row), ", ".join(row["branches"] or ()), line)
     return made
 
 

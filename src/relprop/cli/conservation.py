@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relprop.cli import console, options
+from relprop.tables import number
 
 if TYPE_CHECKING:
-    from relprop.report.book import Book
+    from relprop.report.conservation import ConservationTable
 
-Rtol = Annotated[
-    float, typer.Option(min=0.0, help="Largest leak that is allowed, relative to the relevance at that place.")
-]
+Rtol = Annotated[float, typer.Option(min=0.0, help="Largest leak that is allowed, relative to the relevance there.")]
 Depth = Annotated[
     int,
     typer.Option(min=0, help="Parts of a name that make a block: 2 puts layer1.0.conv1 into layer1.0; 0 lists steps."),
@@ -49,46 +48,40 @@ def conservation(
     """
     from relprop import LRP
     from relprop.cli.batches import Job, aim, find_items
-    from relprop.report.book import Book
+    from relprop.report.conservation import ConservationTable
 
     rules = options.composite(composite, split, identity)
-    place = options.choose_device(device)
+    device = options.choose_device(device)
     items = find_items(images, recursive=recursive)
     options.require_targets(target, len(items))
     options.require_indices(target, options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     items = aim(items, target, loaded)
-    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, place, start)
-    book = Book(depth)
+    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start)
+    table = ConservationTable(depth)
     for _, result in job.results():
-        assert result.ledger is not None  # LRP keeps the books unless told not to
-        book.add(result.ledger)
-    good = book.gap <= rtol
+        assert result.ledger is not None  # LRP keeps a ledger by default
+        table.add(result.ledger)
+    good = table.gap <= rtol
     if json:
         document = {"model": loaded.name, "composite": rules.name, "start": start, "rtol": rtol, "balances": good}
-        console.print_json(document | book.document() | {"images": book.images, "failures": job.failed()})
+        console.print_json(document | table.document() | {"images": table.images, "failures": job.failed()})
     else:
-        _print(book, f"{loaded.name} · {options.full_spec(composite, split, identity)}", rtol)
+        _print(table, f"{loaded.name} · {options.full_spec(composite, split, identity)}", rtol)
         job.report()
     return 0 if good and not job.failures else 1
 
 
-def _print(book: Book, described: str, rtol: float) -> None:
-    absorbs = book.absorbed != 0  # NaN included
-    count = "1 image" if book.images == 1 else f"sums over {book.images} images"
-    columns = ["block", ">received", ">passed on", ">leak", *([">absorbed"] if absorbs else [])]
+def _print(table: ConservationTable, described: str, rtol: float) -> None:
+    count = "1 image" if table.images == 1 else f"sums over {table.images} images"
+    block, *numbers = table.heads()
     console.heading(f"{described} · {count}, from the output to the image")
-    made = console.table(*columns)
-    for name, line in book.lines.items():
-        leak = f"{line.leak:.1e}"
-        cells = [
-            console.number(line.received),
-            console.number(line.sent),
-            leak if line.leak <= rtol else f"[{console.BAD}]{leak}[/]",
-        ]
-        made.add_row(console.escape(name), *cells, *([f"{line.absorbed:.1e}"] if absorbs else []))
+    made = console.table(block, *(f">{head}" for head in numbers))
+    for name, row in table.rows.items():
+        received, sent, leak, *absorbed = table.cells(row)
+        leak = leak if row.leak <= rtol else f"[{console.BAD}]{leak}[/]"
+        made.add_row(console.escape(name), received, sent, leak, *absorbed)
     console.show(made)
-    console.out.print(
-        f"started with {console.number(book.start)}, {console.number(book.end)} arrived at the image", soft_wrap=True
-    )
-    console.statements(book.conservation, rtol)
+    ends = f"started with {number(table.start)}, {number(table.end)} arrived at the image"
+    console.out.print(ends, soft_wrap=True)
+    console.statements(table.conservation, rtol)

@@ -12,18 +12,43 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape as escape
+from rich.markup import escape as _escape
+from rich.segment import Segment
 from rich.table import Table
 
+from relprop.documents import printable, text_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rich.console import ConsoleOptions, RenderableType
 
     from relprop.core.backward.ledger import Conservation
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class PlainConsole(Console):
+    """A console that styles text, and obeys no control characters in it: names and metadata come from anybody."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render with control characters written out."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+out = PlainConsole(highlight=False)
+err = PlainConsole(stderr=True, highlight=False)
 
 GOOD, BAD, QUIET, FILE = "green", "bold red", "bright_black", "cyan"
+
+
+def escape(text: str) -> str:
+    """Return a name as text that markup and terminal leave alone, on one line."""
+    return _escape(printable(text).replace("\n", "\\n"))
+
+
+def write(text: str) -> None:
+    """Write a text to standard output as it is, with control characters written out."""
+    sys.stdout.write(printable(text))
 
 
 def fail(sentence: str) -> None:
@@ -55,11 +80,6 @@ def heading(text: str) -> None:
     out.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
 
 
-def number(value: float) -> str:
-    """Write a sum of relevance: six decimals, or in powers of ten where it has run away."""
-    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
-
-
 def statements(said: Conservation, rtol: float = 1e-5) -> None:
     """Print the two statements about conservation, each on a line, marked and coloured."""
     out.print(verdict(not said.leaks(rtol), said.leak_text(rtol), said.leak_text(rtol)), soft_wrap=True)
@@ -83,8 +103,8 @@ def show(made: Table) -> None:
                 out.print(f"[{QUIET}]{escape(head):{longest}}[/]  {cell}", soft_wrap=True)
             out.print()
     else:
-        wide = Console(width=10_000, highlight=False)
-        Console(width=wide.measure(made).maximum + 1, highlight=False).print(made)
+        wide = PlainConsole(width=10_000, highlight=False)
+        PlainConsole(width=wide.measure(made).maximum + 1, highlight=False).print(made)
 
 
 def print_json(document: Any) -> None:
@@ -127,9 +147,11 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _jsonable(part) for key, part in value.items()}
+        return {text_of(str(key)): _jsonable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    return text_of(str(value))

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -112,13 +112,13 @@ def evaluate(
     """Measure explanations on a data set; killed at any moment, the same command goes on with it.
 
     Every sample, explainer, post-processing and metric gives a row, in Parquet files in the run directory. What cannot
-    be computed is a row with the reason. Pictures that relprop tune chose a reading on are left out. Exit code 1 if
+    be computed is a row with the reason. Pictures that relprop tune chose layer weights on are left out. Exit code 1 if
     some pictures could not be read.
     """
     from relprop.evaluation import Plan, with_controls
     from relprop.explainers import EXPLAINERS
 
-    place = _place(device, ray)
+    chosen_device = _device(device, ray)
     chosen = specs(explainers, EXPLAINERS.names())
     plan = Plan(
         model=model_spec(model, arch, size, mean, std, trust),
@@ -133,14 +133,14 @@ def evaluate(
         target=target,
         batch=batch_size,
         threads=threads,
-        device=place.split(":")[0],
+        device=chosen_device.split(":")[0],
         curves=curves,
         amp=amp,
     )
-    return _carry_out(plan, out or Path("runs") / plan.digest, place, workers, ray)
+    return _execute(plan, out or Path("runs") / plan.digest, chosen_device, workers, ray)
 
 
-def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str | None) -> int:
+def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
     """Run the plan, and print its table."""
     from relprop.evaluation.local import run
     from relprop.evaluation.store import manifest, summary_of
@@ -149,21 +149,22 @@ def _carry_out(plan: Plan, out: Path, place: str, workers: int | None, ray: str 
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
-    with progress(plan) as report:
+    with progress() as report:
+        how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
         if ray is None:
-            store = run(plan, out, workers=workers or 1, place=place, command=command, report=report)
+            store = run(plan, out, workers=workers or 1, place=device, **how)
         else:
             from relprop.evaluation.ray import run_ray
 
-            store = run_ray(plan, out, address=ray, workers=workers, command=command, report=report)
+            store = run_ray(plan, out, address=ray, workers=workers, **how)
     summary = summary_of(store)
-    sys.stdout.write(summary.format("text"))
+    console.write(summary.format("text"))
     if used := manifest(out).get("left_out"):
-        console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that a reading of lrp-cuts was chosen on")
-    return 1 if summary.unread else 0
+        console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that layer weights of lrp-cuts were chosen on")
+    return 1 if summary.unread or summary.left_out else 0
 
 
-def _place(device: str, ray: str | None) -> str:
+def _device(device: str, ray: str | None) -> str:
     """Choose a device; on a cluster the workers' machines have it, and not necessarily this one."""
     if ray is None or device == "auto":
         return options.choose_device(device)
@@ -203,7 +204,7 @@ def _absolute_path(name: str) -> str:
 
 
 @contextmanager
-def progress(plan: Plan, what: str = "samples") -> Iterator[Callable[[int, int], None]]:
+def progress(what: str = "samples") -> Iterator[Callable[[int, int], None]]:
     """Show samples done, rate and remaining time on standard error; a line every half minute if it is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -214,13 +215,13 @@ def progress(plan: Plan, what: str = "samples") -> Iterator[Callable[[int, int],
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    clock = _Clock(plan.batch, plan.samples)
+    clock = _Clock()
     with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
         task = bar.add_task("", total=None, rate="")
 
         def report(done: int, total: int) -> None:
-            rate, line = clock.tell(done, total)
-            bar.update(task, completed=clock.samples(done), total=clock.samples(total), rate=rate)
+            rate, line = clock.read(done, total)
+            bar.update(task, completed=done, total=total, rate=rate)
             if line and not console.err.is_terminal:
                 console.err.print(line, soft_wrap=True)
 
@@ -230,22 +231,17 @@ def progress(plan: Plan, what: str = "samples") -> Iterator[Callable[[int, int],
 class _Clock:
     """Rate and remaining time from what was done since the start."""
 
-    def __init__(self, batch: int, most: int | None) -> None:
-        self.batch, self.most, self.began, self.first, self.said = batch, most, time.monotonic(), -1, 0.0
+    def __init__(self) -> None:
+        self.began, self.first, self.said = time.monotonic(), -1, 0.0
 
-    def samples(self, chunks: int) -> int:
-        """Return how many samples that is; without --samples the last chunk may be counted too large."""
-        return min(chunks * self.batch, self.most or chunks * self.batch)
-
-    def tell(self, done: int, total: int) -> tuple[str, str | None]:
+    def read(self, done: int, total: int) -> tuple[str, str | None]:
         """Return the rate, and a line for logs now and then."""
         if self.first < 0:
             self.first, self.began = done, time.monotonic()
         passed = time.monotonic() - self.began
-        rate = (self.samples(done) - self.samples(self.first)) / passed if passed > 0 else 0.0
+        rate = (done - self.first) / passed if passed > 0 else 0.0
         text = f"{rate:.2f} samples/s" if rate else ""
         if passed - self.said < 30 or not rate:
             return text, None
         self.said = passed
-        left = (self.samples(total) - self.samples(done)) / rate
-        return text, f"{self.samples(done)} of {self.samples(total)} samples, {text}, {left / 60:.0f} min left"
+        return text, f"{done} of {total} samples, {text}, {(total - done) / rate / 60:.0f} min left"

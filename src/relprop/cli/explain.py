@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relprop.cli import console, options
+from relprop.documents import naming
 from relprop.errors import UsageError
+from relprop.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ Post = Annotated[
     str | None,
     typer.Option(
         help="What the picture shows of the heatmap: none (each pixel), smooth:1, positive, ...; files keep it raw.",
-        show_default="smooth:1, or none with --quantize or --reading",
+        show_default="smooth:1, or none with --quantize or --combine",
     ),
 ]
 Contrast = Annotated[
@@ -47,11 +49,11 @@ Formats = Annotated[
         "--format", help="Files for the raw heatmap, with commas: npy, npz (all tensors), csv (a row a line)."
     ),
 ]
-ReadingSpec = Annotated[
+Combine = Annotated[
     str | None,
     typer.Option(
         rich_help_panel="Rules",
-        help="Read the map from several cuts, as lrp-cuts does: default, a FILE of relprop tune, or weights "
+        help="Combine the relevance of several layers, as lrp-cuts does: default, a FILE of relprop tune, or weights "
         "as 0.9*late+0.1*input.",
         show_default="the pixels alone",
     ),
@@ -63,7 +65,7 @@ Composite = Annotated[
         "-c",
         rich_help_panel="Rules",
         help="Choice of rules: paper, two-sided, released, original, epsilon, gamma, ...; options as epsilon:1e-6.",
-        show_default="paper, or the reading's own",
+        show_default="paper, or the one that the weights were chosen under",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
@@ -76,7 +78,7 @@ def explain(
     target: options.Target = None,
     contrast: Contrast = None,
     composite: Composite = None,
-    reading: ReadingSpec = None,
+    combine: Combine = None,
     split: options.Split = None,
     identity: options.Identity = None,
     start: options.Start = "probability",
@@ -100,7 +102,7 @@ def explain(
     For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
     and NAME/ (relevance per channel and a manifest). The picture is drawn after a Gaussian of one pixel, and says so:
     the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it
-    explains the bundled photograph. With --reading the heatmap is read from several cuts of the network (explainer
+    explains the bundled photograph. With --combine the heatmap combines several layers of the network (explainer
     lrp-cuts), and NAME/ holds their relevance too.
 
     Exit code 1 if some images could not be read; the others are done, and those are listed.
@@ -108,33 +110,33 @@ def explain(
     from relprop import LRP
     from relprop.cli import batches
     from relprop.explainers import POST
-    from relprop.explainers.cuts import find_reading
+    from relprop.explainers.cuts import find_weights
 
-    read = None if reading is None else find_reading(reading)
+    weights = None if combine is None else find_weights(combine)
     if target and contrast is not None:
         raise UsageError("--contrast names both classes itself; give it or --target, not both")
-    spec = composite or ("paper" if read is None else read.composite)
-    drawn = post or ("smooth:1" if read is None and quantize is None else "none")
+    spec = composite or ("paper" if weights is None else weights.composite)
+    drawn = post or ("smooth:1" if weights is None and quantize is None else "none")
     view = View(
         out,
         POST.build(drawn),
         drawn,
         quantize,
         options.full_spec(spec, split, identity),
-        None if read is None else read.text,
+        None if weights is None else weights.text,
         tuple(layer or ()),
         _formats(formats),
     )
     rules = options.composite(spec, split, identity)
-    place = options.choose_device(device)
+    device = options.choose_device(device)
     items = batches.find_items(images, recursive=recursive)  # what can be refused is, before a model is loaded
     options.require_targets(target, len(items))
     options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust)
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     items = batches.aim(items, target, loaded, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
-    lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if read is None else read.weights)])
-    job = batches.Job(loaded, lrp, items, batch_size, place, start)
+    lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if weights is None else weights.by_layer)])
+    job = batches.Job(loaded, lrp, items, batch_size, device, start)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
@@ -146,7 +148,7 @@ def explain(
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
         document |= {"drawn_after": view.spec}
-        document |= {} if view.reading is None else {"reading": view.reading}
+        document |= {} if view.combine is None else {"combine": view.combine}
         console.print_json({**document, "images": rows, "failures": job.failed()})
     else:
         console.heading(f"{loaded.name} · {view.rules}")
@@ -164,7 +166,7 @@ class View:
         post: what the picture shows of a heatmap, and `spec`, how that was written.
         quantize: levels of the drawn heatmap, None for a continuous one.
         composite: spec of the rules, for the caption.
-        reading: weights of the cuts that the heatmap is read from; None for the pixels alone.
+        combine: weights of the layers that the heatmap combines; None for the pixels alone.
         layers: whose relevance is written too.
         formats: of the raw heatmap's files.
     """
@@ -174,20 +176,20 @@ class View:
     spec: str
     quantize: int | None
     composite: str
-    reading: str | None = None
+    combine: str | None = None
     layers: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("npy",)
 
     @property
     def rules(self) -> str:
-        """The rules, and the cuts if several were read, for captions."""
-        return self.composite if self.reading is None else f"{self.composite} · {self.reading}"
+        """The rules, and the layers if several are combined, for captions."""
+        return self.composite if self.combine is None else f"{self.composite} · {self.combine}"
 
     def heatmap(self, result: Relevance) -> Tensor:
-        """The map (N, H, W) of a result: at the pixels, or read from several cuts."""
+        """The map (N, H, W) of a result: at the pixels, or of several layers combined."""
         from relprop.core.result.combine import parse_reading
 
-        return result.heatmap if self.reading is None else result.read(parse_reading(self.reading))
+        return result.heatmap if self.combine is None else result.read(parse_reading(self.combine))
 
     def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
@@ -208,12 +210,13 @@ class View:
             score=score,
             levels=self.quantize is not None or self.spec.startswith("quantize"),
         )
-        viz.save(figure, picture)
-        files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
-        for layer in self.layers:
-            files += self._layer(item, result, layer, score)
-        result.save(whole)
-        annotate(whole, item.picture, self._about(result, loaded, item))
+        with naming(self.out):
+            viz.save(figure, picture)
+            files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
+            for layer in self.layers:
+                files += self._layer(item, result, layer, score)
+            result.save(whole)
+            annotate(whole, item.picture, self._about(result, loaded, item))
         return [*files, str(whole)]
 
     def _raw(self, name: str, result: Relevance, heatmap: Any) -> list[str]:
@@ -235,7 +238,7 @@ class View:
         import numpy as np
 
         from relprop import viz
-        from relprop.report.cuts import heat
+        from relprop.sessions import heat
 
         values = result.at(layer)
         raw, picture = (self.out / f"{item.name}.{layer}.{kind}" for kind in ("npy", "png"))
@@ -251,7 +254,7 @@ class View:
 
     def _about(self, result: Relevance, loaded: LoadedModel, item: Item) -> dict[str, Any]:
         """Say what a reader of the result will want to know; `relprop report` does."""
-        from relprop.report.study import top_classes
+        from relprop.sessions import top_classes
 
         return {
             "class": explained(result, loaded, item),
@@ -259,7 +262,7 @@ class View:
             "weights": loaded.source,
             "composite": self.composite,
             "drawn_after": self.spec,
-            **({} if self.reading is None else {"reading": self.reading}),
+            **({} if self.combine is None else {"combine": self.combine}),
             "top": top_classes(loaded, result.logits[0]),
             "command": shlex.join(["relprop", *sys.argv[1:]]),
         }
@@ -293,10 +296,10 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
     """Say in numbers what was explained, and where its relevance went."""
-    assert result.ledger is not None  # LRP counts unless told not to
+    assert result.ledger is not None  # LRP keeps a ledger by default
     heatmap = view.heatmap(result)
     total = heatmap.double().sum((1, 2))
-    said = result.ledger.conservation(None if view.reading is None else total)
+    said = result.ledger.conservation(None if view.combine is None else total)
     target, predicted = int(result.target[0]) if item.target is None else item.target, int(result.logits[0].argmax())
     probabilities = result.probabilities[0]
     return {
@@ -362,7 +365,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         ">probability": f"{100 * row['probability']:.1f} %",
         ">score": f"{row['score']:.6f}",
         "predicted": console.escape(row["predicted_class"]),
-        ">Σ relevance": console.number(row["sum"]),
+        ">Σ relevance": number(row["sum"]),
         ">largest leak": f"{row['gap']:.1e}",
         ">half of it on": f"{100 * row['half_on']:.1f} %",
     }

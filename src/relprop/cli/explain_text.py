@@ -89,7 +89,7 @@ def _print(result: TokenRelevance, loaded: TextModel, out: Path | None) -> None:
             for word, value in result.words(index):
                 made.add_row(str(index), console.escape(word), f"{value:+.6f}")
         console.show(made)
-    assert result.ledger is not None  # LRP keeps the books unless told not to
+    assert result.ledger is not None  # LRP keeps a ledger by default
     console.statements(result.ledger.conservation())
     if out is not None:
         console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True)
@@ -108,6 +108,6 @@ def _document(result: TokenRelevance, loaded: TextModel) -> dict[str, Any]:
         }
         for index in range(len(result))
     ]
-    books: dict[str, Any] = {"gap": result.ledger.gap, "absorbed": result.ledger.absorbed}
-    books |= {"conservation": result.ledger.conservation().document()}
-    return {"model": loaded.name, "composite": result.composite, **books, "texts": texts}
+    conservation: dict[str, Any] = {"gap": result.ledger.gap, "absorbed": result.ledger.absorbed}
+    conservation |= {"conservation": result.ledger.conservation().document()}
+    return {"model": loaded.name, "composite": result.composite, **conservation, "texts": texts}

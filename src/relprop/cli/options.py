@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from relprop.models import LoadedModel
 
-_MODEL, _RULES = "Model", "Rules"
+_model = partial(typer.Option, rich_help_panel="Model")
+_rules = partial(typer.Option, rich_help_panel="Rules")
 
 Images = Annotated[
     list[Path] | None,
@@ -27,69 +29,41 @@ Images = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into the folders of folders too.")]
 Model = Annotated[
     str | None,
-    typer.Option(
+    _model(
         "--model",
         "-m",
-        rich_help_panel=_MODEL,
         help="torchvision or timm name, checkpoint, .pt2 file, package.module:factory, or random:NAME (untrained).",
         show_default="efficientnet-lite0, which needs no network",
     ),
 ]
-Arch = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_MODEL, help="Architecture of a checkpoint: a model name or package.module:factory."),
-]
-Size = Annotated[int | None, typer.Option(rich_help_panel=_MODEL, min=1, help="Side of the network's input in pixels.")]
-Mean = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_MODEL, help="Channel means in [0, 1], e.g. 0.485,0.456,0.406.", metavar="R,G,B"),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_MODEL, help="Channel deviations in [0, 1], e.g. 0.229,0.224,0.225.", metavar="R,G,B"),
-]
-Device = Annotated[
-    str, typer.Option(rich_help_panel=_MODEL, help="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", rich_help_panel=_MODEL, help="Run code that a .pt2 file holds or a file's metadata name."),
-]
+Arch = Annotated[str | None, _model(help="Architecture of a checkpoint: a model name or package.module:factory.")]
+Size = Annotated[int | None, _model(min=1, help="Side of the network's input in pixels.")]
+Mean = Annotated[str | None, _model(help="Channel means in [0, 1], e.g. 0.485,0.456,0.406.", metavar="R,G,B")]
+Std = Annotated[str | None, _model(help="Channel deviations in [0, 1], e.g. 0.229,0.224,0.225.", metavar="R,G,B")]
+Device = Annotated[str, _model(help="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")]
+Trust = Annotated[bool, _model("--trust", help="Run code that a .pt2 file holds or a file's metadata name.")]
 Classes = Annotated[
     Path | None,
-    typer.Option(
+    _model(
         "--classes",
-        rich_help_panel=_MODEL,
         help="Names of the classes: a file with one a line, a JSON list, or a folder with a subfolder for each.",
         show_default="those that the model brings",
     ),
 ]
 Composite = Annotated[
     str,
-    typer.Option(
+    _rules(
         "--composite",
         "-c",
-        rich_help_panel=_RULES,
         help="Choice of rules: paper, released, original, epsilon, gamma, ...; options as epsilon:1e-6.",
     ),
 ]
-Split = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_RULES, help="How residual joins share: ratio or symmetric.", show_default="ratio"),
-]
+Split = Annotated[str | None, _rules(help="How residual joins share: ratio or symmetric.", show_default="ratio")]
 Identity = Annotated[
     bool | None,
-    typer.Option(
-        "--identity/--no-identity",
-        rich_help_panel=_RULES,
-        help="Whether identity skips get their share.",
-        show_default="identity",
-    ),
+    _rules("--identity/--no-identity", help="Whether identity skips get their share.", show_default="identity"),
 ]
-Start = Annotated[
-    Literal["probability", "logit"],
-    typer.Option(rich_help_panel=_RULES, help="What relevance starts from at the explained class."),
-]
+Start = Annotated[Literal["probability", "logit"], _rules(help="What relevance starts from at the explained class.")]
 Target = Annotated[
     list[str] | None,
     typer.Option(
@@ -121,13 +95,13 @@ def load(
         ModelError: there is no such model, or its weights do not fit.
     """
     means, deviations = channels("--mean", mean), channels("--std", std)
-    place = choose_device(device)
+    device = choose_device(device)
     with console.waiting("loading the model"):
         from relprop.models import DEFAULT_MODEL, load_model
 
         name = DEFAULT_MODEL if model is None else model
         return load_model(
-            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=place, trust=trust
+            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=device, trust=trust
         )
 
 
@@ -159,7 +133,7 @@ def choose_device(name: str) -> str:
     here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     here += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
-        return "cuda" if len(here) > 1 and here[1] == "cuda:0" else "cpu"  # mps lacks float64, which the books need
+        return "cuda" if len(here) > 1 and here[1] == "cuda:0" else "cpu"  # mps lacks float64, which the ledger needs
     if name not in [*here, *(["cuda"] if "cuda:0" in here else [])]:
         raise UsageError(f"there is no device {name!r} here; there is {', '.join(here)}")
     return name
@@ -262,7 +236,9 @@ def _classes_of(text: str, classes: Sequence[str] | None, outputs: int | None) -
 
 def _within(index: int, outputs: int | None) -> int:
     if outputs is not None and not 0 <= index < outputs:
-        raise TargetError(f"class {index} does not exist: the model has {outputs} classes, 0 to {outputs - 1}")
+        from relprop.core.targets.target import no_such_class
+
+        raise no_such_class(index, outputs)
     return index
 
 

@@ -63,7 +63,7 @@ def report(
 
     Of a run: scores beside controls, curves if the run kept them, some of its pictures, the plan. Of results and
     images: the maps of all methods side by side on one scale, and the conservation ledger. Exit code 1 if some images
-    could not be read; the report holds the others.
+    could not be read, or shards of the run are damaged or not its own; the report holds the others.
     """
     from relprop.cli.batches import aim, find_items
     from relprop.report import report_of_results, report_of_run, write
@@ -75,10 +75,10 @@ def report(
     if results and len(results) < len(given):
         odd = next(path for path in given if path not in results)
         raise UsageError(f"{results[0]} holds results and {odd} does not; give results, or images, not both")
-    place, failed = options.choose_device(device), 0
+    device, failed = options.choose_device(device), 0
     if runs:
         with console.waiting("reading the run, explaining some of its pictures"):
-            made = report_of_run(runs[0], pictures=pictures, device=place, trust=trust)
+            made = report_of_run(runs[0], pictures=pictures, device=device, trust=trust)
     elif results:
         made = report_of_results(results)
     else:
@@ -86,13 +86,15 @@ def report(
         options.require_targets(target, len(items))
         options.require_indices(target, options.known_outputs(model))
         loaded = options.load(
-            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust
         )
         rules = options.full_spec(composite, split, identity)
-        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, place)
+        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, device)
+    for sentence in made.left_out:
+        console.warn(sentence)
     path = write(made, out)
     console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if failed or made.left_out else 0
 
 
 def _of_images(
@@ -101,19 +103,19 @@ def _of_images(
     rules: str,
     methods: list[str],
     start: Literal["probability", "logit"],
-    place: str,
+    device: str,
 ) -> tuple[Report, int]:
     """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
     from relprop.images import read_image
     from relprop.report import Workbench, report_of_studies
 
-    bench, studies, failures = Workbench(loaded, place), [], []
+    session, studies, failures = Workbench(loaded, device), [], []
     with console.progress("explaining", len(items)) as advance:
         for item in items:
             try:
                 picture = item.picture if item.source is None else read_image(item.source)
                 studies.append(
-                    bench.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
+                    session.study(item.name, picture, target=item.target, composite=rules, methods=methods, start=start)
                 )
             except InputError as error:
                 failures.append(error)

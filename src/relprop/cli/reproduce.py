@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import typer
 
 from relprop.cli import console, options
 from relprop.cli.evaluate import absolute, model_spec, progress, specs
+from relprop.documents import naming
 from relprop.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from relprop.reproduce.setting import Setting
     from relprop.reproduce.table import Job
 
-_WHAT, _HOW = "What is repeated on what", "How it runs"
+_what = partial(typer.Option, rich_help_panel="What is repeated on what")
+_how = partial(typer.Option, rich_help_panel="How it runs")
 _TABLES, _FIGURES = ("table1", "table2", "table3"), ("figure3", "figure5", "figure6", "figure7")
 
 Experiment = Literal["table1", "table2", "table3", "figure3", "figure5", "figure6", "figure7"]
@@ -55,125 +58,89 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel="Model",
         help="As for evaluate. Several, or {seed} in the name, give mean ± standard deviation over models.",
         show_default="resnet50; on CUB runs/cub/seed-{seed}/model.safetensors",
     ),
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(
+    _what(
         "--data",
         "-d",
-        rich_help_panel=_WHAT,
         help="As for evaluate. figure5 takes several, each with a --model of its own.",
         show_default="imagenet:data/imagenet",
     ),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(
+    _what(
         "--samples",
         "-n",
         min=1,
-        rich_help_panel=_WHAT,
         help="Pictures, equally many of each class.",
         show_default="1000 for tables, 100 for figure7, few for pictures",
     ),
 ]
 Seeds = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         help="For {seed} in --model; else of the choice of pictures. 40-44 or 0,1,2.",
         show_default="0; on CUB 40-44, for figures 42",
     ),
 ]
 Against = Annotated[
     Literal["imagenet", "cub"] | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         help="Which published column stands beside; it also sets the defaults.",
         show_default="cub for data of that kind, else imagenet",
     ),
 ]
 Composite = Annotated[
     Literal["paper", "released"],
-    typer.Option(
-        "--composite",
-        "-c",
-        rich_help_panel=_WHAT,
-        help="Rules of the proposed method: made exact, or the authors' code.",
-    ),
+    _what("--composite", "-c", help="Rules of the proposed method: made exact, or the authors' code."),
 ]
 Methods = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
+    _what(
         show_default="all",
         help="table1, figure5: lrp, integrated-gradients, guided-backprop, grad-cam, score-cam, proposed; with commas.",
     ),
 ]
 CamLayer = Annotated[
     str | None,
-    typer.Option(
-        "--cam-layer",
-        rich_help_panel=_WHAT,
-        show_default="the last",
-        help="table1, figure5: module whose maps Grad-CAM and Score-CAM read.",
+    _what(
+        "--cam-layer", show_default="the last", help="table1, figure5: module whose maps Grad-CAM and Score-CAM read."
     ),
 ]
-Also = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_WHAT, help="table1: explainers that the paper does not have, e.g. rise,layer-cam."),
-]
+Also = Annotated[str | None, _what(help="table1: explainers that the paper does not have, e.g. rise,layer-cam.")]
 Variants = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
-        show_default="i",
-        help="table3: which of i, ii, iii, iv of Table 2 are shown with and without quantization.",
-    ),
+    _what(show_default="i", help="table3: which of i, ii, iii, iv of Table 2 are shown with and without quantization."),
 ]
 Images = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=_WHAT,
-        help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.",
-    ),
+    str | None, _what(help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.")
 ]
 Step = Annotated[
     float | None,
-    typer.Option(
-        rich_help_panel=_HOW,
+    _how(
         help="Tables: pixels masked a step; below 1, a fraction of them.",
         show_default="500 at 224 x 224, in proportion elsewhere",
     ),
 ]
-Amp = Annotated[
-    bool,
-    typer.Option("--amp", rich_help_panel=_HOW, help="Tables: score masked pictures in bfloat16, Score-CAM's too."),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_HOW, help="Folder of results and runs.")]
+Amp = Annotated[bool, _how("--amp", help="Tables: score masked pictures in bfloat16, Score-CAM's too.")]
+Out = Annotated[Path, _how("--out", "-o", help="Folder of results and runs.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    _how(
         min=1,
-        rich_help_panel=_HOW,
         help="Tables: processes, or Ray actors. Rows do not depend on it.",
         show_default="1; with --ray all there is room for",
     ),
 ]
 Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        rich_help_panel=_HOW,
-        help="Tables: run on a Ray cluster: local, auto, or its address.",
-    ),
+    str | None, _how("--ray", metavar="ADDRESS", help="Tables: run on a Ray cluster: local, auto, or its address.")
 ]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, rich_help_panel=_HOW, help="Pictures computed together.")]
+Batch = Annotated[int, _how("--batch-size", min=1, help="Pictures computed together.")]
 
 
 def reproduce(
@@ -209,7 +176,7 @@ def reproduce(
     ImageNet: --model resnet50 is torchvision's ResNet50_Weights.IMAGENET1K_V1, the default, as is a file of them.
 
     Without options on the paper's own: ResNet-50 with those weights, 1,000 validation pictures; with --against cub,
-    five checkpoints of `relprop train cub`. Any model and data can stand in their place, and the caption says so. A
+    five checkpoints of `relprop train cub`. Any model and data can be used instead, and the caption says so. A
     table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if paper() does not
     conserve in figure7.
     """
@@ -334,12 +301,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _table(
-    name: str,
-    setting: Setting,
-    out: Path,
-    against: Literal["imagenet", "cub"],
-    workers: int | None,
-    ray: str | None,
+    name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int | None, ray: str | None
 ) -> int:
     """Measure a table, write it in every format, and print it."""
     from relprop.evaluation.local import run
@@ -348,24 +310,26 @@ def _table(
 
     command = ["relprop", *sys.argv[1:]]
 
-    def carry(plan: Plan, place: Path, what: str) -> Store:
+    def execute(plan: Plan, folder: Path, what: str) -> Store:
         if not console.err.is_terminal:
-            console.err.print(f"{what} → {place}", soft_wrap=True, markup=False)
-        with progress(plan, what) as report:
+            console.err.print(f"{what} → {folder}", soft_wrap=True, markup=False)
+        with progress(what) as report:
+            how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
             if ray is None:
-                return run(plan, place, workers=workers or 1, place=setting.device, command=command, report=report)
+                return run(plan, folder, workers=workers or 1, place=setting.device, **how)
             from relprop.evaluation.ray import run_ray
 
-            return run_ray(plan, place, address=ray, workers=workers, command=command, report=report)
+            return run_ray(plan, folder, address=ray, workers=workers, **how)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
 
-    table = make_table(name, setting, out, carry, against, announce)
+    table = make_table(name, setting, out, execute, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
-        (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
-    sys.stdout.write(written["txt"])
+        with naming(out / f"{name}.{suffix}"):
+            (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+    console.write(written["txt"])
     _tell([out / f"{name}.{suffix}" for suffix in written])
     return 1 if table.unread else 0
 
@@ -400,7 +364,7 @@ def _hours(hours: float) -> str:
 def _figure(name: str, settings: Sequence[Setting], out: Path) -> int:
     """Draw a figure, and write it as PNG and PDF."""
     from relprop.data import open_dataset
-    from relprop.evaluation.bench import load
+    from relprop.evaluation.setup import load
 
     if any(len(setting.models) > 1 or len(setting.seeds) > 1 for setting in settings):
         raise UsageError(f"{name} shows one model and one choice of pictures; give one --model, and one of --seeds")
@@ -444,9 +408,9 @@ def _figure7(loaded: LoadedModel, dataset: Dataset, setting: Setting, out: Path)
         f"{setting.data_name}, {len(sums.samples)} pictures, predicted class."
     )
     _save("figure7", figure7.draw(sums, caption), out, {"csv": figure7.comma_separated(sums)})
-    made = console.table("rules", "cut", "layer", ">largest |ΣR - p| / p")
-    for composite, cut, layer, deviation in figure7.lines(sums):
-        made.add_row(f"{composite}()", cut, console.escape(layer), f"{deviation:.1e}")
+    made = console.table("rules", "title", "layer", ">largest |ΣR - p| / p")
+    for composite, title, layer, deviation in figure7.lines(sums):
+        made.add_row(f"{composite}()", title, console.escape(layer), f"{deviation:.1e}")
     console.show(made)
     console.out.print(
         console.verdict(
@@ -462,7 +426,8 @@ def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = N
     paths = [viz.save(figure, out / f"{name}.{suffix}") for suffix in ("png", "pdf")]
     for suffix, content in (texts or {}).items():
         paths.append(out / f"{name}.{suffix}")
-        paths[-1].write_text(content, encoding="utf-8")
+        with naming(paths[-1]):
+            paths[-1].write_text(content, encoding="utf-8")
     _tell(paths)
 
 

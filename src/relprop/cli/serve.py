@@ -1,21 +1,29 @@
-"""`relprop serve`: the app, on this machine alone unless told otherwise."""
+"""`relprop serve`: the app, on this machine alone unless `--host` says otherwise."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
+import os
+import re
+import secrets
+import signal
 import socket
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relprop.cli import console, options
+from relprop.cli import INTERRUPTED, console, options
 from relprop.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from relprop.models import LoadedModel
+    from relprop.report import Workbench
+    from relprop.web.server import Server
 
 _MODEL, _SERVER = "Model", "Server"
 
@@ -30,14 +38,27 @@ Models = Annotated[
     ),
 ]
 Host = Annotated[
-    str, typer.Option(rich_help_panel=_SERVER, help="Address to listen on. Anything but loopback opens it to others.")
+    str,
+    typer.Option(
+        rich_help_panel=_SERVER,
+        help="Address to listen on. On any but loopback, others can reach the app, and need the token that is printed.",
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        rich_help_panel=_SERVER,
+        help="A further name under which browsers may call the app, that of a proxy, say; several times for several.",
+    ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="0 takes a free one.")]
 MaxMegabytes = Annotated[
-    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is taken.")
+    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is accepted.")
 ]
 MaxPixels = Annotated[
-    float, typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest picture, decoded.")
+    float,
+    typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest image, in million pixels."),
 ]
 Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explanations that may wait; one runs.")]
 
@@ -46,6 +67,7 @@ def serve(
     model: Models = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    allow_host: AllowHost = None,
     max_mb: MaxMegabytes = 12.0,
     max_megapixels: MaxPixels = 25.0,
     queue: Queue = 16,
@@ -57,45 +79,80 @@ def serve(
     classes: options.Classes = None,
     trust: options.Trust = False,
 ) -> int:
-    """Open the app: drop a picture, choose a class and rules, see where the probability comes from.
+    """Open the app: drop an image, choose a class and rules, see where the probability comes from.
 
-    It listens on this machine alone unless --host says otherwise, keeps everything in memory, and calls nobody.
+    It listens on this machine alone unless --host says otherwise, keeps everything in memory, and opens no connection
+    of its own.
     """
-    uvicorn = require("uvicorn", "web")
+    require("uvicorn", "web")
     require("starlette", "web")
-    from relprop.report import Workbench
-    from relprop.web import Limits, make_app
-    from relprop.web.app import LOOPBACK
-
     if len(model or ()) > 1 and any(given is not None for given in (arch, size, mean, std, classes)):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
-    place = options.choose_device(device)
-    benches: dict[str, Workbench] = {}
-    names: list[str | None] = [*model] if model else [None]
-    for wanted in names:
-        loaded = options.load(
-            wanted, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
-        )
-        benches[_free_name(loaded, benches)] = Workbench(loaded, place)
-    local = host in LOOPBACK
-    limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
-    application = make_app(benches, limits, LOOPBACK if local else None)
-    if not local:
-        console.warn(
-            f"listening on {host}: everybody who reaches this machine there can use the app, without a password"
-        )
-    settings = uvicorn.Config(
-        application, host=host, port=port, log_level="warning", access_log=False, server_header=False,
-        proxy_headers=False, limit_concurrency=64, timeout_keep_alive=10, timeout_graceful_shutdown=3,
-    )  # fmt: skip
-    server = uvicorn.Server(settings)
-    sock = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    console.out.print(f"relprop serves {', '.join(benches)} at http://{shown}:{sock.getsockname()[1]}/", soft_wrap=True)
-    console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
-    with contextlib.suppress(KeyboardInterrupt):  # the usual end
-        server.run(sockets=[sock])
+    names = {_host_name(name) for name in allow_host or ()}
+    with _listen(host, port) as listening:  # first, since loading a model takes longer
+        from relprop.report import Workbench
+        from relprop.web import Limits, make_app
+        from relprop.web.app import LOOPBACK
+        from relprop.web.server import Server
+
+        place = options.choose_device(device)
+        setups: dict[str, Workbench] = {}
+        wanted: list[str | None] = [*model] if model else [None]
+        for name in wanted:
+            loaded = options.load(
+                name, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
+            )
+            setups[_free_name(loaded, setups)] = Workbench(loaded, place)
+        address = ipaddress.ip_address(listening.getsockname()[0])
+        token = "" if address.is_loopback else secrets.token_urlsafe(24)
+        shown = [socket.gethostname(), "127.0.0.1"] if address.is_unspecified else [host]
+        limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
+        hosts = LOOPBACK | names | {name.lower() for name in (*shown, str(address))}
+        server = Server(make_app(setups, limits, hosts, token), limits.receive_seconds)
+        if token:
+            console.warn(
+                f"others can reach {host}: give the address below, which holds a token, to those who may use the app. "
+                "The connection is not encrypted"
+            )
+        links = [_link(name, listening.getsockname()[1], token) for name in shown]
+        console.out.print(console.escape(f"relprop serves {', '.join(setups)} at {' or '.join(links)}"), soft_wrap=True)
+        console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
+        return _run(server, listening)
+
+
+def _run(server: Server, listening: socket.socket) -> int:
+    """Serve until the process is interrupted.
+
+    Raises:
+        KeyboardInterrupt: Ctrl+C, the usual end, once all clients were answered and the computation has stopped.
+    """
+    try:
+        server.run(sockets=[listening])
+    finally:
+        with _uninterrupted():
+            if not server.jobs.close(1.0):  # the application has waited longer already
+                # Python would end while a thread is inside an operation of torch, which then aborts the process.
+                console.fail("the explanation that was running did not stop in time")
+                os._exit(INTERRUPTED)
     return 0
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore a further Ctrl+C for the moment that the end takes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _link(name: str, port: int, token: str) -> str:
+    shown = f"[{name}]" if ":" in name else name
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 
 
 def _free_name(loaded: LoadedModel, taken: Collection[str]) -> str:
@@ -104,14 +161,41 @@ def _free_name(loaded: LoadedModel, taken: Collection[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
+def _host_name(name: str) -> str:
+    """Check a value of --allow-host.
+
+    Raises:
+        UsageError: it is no name or address.
+    """
+    if re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        return name.lower()
+    try:
+        return str(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        raise UsageError(
+            f"--allow-host takes a name or an address, without http:// and port, not {name!r}; give it again for others"
+        ) from None
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """Open the port.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: it cannot be opened, or not be reached once it is.
     """
+    if not host.strip():
+        raise UsageError("--host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for all its addresses")
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"cannot listen on {host}, port {port}: {reason}; choose another --port or --host") from None
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, ValueError) as error:  # ValueError: names that cannot be encoded
+        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason.split(" (while attempting")[0]
+        raise UsageError(f"cannot listen on {host!r}, port {port}: {reason}; choose another --port or --host") from None
+    if not ipaddress.ip_address(listening.getsockname()[0]).is_unspecified:
+        try:  # broadcast and multicast addresses can be listened on, but not be reached
+            socket.create_connection(listening.getsockname()[:2], 2).close()
+        except OSError as error:
+            listening.close()
+            reason = error.strerror or str(error)
+            raise UsageError(f"{host!r} cannot be reached: {reason}; choose another --host") from None
+    return listening

@@ -65,10 +65,10 @@ def train(
     folder = out or Path("runs") / chosen.name
     results = []
     for number in seeds:
-        place = folder / f"seed-{number}"
+        run = folder / f"seed-{number}"
         if fresh:
-            _clear(place)
-        finished = _run(chosen, pictures, place, seed=number, device=device, devices=devices, workers=workers)
+            _clear(run)
+        finished = _run(chosen, pictures, run, seed=number, device=device, devices=devices, workers=workers)
         if finished is not None:  # None in all processes but the first
             results.append(_conclude(chosen, tested, number, finished))
     if json and results:
@@ -170,15 +170,15 @@ def _line(row: Row, epochs: int) -> str:
 
 def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finished) -> dict[str, Any]:
     """Measure the file that was written, and write its card and its curve beside it."""
+    from relprop.files import write_bytes
     from relprop.models import load_model
     from relprop.training import card, draw_curve, measure
-    from relprop.training.checkpoint import write_atomically
 
     folder, kept = finished.weights.parent, finished.rows[finished.kept]
     report: Report | None = measure(finished.weights, tested, arch=recipe.arch) if tested is not None else None
     classes = load_model(str(finished.weights), arch=recipe.arch).classes or ()
     text = card(f"{recipe.name}, seed {seed}", recipe, seed, _command(), finished.rows, finished.kept, classes, report)
-    write_atomically(folder / "model.md", text.encode())
+    write_bytes(folder / "model.md", text.encode())
     draw_curve(folder / "curve.png", finished.rows, finished.kept, f"{recipe.name}, seed {seed}")
     return {
         "seed": seed,

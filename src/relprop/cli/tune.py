@@ -25,7 +25,7 @@ Step = Annotated[
 Seed = Annotated[int, typer.Option(help="Of the choice of images, and of the folds.")]
 References = Annotated[str, typer.Option(help="Explainers to compare the choice with, with commas.")]
 Amp = Annotated[bool, typer.Option("--amp", help="Score masked pictures in bfloat16.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="File for the reading and its provenance.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File for the layer weights and their provenance.")]
 
 
 def tune(
@@ -37,7 +37,7 @@ def tune(
     step: Step = None,
     seed: Seed = 0,
     references: References = "lrp-cuts,grad-cam,lrp",
-    out: Out = Path("reading.json"),
+    out: Out = Path("weights.json"),
     batch_size: options.BatchSize = 16,
     amp: Amp = False,
     arch: options.Arch = None,
@@ -48,13 +48,13 @@ def tune(
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
-    """Choose the cuts, weights and rules of lrp-cuts for a model by Insertion - Deletion under the fair protocol.
+    """Choose the layers, weights and rules of lrp-cuts for a model by Insertion - Deletion under the fair protocol.
 
     The choice is made on --samples images, cross-validated, and measured on --report others. The file that it writes
-    names both, and is used as `--explainers lrp-cuts:reading=FILE`.
+    names both, and is used as `--explainers lrp-cuts:weights=FILE`.
     """
     if out.suffix != ".json":
-        raise UsageError(f"--out must end in .json, by which a reading is known to be a file; not {str(out)!r}")
+        raise UsageError(f"--out must end in .json, by which weights are known to be a file; not {str(out)!r}")
     from relprop.data import open_dataset
     from relprop.tuning import Settings
     from relprop.tuning import tune as choose
@@ -66,9 +66,9 @@ def tune(
     out.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("measuring", samples + report) as advance:
         tuned = choose(loaded, pictures, settings, lambda _, images: advance(images))
-    tuned.reading.save(out)
+    tuned.weights.save(out)
     if json:
-        console.print_json({"file": str(out), **asdict(tuned.reading)})
+        console.print_json({"file": str(out), **asdict(tuned.weights)})
     else:
         _print(tuned, out, loaded.name)
     return 0
@@ -76,7 +76,7 @@ def tune(
 
 def _print(tuned: Tuned, out: Path, model: str) -> None:
     """Print the choice, what the cross-validation says, and the comparison on other images."""
-    console.heading(f"{model} · {tuned.reading.text} · {tuned.reading.composite}")
+    console.heading(f"{model} · {tuned.weights.text} · {tuned.weights.composite}")
     made = console.table("map", ">ID", ">± s.e.", ">chosen less it", ">± s.e.")
     for line in tuned.report:
         own = line.explainer == "chosen"

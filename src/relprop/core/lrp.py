@@ -280,7 +280,7 @@ class LRP(nn.Module):
             return parts[0].contiguous() if single else torch.stack(parts, 1)
 
         kept = {key: gather([walk.kept[index] for walk in walks]) for key, index in layers.items()}
-        ledger = Ledger.merged([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
+        ledger = Ledger.stack([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
         image = gather([walk.image for walk in walks])

@@ -27,7 +27,7 @@ class Cub:
 
     def __call__(self, root: Path) -> Dataset:
         """Open the folder `CUB_200_2011`, or the one that holds it; ids are the paths in images.txt."""
-        home = next((place for place in (root, root / "CUB_200_2011") if (place / "images.txt").is_file()), None)
+        home = next((folder for folder in (root, root / "CUB_200_2011") if (folder / "images.txt").is_file()), None)
         if home is None:
             raise DataError(
                 f"there is no images.txt in {root}; download CUB_200_2011.tgz from "

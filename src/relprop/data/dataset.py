@@ -110,7 +110,7 @@ def open_dataset(spec: str) -> Dataset:
         first_option -= 1
     root = ":".join(pieces[:first_option])
     if not root:
-        raise UsageError(f"data set {spec!r} names no place; write {kind}:PATH ({DATASETS.summary(kind)})")
+        raise UsageError(f"data set {spec!r} names no path; write {kind}:PATH ({DATASETS.summary(kind)})")
     return DATASETS.build(":".join([kind, *pieces[first_option:]]))(Path(root).expanduser())
 
 
@@ -130,7 +130,7 @@ def pictures_in(folder: Path) -> list[Path]:
     from relprop.images import SUFFIXES
 
     found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if not path.is_dir())
 
 
 def first_existing(candidates: Sequence[Path]) -> Path | None:

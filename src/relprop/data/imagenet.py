@@ -16,7 +16,7 @@ from relprop.errors import DataError, require
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_PLACES = ("val", "", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", "images/val")
+_FOLDERS = ("val", "", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", "images/val")
 _WNID = re.compile(r"n\d{8}")
 _OFFICIAL = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -26,7 +26,7 @@ _OFFICIAL = re.compile(r"ILSVRC2012_val_(\d{8})")
 class ImageNet:
     """ILSVRC2012 validation pictures, in synset folders or all in one folder with a list of labels.
 
-    Labels are places among the 1,000 sorted synsets, as every published network has them. Ids are the official names
+    Labels are positions among the 1,000 sorted synsets, as every published network has them. Ids are the official names
     (`ILSVRC2012_val_00000001`), whatever the layout. In one folder, the labels come from the first of these that lies
     in the root, beside the pictures, or in the unpacked development kit:
     `LOC_val_solution.csv` (Kaggle; it also gives boxes), `ILSVRC2012_validation_ground_truth.txt` with `meta.mat`
@@ -35,13 +35,13 @@ class ImageNet:
 
     def __call__(self, root: Path) -> Dataset:
         """Open the validation set under `root`."""
-        for place in _PLACES:
-            if not (root / place).is_dir():
+        for folder in _FOLDERS:
+            if not (root / folder).is_dir():
                 continue
-            folders = sorted(entry for entry in (root / place).iterdir() if _WNID.fullmatch(entry.name))
+            folders = sorted(entry for entry in (root / folder).iterdir() if _WNID.fullmatch(entry.name))
             if folders:
                 return _dataset(root, _from_folders(folders))
-            pictures = [path for path in pictures_in(root / place) if _OFFICIAL.fullmatch(path.stem)]
+            pictures = [path for path in pictures_in(root / folder) if _OFFICIAL.fullmatch(path.stem)]
             if pictures:
                 return _dataset(root, _from_one_folder(root, pictures))
         raise DataError(f"there are no ILSVRC2012 validation pictures in {root}; {_WANTED}")
@@ -105,12 +105,12 @@ def _from_one_folder(root: Path, pictures: list[Path]) -> Iterator[tuple[Path, S
 def _labels(root: Path, beside: Path) -> dict[str, tuple[int, tuple[Box, ...]]]:
     """Label and boxes by official name, from whichever list is there."""
     kit = Path("ILSVRC2012_devkit_t12/data")
-    places = [root, beside, beside.parent, root / kit, beside.parent / kit, root / "devkit/data", root / "data"]
-    if (kaggle := first_existing([place / "LOC_val_solution.csv" for place in places])) is not None:
+    folders = [root, beside, beside.parent, root / kit, beside.parent / kit, root / "devkit/data", root / "data"]
+    if (kaggle := first_existing([folder / "LOC_val_solution.csv" for folder in folders])) is not None:
         return dict(_read_kaggle(kaggle))
-    if (truth := first_existing([place / "ILSVRC2012_validation_ground_truth.txt" for place in places])) is not None:
-        return dict(_read_kit(truth, first_existing([place / "meta.mat" for place in [truth.parent, *places]])))
-    if (caffe := first_existing([place / "val.txt" for place in places])) is not None:
+    if (truth := first_existing([folder / "ILSVRC2012_validation_ground_truth.txt" for folder in folders])) is not None:
+        return dict(_read_kit(truth, first_existing([folder / "meta.mat" for folder in [truth.parent, *folders]])))
+    if (caffe := first_existing([folder / "val.txt" for folder in folders])) is not None:
         lines = (line.split() for line in caffe.read_text().splitlines() if line.strip())
         return {Path(name).stem: (int(label), ()) for name, label in lines}
     raise DataError(

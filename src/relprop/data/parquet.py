@@ -45,16 +45,21 @@ class Parquet:
         for path in files:
             try:
                 file = pq.ParquetFile(path)
-            except require("pyarrow", "eval").ArrowInvalid as error:
-                raise DataError(f"{path} is not a Parquet file: {error}") from None
+            except (require("pyarrow", "eval").ArrowException, OSError) as error:
+                raise DataError(f"{path} is not a Parquet file, or is damaged: {error}") from None
             image = _column(path, file.schema_arrow.names, self.image, _IMAGES, "image")
             label = _column(path, file.schema_arrow.names, self.label, _LABELS, "label")
-            labels = file.read(columns=[label]).column(0).to_pylist()
+            try:
+                labels = file.read(columns=[label]).column(0).to_pylist()
+            except (require("pyarrow", "eval").ArrowException, OSError) as error:
+                raise DataError(f"{path} is damaged: its labels cannot be read ({error})") from None
             if any(not isinstance(value, int) or value < 0 for value in labels):
                 raise DataError(f"column {label!r} of {path} holds labels that are no whole numbers from 0")
             samples += [Sample(f"{path.stem}/{row:08d}", value) for row, value in enumerate(labels)]
             tables[path.stem] = Table(path, image, _row_groups(file))
             classes = classes or _class_names(file.schema_arrow, label)
+        if not samples:
+            raise DataError(f"{root} holds no rows, so there is nothing to explain; give a Parquet file of pictures")
         return Dataset(f"parquet:{root}", tuple(samples), Rows(tables), classes)
 
 
@@ -80,7 +85,10 @@ class Rows:
         table, row = self.tables[name], int(number)
         group = bisect_right(table.starts, row) - 1
         if (name, group) not in self._held:
-            read = _open(table.path).read_row_group(group, columns=[table.column]).column(0)
+            try:
+                read = _open(table.path).read_row_group(group, columns=[table.column]).column(0)
+            except (require("pyarrow", "eval").ArrowException, OSError) as error:
+                raise DataError(f"sample {sample.id}: {table.path} is damaged ({error})") from None
             self._held.clear()
             self._held[name, group] = read
         value = self._held[name, group][row - table.starts[group]].as_py()

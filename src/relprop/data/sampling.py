@@ -35,9 +35,9 @@ def balanced(samples: Sequence[Sample], n: int | None, seed: int = 0) -> tuple[S
     for sample in samples:
         classes[sample.label].append(sample)
     order = sorted(classes, key=lambda label: _draw(seed, "class", str(label)))
-    place = {label: at for at, label in enumerate(order)}
+    rank = {label: at for at, label in enumerate(order)}
     dealt = [
-        (number, place[label], sample.id)
+        (number, rank[label], sample.id)
         for label, members in classes.items()
         for number, sample in enumerate(sorted(members, key=lambda one: _draw(seed, "sample", one.id)))
     ]

@@ -1,4 +1,4 @@
-"""Carry a plan out on this machine, in this process or in several.
+"""Execute a plan on this machine, in this process or in several.
 
 A worker is nothing but a process that opens the run directory, and computes chunks that nobody has claimed. So several
 workers, several terminals, or several machines on one file system all work on a run in the same way.
@@ -11,15 +11,18 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from relprop.errors import RunError
-from relprop.evaluation.bench import identity, set_up, version
-from relprop.evaluation.run import Bench, chunk_rows
+from relprop.errors import DataError, RunError
+from relprop.evaluation.compute import chunk_rows
+from relprop.evaluation.setup import Setup, identity, set_up, version
+from relprop.evaluation.state import set_aside
 from relprop.evaluation.store import Store, begin
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from relprop.evaluation.rows import Row
 
 Report = Callable[[int, int], None]
-"""Told the number of chunks that are done, and of all."""
+"""Called with the number of samples that are done, and of all."""
 
 _LIBRARIES = ("numpy", "captum", "torchcam", "timm", "polars", "pyarrow", "ray")
 
@@ -40,8 +43,11 @@ def run(
     place: str | None = None,
     command: Sequence[str] = (),
     report: Report | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Store:
-    """Carry out `plan` in the run directory `out`, or what is left of it.
+    """Execute `plan` in the run directory `out`, or what is left of it.
+
+    Shards that are damaged, or not of this run, are set aside, and their rows computed anew.
 
     Args:
         plan: what to evaluate.
@@ -49,7 +55,8 @@ def run(
         workers: processes to compute in; with 1, this one.
         place: the device, of the plan's kind; with several workers each takes a GPU in turn.
         command: how this run was asked for, for the manifest.
-        report: is told how far the run is, at the start and whenever chunks were done.
+        report: is called with how far the run is, at the start and whenever chunks were done.
+        warn: is called with a sentence on each of the shards that were set aside.
 
     Raises:
         RunError: `out` holds another run, or the workers died.
@@ -57,29 +64,45 @@ def run(
     """
     if workers < 1:
         raise RunError(f"a run needs at least one worker, not {workers}")
-    bench = set_up(plan, place)
-    store = start(out, plan, bench)
-    tell = report or (lambda done, total: None)
-    with store.session(session_facts(command, workers, bench.place)):
-        tell(store.chunks - len(store.missing()), store.chunks)
+    setup = set_up(plan, place)
+    store = start(out, plan, setup)
+    progress = report or (lambda done, total: None)
+    with store.session(session_facts(command, workers, setup.device) | recovered(store, warn)):
+        progress(*store.done())
         if workers == 1 or len(store.missing()) < 2:
-            work(store, bench, tell)
+            work(store, setup, progress)
         else:
-            del bench
-            _employ(store, workers, tell)
+            del setup
+            _wait_for(store, workers, progress)
     return store
 
 
-def start(out: Path, plan: Plan, bench: Bench) -> Store:
-    """Begin the run of a bench, or take it up again, noting what a reader will want to know."""
+def start(out: Path, plan: Plan, setup: Setup) -> Store:
+    """Begin the run of a setup, or take it up again, noting what a reader will want to know.
+
+    Raises:
+        DataError: two samples of one id, whose rows could not be told apart.
+        RunError: `out` holds another run.
+    """
+    ids = Counter(sample.id for sample in setup.samples.chosen)
+    if twice := [name for name, count in ids.most_common(1) if count > 1]:
+        raise DataError(f"two samples of {plan.data} have the id {twice[0]!r}; an id names one sample")
     facts = {
-        "samples": len(bench.inputs.samples),
-        "left_out": bench.inputs.left_out,
+        "samples": len(setup.samples.chosen),
+        "left_out": setup.samples.left_out,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "machine": machine(bench.place),
+        "machine": machine(setup.device),
     }
-    return begin(out, plan, bench.chunks, identity(bench), facts)
+    return begin(out, plan, setup.chunks, identity(setup), facts)
+
+
+def recovered(store: Store, warn: Callable[[str], object]) -> dict[str, Any]:
+    """Set aside shards that are not what they claim to be, say so, and return it for the notes on the session."""
+    said = set_aside(store)
+    for sentence in said:
+        warn(sentence)
+    return {"set_aside": list(said)} if said else {}
 
 
 def session_facts(command: Sequence[str], workers: int | str, place: str) -> dict[str, Any]:
@@ -93,48 +116,48 @@ def machine(place: str) -> dict[str, str]:
     return {"host": platform.node(), "system": platform.platform(), "device": device}
 
 
-def work(store: Store, bench: Bench, report: Report = lambda done, total: None) -> None:
+def work(store: Store, setup: Setup, report: Report = lambda done, total: None) -> None:
     """Compute every chunk that nobody else is at; then wait for those of others, and do what they left."""
     for wait in (False, True):
         for chunk in store.missing():
             with store.claim(chunk, wait) as mine:
                 if mine:
-                    compute(store, bench, chunk)
-            report(store.chunks - len(store.missing()), store.chunks)
+                    compute(store, setup, chunk)
+            report(*store.done())
 
 
-def compute(store: Store, bench: Bench, chunk: int) -> None:
+def compute(store: Store, setup: Setup, chunk: int) -> None:
     """Compute and store one chunk."""
-    store.write(chunk, *timed(bench, chunk))
+    store.write(chunk, *timed(setup, chunk))
 
 
-def timed(bench: Bench, chunk: int) -> tuple[list[Row], dict[str, str]]:
+def timed(setup: Setup, chunk: int) -> tuple[list[Row], dict[str, str]]:
     """Compute one chunk, and note where and in what time."""
     began, worked = time.perf_counter(), time.process_time()
-    rows = chunk_rows(bench, chunk)
+    rows = chunk_rows(setup, chunk)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
-    facts = {"host": platform.node(), "process": str(os.getpid()), "device": bench.place}
+    facts = {"host": platform.node(), "process": str(os.getpid()), "device": setup.device}
     return rows, {**facts, "seconds": f"{seconds:.3f}", "cpu_seconds": f"{cpu_seconds:.3f}"}
 
 
-def _employ(store: Store, workers: int, report: Report) -> None:
-    """Start worker processes and wait until the run is done; those that die are missed, not mourned."""
+def _wait_for(store: Store, workers: int, report: Report) -> None:
+    """Start worker processes and wait until the run is done; none is started again."""
     logs = [store.root / "locks" / f"worker-{number}.log" for number in range(workers)]
-    hired = [_hire(store, number, log) for number, log in enumerate(logs)]
+    processes = [_spawn(store, number, log) for number, log in enumerate(logs)]
     try:
-        while any(worker.poll() is None for worker in hired):
+        while any(worker.poll() is None for worker in processes):
             time.sleep(0.1)
-            report(store.chunks - len(store.missing()), store.chunks)
+            report(*store.done())
     finally:
-        for worker in hired:
+        for worker in processes:
             if worker.stdin is not None:
                 worker.stdin.close()  # tells it to stop, should it still run
-        for worker in hired:
+        for worker in processes:
             worker.wait()
-    report(store.chunks - len(store.missing()), store.chunks)
+    report(*store.done())
     if left := store.missing():
         said = {log.read_text(errors="replace").strip()[-500:] for log in logs} - {""}
-        codes = ", ".join(str(worker.returncode) for worker in hired)
+        codes = ", ".join(str(worker.returncode) for worker in processes)
         raise RunError(
             f"all {workers} workers ended (exit codes {codes}) with {len(left)} of {store.chunks} chunks left: "
             f"{' / '.join(sorted(said)) or 'they said nothing; killed for lack of memory?'}. "
@@ -144,8 +167,10 @@ def _employ(store: Store, workers: int, report: Report) -> None:
         log.unlink(missing_ok=True)
 
 
-def _hire(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # where our models come from, theirs do too
+def _spawn(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(
+        path or str(Path.cwd()) for path in sys.path
+    )  # workers find modules where this process does
     environment = {**os.environ, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
     if store.plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -153,7 +178,8 @@ def _hire(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
         environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     with log.open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "relprop.evaluation.worker", str(store.root)],
+            # -P: a module in the current folder takes no part, unless it does in this process
+            [sys.executable, "-P", "-W", "ignore", "-m", "relprop.evaluation.worker", str(store.root)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

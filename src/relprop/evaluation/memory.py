@@ -10,12 +10,13 @@ from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
 from relprop.errors import InputError, UsageError
-from relprop.evaluation.bench import assemble, explainers_of, inputs_of, load, samples_of
+from relprop.evaluation.compute import chunk_rows
 from relprop.evaluation.plan import ModelSpec, Plan, with_controls
 from relprop.evaluation.rows import Rows
-from relprop.evaluation.run import Explain, Inputs, chunk_rows
+from relprop.evaluation.setup import Samples, assemble, choose, explainers_of, load, samples_of
 
 if TYPE_CHECKING:
+    from relprop.explainer import Explainer
     from relprop.images import Preprocess
     from relprop.models import LoadedModel
 
@@ -25,7 +26,7 @@ Specs = str | Sequence[str]
 def evaluate(
     model: Any,
     data: str | Dataset | tuple[Tensor, Any],
-    explainers: Specs | Mapping[str, Explain] = ("lrp",),
+    explainers: Specs | Mapping[str, Explainer] = ("lrp",),
     *,
     post: Specs = ("none",),
     metrics: Specs = ("insertion-deletion",),
@@ -68,7 +69,7 @@ def evaluate(
     loaded = _loaded(model)
     net, prepare = (model, preprocess) if loaded is None else (loaded.model, preprocess or loaded.preprocess)
     named = dict(explainers) if isinstance(explainers, Mapping) else dict.fromkeys(_specs(explainers))
-    place = _place(net)
+    device = _device_of(net)
     plan = Plan(
         model=ModelSpec(loaded.name if loaded is not None else type(net).__name__),
         data=data if isinstance(data, str) else data.name if isinstance(data, Dataset) else "inputs in memory",
@@ -82,14 +83,14 @@ def evaluate(
         target=target,
         batch=batch,
         threads=torch.get_num_threads(),
-        device=torch.device(place).type,
+        device=torch.device(device).type,
         curves=curves,
         amp=amp,
     )
     custom = {name: call for name, call in named.items() if call is not None}
     found = explainers_of(plan, custom)
-    bench = assemble(plan, net, _inputs(data, plan, found, prepare), found, place, prepare)
-    return Rows(plan, tuple(row for chunk in range(bench.chunks) for row in chunk_rows(bench, chunk)))
+    setup = assemble(plan, net, _samples(data, plan, found, prepare), found, device, prepare)
+    return Rows(plan, tuple(row for chunk in range(setup.chunks) for row in chunk_rows(setup, chunk)))
 
 
 def _loaded(model: Any) -> LoadedModel | None:
@@ -104,18 +105,18 @@ def _specs(given: Specs) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _place(model: Any) -> str:
+def _device_of(model: Any) -> str:
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if callable(parameters) else None
     return str(first.device) if first is not None else "cpu"
 
 
-def _inputs(
+def _samples(
     data: str | Dataset | tuple[Tensor, Any],
     plan: Plan,
-    explainers: Mapping[str, Explain],
+    explainers: Mapping[str, Explainer],
     preprocess: Preprocess | None,
-) -> Inputs:
+) -> Samples:
     if isinstance(data, tuple):
         return _from_tensors(*data, plan)
     if preprocess is None:
@@ -124,11 +125,10 @@ def _inputs(
             "a model from relprop.models.load_model, or inputs and labels as data=(x, y)"
         )
     dataset = open_dataset(data) if isinstance(data, str) else data
-    samples, left_out = samples_of(dataset, plan, explainers)
-    return inputs_of(dataset, samples, preprocess, left_out)
+    return samples_of(dataset, *choose(dataset, plan, explainers), preprocess)
 
 
-def _from_tensors(x: Tensor, y: Any, plan: Plan) -> Inputs:
+def _from_tensors(x: Tensor, y: Any, plan: Plan) -> Samples:
     labels = torch.as_tensor(y).reshape(-1).tolist()
     if x.dim() != 4 or len(x) != len(labels) or not x.is_floating_point():
         raise InputError(
@@ -136,4 +136,4 @@ def _from_tensors(x: Tensor, y: Any, plan: Plan) -> Inputs:
             f"there are {len(labels)} labels"
         )
     every = [Sample(f"{at:06d}", int(label)) for at, label in enumerate(labels)]
-    return Inputs(balanced(every, plan.samples, plan.seed), lambda sample: x[int(sample.id)])
+    return Samples(balanced(every, plan.samples, plan.seed), lambda sample: x[int(sample.id)])

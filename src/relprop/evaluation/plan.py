@@ -6,7 +6,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from relprop.errors import RunError, UsageError
 
@@ -101,12 +102,14 @@ class Plan:
         """Make the plan that `to_json` wrote.
 
         Raises:
-            RunError: fields that this version does not know.
+            RunError: fields that this version does not know, or values of another kind than theirs.
         """
+        no_plan = "this is no plan that this version of relprop can read"
         try:
-            return cls(**{**_tuples(plain), "model": ModelSpec(**_tuples(plain["model"]))})
-        except (TypeError, KeyError) as error:
-            raise RunError(f"this is no plan that this version of relprop can read: {error}") from None
+            model = ModelSpec(**_typed(ModelSpec, _tuples(plain["model"])))
+            return cls(**_typed(cls, {**_tuples(plain), "model": model}))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RunError(f"{no_plan}: {error}") from None
 
     @property
     def digest(self) -> str:
@@ -141,14 +144,34 @@ def short_data(spec: str) -> str:
     return ":".join([kind, Path(root).name, *options]) if colon else spec
 
 
-def seed_of(*parts: object) -> int:
-    """One well-spread 63-bit seed from several values."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+
+
+def _typed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values if each is of its field's kind.
+
+    Raises:
+        TypeError: names the field.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints:
+            raise TypeError(f"there is no field {name!r}; fields are {', '.join(hints)}")
+        if not _fits(value, hints[name]):
+            raise TypeError(f"{name} cannot be {value!r}")
+    return values
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a kind: a plain type, a Literal, a union of them, or a tuple of many of one."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(value == choice for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Carry a plan out on a Ray cluster: one actor a worker, chunks to whoever is free, rows back to the driver.
+"""Execute a plan on a Ray cluster: one actor a worker, chunks to the next free one, rows back to the driver.
 
 The driver holds the run directory and writes the shards; nodes need the model and the data under the same paths, and
 nothing else. An actor that is lost, with its node or alone, is replaced, and its chunk computed again elsewhere.
@@ -12,6 +12,7 @@ import platform
 import socket
 import sys
 import time
+import warnings
 from collections import Counter, deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relprop.errors import RunError, require
-from relprop.evaluation.bench import identity, set_up
-from relprop.evaluation.local import Report, session_facts, start, timed
+from relprop.evaluation.local import Report, recovered, session_facts, start, timed
 from relprop.evaluation.plan import Plan
+from relprop.evaluation.setup import Setup, identity, set_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from relprop.evaluation.rows import Row
-    from relprop.evaluation.run import Bench
     from relprop.evaluation.store import Store
 
 PATIENCE = 4
@@ -37,7 +37,7 @@ PATIENCE = 4
 class Worker:
     """What an actor runs: it is set up once, then chunks come in."""
 
-    bench: Bench
+    setup: Setup
 
     def set_up(self, plan: dict[str, Any], expected: dict[str, Any], paths: Sequence[str]) -> None:
         """Load all that the plan names, and make sure that it is what the driver has.
@@ -45,14 +45,14 @@ class Worker:
         Modules are looked for where the driver finds them, too (`paths`): a model may be a factory of the user's.
         """
         sys.path += [path for path in paths if path not in sys.path]
-        self.bench = set_up(Plan.from_json(plan))
-        found = identity(self.bench)
+        self.setup = set_up(Plan.from_json(plan))
+        found = identity(self.setup)
         if wrong := [f"{key}: {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]:
             raise RunError(f"node {platform.node()} would compute other rows than the driver ({'; '.join(wrong)})")
 
     def compute(self, chunk: int) -> tuple[list[Row], dict[str, str]]:
         """Return the rows of a chunk, and where they were computed in what time."""
-        return timed(self.bench, chunk)
+        return timed(self.setup, chunk)
 
 
 def run_ray(
@@ -63,8 +63,9 @@ def run_ray(
     workers: int | None = None,
     command: Sequence[str] = (),
     report: Report | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Store:
-    """Carry out `plan` in the run directory `out` on a Ray cluster, or what is left of it.
+    """Execute `plan` in the run directory `out` on a Ray cluster, or what is left of it.
 
     Args:
         plan: what to evaluate; with device "cuda" each worker gets a GPU.
@@ -73,7 +74,9 @@ def run_ray(
             process is connected to already is used as it is.
         workers: how many actors; by default as many as the cluster has GPUs or, on the CPU, cores for.
         command: how this run was asked for, for the manifest.
-        report: is told how far the run is.
+        report: is called with how far the run is.
+        warn: is called with a sentence on each shard that was set aside and computed anew, being damaged or not of this
+            run.
 
     Raises:
         RunError: no such cluster, no worker could be set up, or a chunk killed one after another.
@@ -81,21 +84,22 @@ def run_ray(
     """
     ray = require("ray", "ray")
     _reach(address)
-    bench = set_up(plan)
-    store = start(out, plan, bench)
-    del bench
-    tell = report or (lambda done, total: None)
-    with _connected(ray, address), store.session(session_facts(command, f"ray {address}", plan.device)):
-        tell(store.chunks - len(store.missing()), store.chunks)
+    setup = set_up(plan)
+    store = start(out, plan, setup)
+    del setup
+    progress = report or (lambda done, total: None)
+    facts = session_facts(command, f"ray {address}", plan.device) | recovered(store, warn)
+    with _connected(ray, address), store.session(facts):
+        progress(*store.done())
         count = min(workers or _room(ray, plan), max(1, len(store.missing())))
-        _Crew(ray, store, deque(store.missing())).work(count, tell)
+        _Pool(ray, store, deque(store.missing())).work(count, progress)
     if left := len(store.missing()):
         raise RunError(f"{left} chunks of {out} are being computed by another process; let it finish, or start again")
     return store
 
 
 @dataclass
-class _Crew:
+class _Pool:
     """The actors of a run: those that are being set up, and those that compute a chunk."""
 
     ray: Any
@@ -109,18 +113,18 @@ class _Crew:
         """Compute all chunks of the queue with `count` actors."""
         try:
             for _ in range(count if self.queue else 0):
-                self.hire()
+                self.spawn()
             while self.queue or self.busy:
                 done, _ = self.ray.wait([*self.joining, *self.busy], num_returns=1)
                 self.joined(done[0]) if done[0] in self.joining else self.finished(done[0])
-                report(self.store.chunks - len(self.store.missing()), self.store.chunks)
+                report(*self.store.done())
         finally:
             for actor in [*self.joining.values(), *(actor for actor, _, _ in self.busy.values())]:
                 self.ray.kill(actor)
             for _, _, claim in self.busy.values():
                 claim.close()
 
-    def hire(self) -> None:
+    def spawn(self) -> None:
         """Ask for an actor; it joins when the cluster has found room for it and it is set up."""
         plan = self.store.plan
         options = {"num_cpus": plan.threads, "num_gpus": int(plan.device == "cuda"), "max_restarts": 0}
@@ -171,7 +175,7 @@ class _Crew:
         self.deaths[chunk] += 1
         if self.deaths[chunk] < PATIENCE:
             time.sleep(2 ** self.deaths[None] - 1)  # a lost node gets new actors until Ray has noticed that it is lost
-            self.hire()
+            self.spawn()
         elif chunk is not None or not (self.busy or self.joining):
             what = "while they were set up" if chunk is None else f"at chunk {chunk}"
             raise RunError(f"{PATIENCE} Ray workers died {what}, so it is not tried again; the last said: {error}")

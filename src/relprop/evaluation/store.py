@@ -4,34 +4,40 @@
     RUN/shards/00012.parquet   all rows of chunk 12
     RUN/sessions/*.json     who worked on the run, when, with which command
     RUN/locks/              held while somebody works on a chunk; empty when the run is finished
+    RUN/set-aside/          shards that were found damaged or of another run, if there were any
 
 A shard is a function of (plan, number) alone, and appears under its name by an atomic rename when it is whole. Nothing
-is ever changed after that. So a run may be killed at any moment and taken up again, and even two processes that
-computed the same chunk would write the same file: locks save work, correctness does not hang on them.
+is ever changed after that, and nothing is read before it was verified (`relprop.evaluation.state`). So a run may be
+killed at any moment and taken up again, and even two processes that computed the same chunk would write the same file:
+locks save work, correctness does not hang on them.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import RunError, require
+from relprop.documents import read_object
+from relprop.errors import RunError, UsageError, require
 from relprop.evaluation.plan import Plan
-from relprop.evaluation.rows import Row, frame
+from relprop.evaluation.rows import Row
+from relprop.evaluation.shards import origin, sealed
+from relprop.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import polars as pl
 
+    from relprop.evaluation.state import State
     from relprop.evaluation.tables import Summary
 
-MANIFEST, SHARDS, SESSIONS, LOCKS = "manifest.json", "shards", "sessions", "locks"
+MANIFEST, SHARDS, SESSIONS, LOCKS, SET_ASIDE = "manifest.json", "shards", "sessions", "locks", "set-aside"
+MOST_CHUNKS = 1_000_000
+"""A manifest that counts more is refused: no folder holds so many files."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,14 @@ class Store:
         plan: what is run.
         chunks: how many chunks the samples make.
         identity: all else that decides the rows: digests of samples and weights, versions.
+        samples: how many there are; None where the manifest does not say.
     """
 
     root: Path
     plan: Plan
     chunks: int
     identity: dict[str, Any]
+    samples: int | None = None
 
     def shard(self, chunk: int) -> Path:
         """Return the file of a chunk's rows."""
@@ -58,6 +66,13 @@ class Store:
         """Return the chunks that are not done."""
         names = {path.name for path in (self.root / SHARDS).iterdir()}
         return [chunk for chunk in range(self.chunks) if self.shard(chunk).name not in names]
+
+    def done(self) -> tuple[int, int]:
+        """Return how many samples are done, and how many there are."""
+        missing, batch = self.missing(), self.plan.batch
+        total = self.chunks * batch if self.samples is None else self.samples
+        left = sum(min(batch, total - chunk * batch) for chunk in missing)
+        return total - left, total
 
     @contextmanager
     def claim(self, chunk: int, wait: bool = False) -> Iterator[bool]:
@@ -84,19 +99,27 @@ class Store:
 
     def write(self, chunk: int, rows: Sequence[Row], facts: dict[str, str]) -> None:
         """Store all rows of a chunk, whole or not at all."""
-        metadata = {"relprop.plan": self.plan.digest, **{f"relprop.{key}": value for key, value in facts.items()}}
-        table = frame(rows)
-        write_atomically(self.shard(chunk), lambda path: table.write_parquet(path, metadata=metadata))
+        content = sealed(rows, {**origin(self.plan, self.identity, chunk), **facts})
+        write_atomically(self.shard(chunk), lambda path: path.write_bytes(content))
 
-    def rows(self) -> pl.LazyFrame:
+    def rows(self, chunks: Iterable[int] | None = None) -> pl.LazyFrame:
         """Return all rows that are there, in the order of the samples.
 
+        Args:
+            chunks: those to read, which somebody has verified; by default all are verified first.
+
         Raises:
-            RunError: there are none yet.
+            RunError: there are none yet, or a shard is not what it claims to be.
         """
+        from relprop.evaluation.state import look
+
         polars = require("polars", "eval")
-        missing = set(self.missing())
-        there = [self.shard(chunk) for chunk in range(self.chunks) if chunk not in missing]
+        if chunks is None:
+            state = look(self)
+            if state.damaged:
+                raise RunError(f"{next(iter(state.damaged.values()))}; `relprop evaluate` computes its rows anew")
+            chunks = state.whole
+        there = [self.shard(chunk) for chunk in chunks]
         if not there:
             raise RunError(f"{self.root} holds no rows yet; start the same command again to go on with it")
         return polars.scan_parquet(there, glob=False)  # type: ignore[no-any-return]
@@ -129,7 +152,7 @@ def begin(root: Path, plan: Plan, chunks: int, identity: dict[str, Any], facts: 
     """
     from filelock import FileLock
 
-    known = {MANIFEST, SHARDS, SESSIONS, LOCKS}
+    known = {MANIFEST, SHARDS, SESSIONS, LOCKS, SET_ASIDE}
     foreign = not (root / MANIFEST).exists() and bool(strangers(root, known))
     if foreign or (root.exists() and not root.is_dir()):
         raise RunError(f"{root} is there and is no run directory; choose an empty or a new one for --out")
@@ -142,7 +165,7 @@ def begin(root: Path, plan: Plan, chunks: int, identity: dict[str, Any], facts: 
             return store
         document = {"plan": plan.to_json(), "digest": plan.digest, "chunks": chunks, "identity": identity, **facts}
         write_json(root / MANIFEST, {"begun": now(), **document})
-    return Store(root, plan, chunks, identity)
+    return Store(root, plan, chunks, identity, facts.get("samples"))
 
 
 def open_run(root: Path) -> Store:
@@ -152,10 +175,24 @@ def open_run(root: Path) -> Store:
         RunError: there is none.
     """
     document = manifest(root)
+    wrong = f"{root / MANIFEST} was not written by `relprop evaluate`, or was changed since"
     try:
-        return Store(root, Plan.from_json(document["plan"]), document["chunks"], document["identity"])
+        plan, chunks, identity = Plan.from_json(document["plan"]), document["chunks"], document["identity"]
+        digest, samples = document["digest"], document.get("samples")
     except KeyError as missing:
-        raise RunError(f"{root / MANIFEST} lacks {missing}; `relprop evaluate` did not write it") from None
+        raise RunError(f"{wrong}: it lacks {missing}") from None
+    except UsageError as error:
+        raise RunError(f"{wrong}: {error}") from None
+    if digest != plan.digest:
+        raise RunError(f"{wrong}: its plan has the digest {plan.digest}, and it says {digest}")
+    if not isinstance(identity, dict):
+        raise RunError(f"{wrong}: its identity is a {type(identity).__name__}, not an object")
+    for name, value in (("chunks", chunks), ("samples", samples)):
+        if type(value) is not int and not (name == "samples" and value is None):
+            raise RunError(f"{wrong}: its {name} are {value!r}, not a whole number")
+    if not 0 <= chunks <= MOST_CHUNKS or (samples is not None and -(-samples // plan.batch) != chunks):
+        raise RunError(f"{wrong}: it counts {chunks} chunks of {plan.batch} for {samples} samples")
+    return Store(root, plan, chunks, identity, samples)
 
 
 def share_done(root: Path) -> float:
@@ -172,26 +209,28 @@ def manifest(root: Path) -> dict[str, Any]:
     Raises:
         RunError: there is none, or it cannot be read.
     """
-    try:
-        found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(
-            f"{root} is no run directory (no {MANIFEST} in it); `relprop evaluate --out` makes one"
-        ) from None
-    except ValueError as error:
-        raise RunError(f"{root / MANIFEST} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{root / MANIFEST} was not written by `relprop evaluate`")
-    return found
+    if not (root / MANIFEST).exists():
+        raise RunError(f"{root} is no run directory (no {MANIFEST} in it); `relprop evaluate --out` makes one")
+    return read_object(root / MANIFEST, RunError)
 
 
-def summary_of(store: Store, versus: str | None = None) -> Summary:
-    """Average the rows of a run, finished or not: see `relprop.evaluation.summary.summarise`."""
+def summary_of(store: Store, versus: str | None = None, state: State | None = None) -> Summary:
+    """Average the rows of a run, finished or not: see `relprop.evaluation.summary.summarise`.
+
+    Shards that are not what they claim to be are left out, and the summary says so.
+    """
+    from relprop.evaluation.state import look
     from relprop.evaluation.summary import summarise
 
-    left = len(store.missing())
+    state = state or look(store)
+    if state.damaged and not state.whole:
+        raise RunError(f"no shard of {store.root} can be used: {next(iter(state.damaged.values()))}")
+    left = store.chunks - len(state.whole)
     done = f"NOT FINISHED: {store.chunks - left} of {store.chunks} chunks" if left else ""
-    return summarise(store.rows(), store.plan, versus, done)
+    out = [f"{problem}; its rows are left out" for problem in state.damaged.values()]
+    out += [f"{store.root / SHARDS / name} belongs to no chunk of this run and is left out" for name in state.strangers]
+    summary = summarise(store.rows(state.whole), store.plan, versus, done)
+    return replace(summary, left_out=tuple(out), notes=(*out, *summary.notes))
 
 
 def _refuse_another(store: Store, plan: Plan, identity: dict[str, Any]) -> None:
@@ -213,30 +252,6 @@ def strangers(root: Path, known: set[str]) -> list[str]:
     """Names in a folder that are none of ours, nor the temporary files of one of ours."""
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
     return [name for name in names if name not in known and not name.startswith(f".{MANIFEST}.")]
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, force it to disk, and rename it: readers see all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON document atomically."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def now() -> str:

@@ -92,15 +92,15 @@ def _order(plan: Plan) -> Callable[[Line], tuple[Any, ...]]:
     """Sort as in the plan, controls last, a metric's values as it names them."""
     from relprop.metrics import METRICS
 
-    places = {spec: at for at, spec in enumerate(sorted(plan.explainers, key=is_control))}
-    posts = {spec: at for at, spec in enumerate(plan.post)}
+    order_of = {spec: at for at, spec in enumerate(sorted(plan.explainers, key=is_control))}
+    steps = {spec: at for at, spec in enumerate(plan.post)}
     named = [(spec, METRICS.get(spec.split(":")[0])) for spec in plan.metrics if spec.split(":")[0] in METRICS]
     order = [name + "".join(spec.partition(":")[1:]) for spec, metric in named for name in getattr(metric, "rows", ())]
     metrics = {name: at for at, name in enumerate(order)}
     protocols = {spec: at for at, spec in enumerate(("", *plan.protocols))}
 
     def key(line: Line) -> tuple[Any, ...]:
-        where = places[line.explainer], posts[line.post]
+        where = order_of[line.explainer], steps[line.post]
         return (
             protocols.get(line.protocol, len(protocols)),
             line.ties,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import groupby
 
+from relprop import tables
 from relprop.registry import Registry
 
 FORMATS: Registry[str] = Registry("table format")
-
-Write = Callable[[Sequence[str], list[list[str]]], str]
-"""(heads, cells) -> a table."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Summary:
         notes: what a reader must know: missing controls, missing samples, why something failed.
         versus: what the differences are against; None if there are none.
         unread: pictures that could not be read.
+        left_out: files of a run whose rows are not averaged, since they are not what they claim to be.
     """
 
     lines: tuple[Line, ...]
@@ -66,6 +63,7 @@ class Summary:
     notes: tuple[str, ...]
     versus: str | None = None
     unread: int = 0
+    left_out: tuple[str, ...] = ()
 
     def format(self, kind: str) -> str:
         """Write the table as `text`, `markdown`, `csv` or `latex`."""
@@ -78,41 +76,34 @@ class Summary:
 @FORMATS.register("text")
 def text(summary: Summary) -> str:
     """Aligned columns, for terminals."""
-    tables = [f"{title}\n\n{_aligned(*_grid(lines, summary.versus))}" for title, lines in _groups(summary)]
-    return "\n\n".join([*tables, _foot(summary)]) + "\n"
+    made = [f"{title}\n\n{tables.aligned(*_grid(lines, summary.versus), names=2)}" for title, lines in _groups(summary)]
+    return "\n\n".join([*made, _foot(summary)]) + "\n"
 
 
 @FORMATS.register("markdown")
 def markdown(summary: Summary) -> str:
     """Tables of Markdown, one for each protocol."""
-    tables = [f"**{title}**\n\n{_piped(*_grid(lines, summary.versus))}" for title, lines in _groups(summary)]
-    return "\n\n".join([*tables, _foot(summary)]) + "\n"
+    made = [
+        f"**{title}**\n\n{tables.markdown(*_grid(lines, summary.versus), names=2)}" for title, lines in _groups(summary)
+    ]
+    return "\n\n".join([*made, _foot(summary)]) + "\n"
 
 
 @FORMATS.register("csv")
 def comma_separated(summary: Summary) -> str:
     """One line for each explainer, post-processing and metric, in full precision."""
-    names = ["explainer", "post", "metric", "protocol", "ties", "mean", "standard_error", "n", "failures"]
-    names += ["difference", "difference_error", "pairs"] if summary.versus is not None else []
-    made = io.StringIO()
-    table = csv.writer(made, lineterminator="\n")
-    table.writerow(names)
-    table.writerows([_exact(getattr(line, name)) for name in names] for line in summary.lines)
-    return made.getvalue()
+    names = [field.name for field in fields(Line)]
+    names = names if summary.versus is not None else names[: names.index("difference")]
+    return tables.comma_separated(names, ([getattr(line, name) for name in names] for line in summary.lines))
 
 
 @FORMATS.register("latex")
 def latex(summary: Summary) -> str:
     """Tables for LaTeX, with the package booktabs."""
-    made = []
-    for title, lines in _groups(summary):
-        heads, cells = _grid(lines, summary.versus)
-        body = [" & ".join(map(_escaped, row)) + r" \\" for row in (heads, *cells)]
-        columns = "ll" + "r" * (len(heads) - 2)
-        caption = _escaped(". ".join([title, summary.caption, *summary.notes]))
-        made += [r"\begin{table}", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-        made += [body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    return "\n".join(made)
+    return "\n".join(
+        tables.latex(*_grid(lines, summary.versus), ". ".join([title, summary.caption, *summary.notes]), names=2)
+        for title, lines in _groups(summary)
+    )
 
 
 def _groups(summary: Summary) -> list[tuple[str, list[Line]]]:
@@ -142,17 +133,11 @@ def _grid(lines: Sequence[Line], versus: str | None) -> tuple[list[str], list[li
 
 
 def _mean(line: Line | None) -> str:
-    return "" if line is None else _with_error(line.mean, line.standard_error)
+    return "" if line is None else tables.with_error(line.mean, line.standard_error, 4)
 
 
 def _difference(line: Line | None) -> str:
-    return "" if line is None else _with_error(line.difference, line.difference_error, "+")
-
-
-def _with_error(value: float | None, error: float | None, sign: str = "") -> str:
-    if value is None:
-        return "-"
-    return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return "" if line is None else tables.with_error(line.difference, line.difference_error, 4, "+")
 
 
 def _range(values: Sequence[int]) -> str:
@@ -165,32 +150,3 @@ def _foot(summary: Summary) -> str:
     if summary.versus is not None:
         said.insert(1, f"Differences to {summary.versus} are paired: sample by sample, where both have a value.")
     return "\n".join(said)
-
-
-def _aligned(heads: Sequence[str], cells: list[list[str]]) -> str:
-    """Names to the left, numbers to the right."""
-    widths = [max(len(row[at]) for row in (heads, *cells)) for at in range(len(heads))]
-    rows = [
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (heads, *cells)
-    ]
-    return "\n".join([rows[0], "-" * max(map(len, rows)), *rows[1:]])
-
-
-def _piped(heads: Sequence[str], cells: list[list[str]]) -> str:
-    rule = ["---", "---", *["---:"] * (len(heads) - 2)]
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *cells)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _exact(value: object) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-def _escaped(cell: str) -> str:
-    for mark in "&%$#_{}":
-        cell = cell.replace(mark, f"\\{mark}")
-    return cell.replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")

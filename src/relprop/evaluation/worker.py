@@ -8,17 +8,17 @@ import threading
 from pathlib import Path
 
 from relprop.errors import RelpropError
-from relprop.evaluation.bench import set_up
 from relprop.evaluation.local import start, work
+from relprop.evaluation.setup import set_up
 from relprop.evaluation.store import open_run
 
 
 def serve(root: Path) -> None:
-    """Work on a run until it is done, or until the one who hired us is gone."""
+    """Work on a run until it is done, or until the process that started this one is gone."""
     threading.Thread(target=_stop_with_the_parent, daemon=True).start()
     plan = open_run(root).plan
-    bench = set_up(plan)
-    work(start(root, plan, bench), bench)  # start: refuses if this machine would compute other rows
+    setup = set_up(plan)
+    work(start(root, plan, setup), setup)  # start: refuses if this machine would compute other rows
 
 
 def _stop_with_the_parent() -> None:

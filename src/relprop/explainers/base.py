@@ -1,19 +1,20 @@
-"""What an explainer is, and how a library that edits models is kept away from the user's."""
+"""The registries of explainers and of post-processing, and copies of the model for libraries that edit models."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relprop.core.capture import Model, require_evaluation_mode, unwrap
-from relprop.core.targets.start import read_target
+from relprop.core.targets.start import read_target, require_scores
 from relprop.errors import InputError, ModelError
+from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,26 +23,10 @@ if TYPE_CHECKING:
 Channels = Literal["sum", "red"]
 
 
-class Explainer(Protocol):
-    """Anything that says how much each pixel mattered."""
-
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """Explain `target` (N,) for inputs x (N, C, H, W): a heatmap (N, H, W), float32. `model` stays untouched."""
-        ...
-
-
-class Post(Protocol):
-    """A named step between heatmap and metric."""
-
-    def __call__(self, heatmap: Tensor) -> Tensor:
-        """Map heatmaps (N, H, W) to heatmaps (N, H, W)."""
-        ...
-
-
 class ByChannel:
     """An explainer that attributes to every value of the picture, and reads a map off that by its `channels`.
 
-    Two that differ in `channels` alone share their attribution: see `relprop.evaluation.run`.
+    Two that differ in `channels` alone share their attribution: see `relprop.evaluation.compute`.
     """
 
     channels: Channels
@@ -123,10 +108,7 @@ def own_target(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         InputError: the model does not return (N, classes).
     """
     with torch.no_grad():
-        scores = model(x[:1])
-    if not isinstance(scores, Tensor) or scores.dim() != 2:
-        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
+        scores = require_scores(model(x[:1]))
     return read_target(target, scores[:1].expand(len(x), -1))
 
 

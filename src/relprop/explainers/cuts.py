@@ -1,4 +1,4 @@
-"""Relevance read from several cuts of the network: conserved like any map, and ahead by Insertion - Deletion."""
+"""Relevance combined from several separator layers: conserved like any map, and ahead by Insertion - Deletion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
 from relprop.core.result.combine import parse_reading
+from relprop.documents import read_object
 from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
 from relprop.explainers.lrp import remembered
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from relprop.core.capture import Model
     from relprop.core.result.relevance import Relevance
 
-_FORMAT = "relprop reading 1"
+_FORMAT = "relprop layer weights 1"
 
 
 class Labelled(Protocol):
@@ -39,14 +40,14 @@ class Labelled(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Which cuts to read, with which weights, under which rules.
+class LayerWeights:
+    """Which separator layers are combined, with which weights, under which rules.
 
     Attributes:
         text: weights as `relprop.core.graph.separators.parse_reading` reads them.
         composite: spec in `relprop.core.composites.presets.COMPOSITES`.
-        provenance: how it was chosen: "selection", the label of each image by its id, then metric, candidates, scores;
-            empty where nobody chose by measuring.
+        provenance: how they were chosen: "selection", the label of each image by its id, then metric, candidates,
+            scores; empty where nobody chose by measuring.
     """
 
     text: str
@@ -58,12 +59,12 @@ class Reading:
         COMPOSITES.build(self.composite)
 
     @cached_property
-    def weights(self) -> dict[str, float]:
-        """Weight of each cut."""
+    def by_layer(self) -> dict[str, float]:
+        """Weight of each separator layer."""
         return parse_reading(self.text)
 
     def chosen_on(self, samples: Iterable[Labelled]) -> frozenset[str]:
-        """Ids of the samples that it was chosen on.
+        """Ids of the samples that they were chosen on.
 
         What was chosen on an image looks better there than it is, so nothing reported may include it. Ids are the same
         in every layout of a data set; one that comes with another label tells that this is another data set.
@@ -74,55 +75,52 @@ class Reading:
         return frozenset(sample.id for sample in both) if alike else frozenset()
 
     def save(self, path: str | Path) -> Path:
-        """Write the reading and where it comes from as JSON; returns the path."""
+        """Write the weights and where they come from as JSON; returns the path."""
         path = Path(path)
-        document = {"format": _FORMAT, "reading": self.text, "composite": self.composite}
+        document = {"format": _FORMAT, "weights": self.text, "composite": self.composite}
         path.write_text(json.dumps(document | {"provenance": dict(self.provenance)}, indent=2) + "\n", "utf-8")
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> Reading:
+    def load(cls, path: str | Path) -> LayerWeights:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no such file, or it holds no reading.
-            UsageError: what it holds is not a reading that this version can use.
+            InputError: there is no such file, or it holds no weights.
+            UsageError: it holds weights that this version cannot use.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} holds no reading that can be read: {error}") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        document = read_object(Path(path), InputError)
+        if document.get("format") != _FORMAT:
+            found = document.get("format")
             raise InputError(f"{path} has format {found!r}; this version reads {_FORMAT!r}, which relprop tune writes")
-        text, composite, provenance = (document.get(key) for key in ("reading", "composite", "provenance"))
+        text, composite, provenance = (document.get(key) for key in ("weights", "composite", "provenance"))
         if not isinstance(text, str) or not isinstance(composite, str) or not isinstance(provenance, dict):
-            raise InputError(f"{path} lacks its reading, composite or provenance; write it again with relprop tune")
+            raise InputError(f"{path} lacks its weights, composite or provenance; write it again with relprop tune")
         if not isinstance(provenance.get("selection", {}), dict):
             raise InputError(f"{path} does not say which images it was chosen on; write it again with relprop tune")
         return cls(text, composite, provenance)
 
 
-READINGS: Registry[Reading] = Registry("reading")
+WEIGHTS: Registry[LayerWeights] = Registry("set of layer weights")
 for _name in ("default", "efficientnet"):
-    READINGS.add(_name, Reading.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
+    WEIGHTS.add(_name, LayerWeights.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
 
 
-def find_reading(spec: str) -> Reading:
-    """Return a reading by name, from a file (.json), or spelled out as "0.9*late+0.1*input".
+def find_weights(spec: str) -> LayerWeights:
+    """Return layer weights by name, from a file (.json), or spelled out as "0.9*late+0.1*input".
 
     Raises:
         UsageError: it is none of these.
     """
     if spec.endswith(".json"):
-        return Reading.load(spec)
+        return LayerWeights.load(spec)
     if "*" in spec or "+" in spec:
-        return Reading(spec)
+        return LayerWeights(spec)
     try:
-        return READINGS.build(spec)
+        return WEIGHTS.build(spec)
     except UnknownNameError as error:
         raise UnknownNameError(
-            f"{error}; or a FILE.json of relprop tune, or weights as 0.9*late+0.1*input (one cut: 1*late)"
+            f"{error}; or a FILE.json of relprop tune, or weights as 0.9*late+0.1*input (one layer: 1*late)"
         ) from None
 
 
@@ -131,19 +129,19 @@ def find_reading(spec: str) -> Reading:
 class LrpCuts:
     """Relevance at the late blocks and the pixels, three to one, under rules of both signs; after Otsuki et al. 2024.
 
-    Every cut of the network holds the same total, so a weighted mean of several holds it too: `Relevance.read`. One
-    walk serves all of them.
+    Every separator layer holds the same total, so a weighted mean of several holds it too: `Relevance.read`. One
+    backward pass serves all of them.
 
     Attributes:
-        reading: "default", one for a family ("efficientnet"), the file that `relprop tune` wrote, or
+        weights: "default", those for a family ("efficientnet"), the file that `relprop tune` wrote, or
             weights as "0.9*late+0.1*input".
-        composite: name of the rules, if not the reading's own.
+        composite: name of the rules, if not the one that the weights were chosen under.
         classifier: rule of the last weighted layer, likewise.
         split: likewise "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
         start: relevance starts as the class's "probability" or its "logit".
     """
 
-    reading: str = "default"
+    weights: str = "default"
     composite: str | None = None
     classifier: Literal["z+", "epsilon", "centred"] | None = None
     split: Literal["ratio", "symmetric", "signed"] | None = None
@@ -151,29 +149,29 @@ class LrpCuts:
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _ = self.chosen  # an unknown reading is an error now, not at the first picture
+        _ = self.chosen  # unknown weights are an error now, not at the first picture
 
     @cached_property
-    def chosen(self) -> Reading:
-        """The reading, with the rules that the options replace."""
-        reading = find_reading(self.reading)
+    def chosen(self) -> LayerWeights:
+        """The weights, with the rules that the options replace."""
+        weights = find_weights(self.weights)
         given = {"classifier": self.classifier, "split": self.split}
         options = "".join(f":{name}={value}" for name, value in given.items() if value is not None)
         if not options and self.composite is None:
-            return reading
-        name, *own = (self.composite or reading.composite).split(":")
+            return weights
+        name, *own = (self.composite or weights.composite).split(":")
         kept = [option for option in own if given.get(option.partition("=")[0]) is None]
-        return Reading(reading.text, ":".join([name, *kept]) + options, reading.provenance)
+        return LayerWeights(weights.text, ":".join([name, *kept]) + options, weights.provenance)
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        reading = self.chosen
+        weights = self.chosen
 
         def make(known: Model) -> LRP:
-            return LRP(known, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
+            return LRP(known, COMPOSITES.build(weights.composite), keep=[*weights.by_layer], ledger=False)
 
         result: Relevance = remembered(self._known, model, make)(x, target=target, start=self.start)
-        return result.read(reading.weights).float()
+        return result.read(weights.by_layer).float()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
@@ -183,6 +181,6 @@ class LrpCuts:
 
 
 def chosen_on(explainers: Iterable[object], samples: Sequence[Labelled]) -> frozenset[str]:
-    """Ids of the samples that a reading among the explainers was chosen on."""
-    readings = [explainer.chosen for explainer in explainers if isinstance(explainer, LrpCuts)]
-    return frozenset(name for reading in readings for name in reading.chosen_on(samples))
+    """Ids of the samples that layer weights among the explainers were chosen on."""
+    used = [explainer.chosen for explainer in explainers if isinstance(explainer, LrpCuts)]
+    return frozenset(name for weights in used for name in weights.chosen_on(samples))

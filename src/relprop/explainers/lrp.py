@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation by this project's own engine."""
+"""Layer-wise relevance propagation by this project's own `LRP`."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Lrp:
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        engine = remembered(self._known, model, lambda known: LRP(known, composite=self.rules(), ledger=False))
-        result = engine(x, target=target, start=self.start)
+        lrp = remembered(self._known, model, lambda known: LRP(known, composite=self.rules(), ledger=False))
+        result = lrp(x, target=target, start=self.start)
         return reduce_channels(result.relevance, self.channels)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ class Lrp:
 
 
 def remembered(known: dict[int, LRP], model: Model, make: Callable[[Model], LRP]) -> LRP:
-    """Return the engine for `model`: the one that it had last time, with all that derives from the weights."""
+    """Return the LRP for `model`: the one that it had last time, with all that derives from the weights."""
     model = unwrap(model)
-    engine = known.pop(id(model), None) or make(model)
-    known[id(model)] = engine  # which holds on to the model, so that its id stays its own
+    lrp = known.pop(id(model), None) or make(model)
+    known[id(model)] = lrp  # which holds on to the model, so that its id stays its own
     while len(known) > _REMEMBERED:
         del known[next(iter(known))]
-    return engine
+    return lrp

@@ -64,7 +64,7 @@ class Rise:
 
 
 def random_masks(count: int, grid: int, p: float, size: tuple[int, int], draw: torch.Generator) -> Tensor:
-    """Draw masks (count, H, W) in [0, 1]: a grid one cell larger than the picture, cut out at a random place."""
+    """Draw masks (count, H, W) in [0, 1]: a grid one cell larger than the picture, cut out at a random position."""
     cells = [-(-side // grid) for side in size]
     coarse = (torch.rand(count, 1, grid, grid, generator=draw) < p).float()
     large = [(grid + 1) * cell for cell in cells]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from relprop.documents import require_regular
 from relprop.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,19 +33,20 @@ def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = F
         InputError: a path that does not exist, or a folder without pictures.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in given:
         for file in _expand(Path(path), recursive):
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)  # which takes a link to itself as it is
     return list(found.values())
 
 
 def _expand(path: Path, recursive: bool) -> list[Path]:
     if not path.is_dir():
-        if not path.exists():
+        if not os.path.lexists(path):
             raise InputError(f"there is no file or folder {str(path)!r}; give pictures, or folders that hold pictures")
         return [path]
-    files = _walk(path) if recursive else [entry for entry in path.iterdir() if entry.is_file()]
+    # broken links and pipes are listed: whoever reads them says what is wrong with them, and goes on with the others
+    files = _walk(path) if recursive else [entry for entry in path.iterdir() if not entry.is_dir()]
     pictures = sorted(f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
     if pictures:
         return pictures
@@ -93,6 +95,7 @@ def read_image(source: str | Path | bytes) -> Image.Image:
 def _read_file(path: Path) -> bytes:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a picture; find_images lists the pictures in it")
+    require_regular(path, InputError)
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -114,15 +117,16 @@ def _decode(content: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"has {image.width} x {image.height} pixels, over {_too_large()}")
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return _to_rgb(ImageOps.exif_transpose(image), image.format)
 
 
 def _too_large() -> str:
     return f"{MAX_PIXELS / 1e6:g} million pixels, which is the limit; make it smaller (the network sees far fewer)"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    # Pillow reads greyscale PNG and PGM of 16 bits as 32-bit numbers, scaled to 65535
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError(

@@ -1,7 +1,7 @@
-"""Metrics by name. A metric maps (model, x, heatmap, target) to one value per sample and row; see `base`."""
+"""Metrics by name. A metric maps `Inputs` (model, x, heatmap, target, ...) to one value per sample and row."""
 
-from relprop.metrics import localisation, quantus_metrics, relevance
-from relprop.metrics.base import METRICS, Metric
+from relprop.metrics import localisation, map_properties, quantus_metrics
+from relprop.metrics.base import METRICS, Inputs, Metric
 from relprop.metrics.curves import Curves, area, masking_curves
 from relprop.metrics.insertion_deletion import InsertionDeletion, SymmetricRelevanceGain, insertion_deletion
 from relprop.metrics.localisation import box_mask
@@ -12,6 +12,7 @@ __all__ = [
     "METRICS",
     "PROTOCOLS",
     "Curves",
+    "Inputs",
     "InsertionDeletion",
     "Metric",
     "Protocol",
@@ -21,10 +22,10 @@ __all__ = [
     "fill_picture",
     "insertion_deletion",
     "localisation",
+    "map_properties",
     "masking_curves",
     "pixel_counts",
     "quantus_metrics",
-    "relevance",
     "row_major",
     "schedule",
     "shuffled",

@@ -2,40 +2,110 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relprop.errors import InputError, TargetError, UsageError
+from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
 
 Array = Tensor | np.ndarray[Any, Any]
 Classes = int | Sequence[int] | Array | None
 
 
-class Metric(Protocol):
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """All that a metric may look at. What it needs and does not find, it asks for.
+
+    Attributes:
+        model: returns (N, classes); stays as it is.
+        x: (N, C, H, W) normalised inputs.
+        heatmap: (N, H, W); (M, N, H, W) for metrics that measure several heatmaps of the same inputs together.
+        target: (N,) the classes explained; one number stands for all.
+        label: (N,) the true classes.
+        preprocess: has `normalize`: what black is to the network.
+        black: the same, as a tensor.
+        explainer: the one that made the heatmap.
+        post: what was done to the heatmap then.
+        inside: (N, H, W) bool, the pixels that lie on the object.
+        boxes: (N, 4), the same as `box_mask` takes it.
+    """
+
+    model: Any
+    x: Tensor
+    heatmap: Tensor
+    target: Classes
+    label: Classes = None
+    preprocess: Any = None
+    black: Tensor | None = None
+    explainer: Explainer | None = None
+    post: Post | None = None
+    inside: Array | None = None
+    boxes: Array | None = None
+
+    @classmethod
+    def read(cls, model: Any, x: Array, heatmap: Array, target: Classes, **given: Any) -> Inputs:
+        """Check inputs and heatmaps, and bring both to one device.
+
+        Raises:
+            InputError: shapes that do not fit, or heatmaps that are not finite.
+        """
+        read = read_input(x)
+        return cls(model, read, read_heatmap(heatmap, read), target, **given)
+
+    @property
+    def classes(self) -> Tensor:
+        """The classes explained, (N,) int64."""
+        return read_classes(self.target, self.x, "explained class")
+
+    def explain(self, model: Any, classes: Tensor, why: str) -> Tensor:
+        """Make heatmaps (N, H, W) anew, of another model or of other classes.
+
+        Raises:
+            UsageError: nobody said by which explainer.
+        """
+        if self.explainer is None:
+            raise UsageError(f"{why}; pass explainer=..., the one that made the heatmap")
+        heatmap = self.explainer(model, self.x, classes)
+        return heatmap if self.post is None else self.post(heatmap)
+
+
+class Metric(ABC):
     """One value per sample, under each of its rows' names. Nobody averages here.
 
     Attributes:
-        name: in the registry.
-        rows: names of the values.
         higher_is_better: for each row; None where neither end is.
+        rows: names of the values: the keys of `higher_is_better`.
         unit: of the values.
         reference: where it was defined.
+        needs_object: whether it has to know where the object is.
     """
 
-    name: ClassVar[str]
-    rows: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[Mapping[str, bool | None]]
+    rows: ClassVar[tuple[str, ...]]
     unit: ClassVar[str]
     reference: ClassVar[str]
+    needs_object: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.rows = tuple(cls.higher_is_better)
 
     def __call__(self, model: Any, x: Array, heatmap: Array, target: Classes, **given: Any) -> dict[str, Tensor]:
-        """Measure heatmaps (N, H, W) of the classes `target` (N,) for inputs x (N, C, H, W): values (N,) by row."""
-        ...
+        """Measure heatmaps (N, H, W) of the classes `target` (N,) for inputs x (N, C, H, W): values (N,) by row.
+
+        Arguments are the fields of `Inputs`; it raises what `Inputs.read` does, and UsageError for what is missing.
+        """
+        return self.measure(Inputs.read(model, x, heatmap, target, **given))
+
+    @abstractmethod
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the values (N,), float32, by row."""
 
 
 METRICS: Registry[Metric] = Registry("metric")

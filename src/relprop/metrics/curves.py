@@ -8,16 +8,19 @@ and the blank and the whole picture belong to every curve of a sample. And a bat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from relprop.metrics.forward import Forward
 from relprop.metrics.masking import TiePolicy, fill_picture, pixel_counts, row_major, schedule, shuffled, together
 from relprop.seeding import fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relprop.metrics.base import Inputs
+    from relprop.metrics.forward import Forward
     from relprop.metrics.protocols import Protocol
 
 
@@ -37,9 +40,10 @@ class Curves:
     deletion: Tensor
     pictures: int
 
-    def areas(self) -> tuple[Tensor, Tensor]:
-        """Area under insertion and deletion, each (..., N): trapezoids, divided by the width."""
-        return area(self.insertion, self.at), area(self.deletion, self.at)
+    def values(self) -> dict[str, Tensor]:
+        """Area under insertion and deletion, and their difference `id`, each (..., N): trapezoids over the width."""
+        insertion, deletion = area(self.insertion, self.at), area(self.deletion, self.at)
+        return {"insertion": insertion, "deletion": deletion, "id": insertion - deletion}
 
 
 def area(curve: Tensor, at: Tensor) -> Tensor:
@@ -49,39 +53,28 @@ def area(curve: Tensor, at: Tensor) -> Tensor:
     return torch.trapezoid(curve, at.to(curve), dim=-1) / (at[-1] - at[0]).to(curve)
 
 
-def masking_curves(
-    model: Any,
-    x: Tensor,
-    heatmap: Tensor,
-    classes: Tensor,
-    protocol: Protocol,
-    *,
-    preprocess: Any = None,
-    black: Tensor | None = None,
-    forward: Forward | None = None,
-) -> Curves:
-    """Insertion and deletion curves of heatmaps (..., N, H, W) for inputs x (N, C, H, W).
+def masking_curves(inputs: Inputs, classes: Tensor, protocol: Protocol, forward: Forward) -> Curves:
+    """Insertion and deletion curves of heatmaps (..., N, H, W) for inputs (N, C, H, W).
 
     Stack several heatmaps of the same inputs in front (post-processings, explainers) to share what they have in common.
 
     Args:
-        model: returns (N, classes).
-        x: normalised inputs.
-        heatmap: finite; decides the order of pixels and nothing else.
+        inputs: model, inputs, heatmaps (of which the order of pixels decides and nothing else), and what black is.
         classes: (N,) whose score is recorded.
         protocol: all choices.
-        preprocess: has `normalize`; says what a black pixel is.
-        black: the same, as a tensor.
         forward: how to run the model.
     """
+    x, heatmap = inputs.x, inputs.heatmap
     maps = heatmap.reshape(-1, *x.shape[-2:])
     owner = torch.arange(len(x), device=x.device).repeat(len(maps) // len(x))
     counts = pixel_counts(maps[0].numel(), protocol.pixels_a_step(*x.shape[-2:]))
     steps = torch.stack([schedule(maps, counts, ties) for ties in _policies(protocol, x, owner)])  # (S, R, H, W)
-    fill = fill_picture(protocol.fill, x, preprocess=preprocess, black=black, seed=protocol.seed).expand(x.shape)
+    given = {"preprocess": inputs.preprocess, "black": inputs.black}
+    fill = fill_picture(protocol.fill, x, **given, seed=protocol.seed).expand(x.shape)
     first = 0 if protocol.ends else 1
     plan = _distinct(steps.flatten(0, 1).flatten(1), owner.repeat(len(steps)), len(counts), first)
-    values = _score(model, x, fill, steps.flatten(0, 1), plan, classes, protocol.score == "logit", forward or Forward())
+    pictures = _pictures(x, fill, steps.flatten(0, 1), plan)
+    values = forward.scores(inputs.model, pictures, classes[plan.owner], x, logit=protocol.score == "logit")
     curves = values[plan.which].view(len(steps), *heatmap.shape[:-2], 2, -1).mean(0)
     fractions = torch.cat([counts.new_zeros(1), counts])[first:].double() / counts[-1]
     # without end points as released: every recorded point counts as one step, the last, shorter one too
@@ -138,17 +131,8 @@ def _distinct(steps: Tensor, owner: Tensor, last: int, first: int) -> _Distinct:
     return _Distinct(row, step, rest < sets.shape[2], unique[:, 0], which.view(sets.shape))
 
 
-def _score(
-    model: Any,
-    x: Tensor,
-    fill: Tensor,
-    steps: Tensor,
-    plan: _Distinct,
-    classes: Tensor,
-    logit: bool,
-    forward: Forward,
-) -> Tensor:
-    """Score every different picture once: (J,)."""
+def _pictures(x: Tensor, fill: Tensor, steps: Tensor, plan: _Distinct) -> Callable[[int, int], Tensor]:
+    """Return what makes the different pictures numbered start to stop, (stop - start, C, H, W)."""
     steps = steps.to(torch.int32)  # a third of the traffic of what follows is this
 
     def pictures(start: int, stop: int) -> Tensor:
@@ -158,4 +142,4 @@ def _score(
         owner = plan.owner[at]
         return torch.where(shows[:, None], x[owner], fill[owner])
 
-    return forward.scores(model, pictures, classes[plan.owner], x, logit=logit)
+    return pictures

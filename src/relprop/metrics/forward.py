@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from relprop.core.capture import capture, require_evaluation_mode
-from relprop.core.targets.start import probabilities_of
-from relprop.errors import InputError, RelpropError, TargetError
+from relprop.core.targets.start import probabilities_of, read_target, require_scores
+from relprop.errors import RelpropError
+from relprop.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ class Forward:
             images = pictures(start, stop)
             output = model(images.contiguous(memory_format=torch.channels_last) if last else images)
             if start == 0:
-                _require_scores(output, classes)
+                read_target(classes, require_scores(output)[:1].expand(len(classes), -1))
             output = output.float()
             values: Tensor = output if logit else probabilities_of(output, end)
             return values.gather(1, classes[start:stop, None])[:, 0]
@@ -108,7 +109,7 @@ def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) ->
         try:
             parts.append(compute(start, stop))
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if batch == 1 or not _out_of_memory(error):
+            if batch == 1 or not is_out_of_memory(error):
                 raise
         else:
             start = stop
@@ -117,14 +118,6 @@ def in_batches(compute: Callable[[int, int], Tensor], total: int, batch: int) ->
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return torch.cat(parts)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or "t allocate memory" in str(error)
-    )
 
 
 def callable_model(model: Any) -> Any:
@@ -138,13 +131,3 @@ def callable_model(model: Any) -> Any:
     if isinstance(model, torch.nn.Module) and not isinstance(model, torch.fx.GraphModule):
         require_evaluation_mode(model)
     return model
-
-
-def _require_scores(output: Any, classes: Tensor) -> None:
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
-    for one in (int(classes.min()), int(classes.max())):
-        if not 0 <= one < output.shape[1]:
-            known = f"the model has {output.shape[1]} classes, 0 to {output.shape[1] - 1}"
-            raise TargetError(f"class {one} does not exist: {known}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from relprop.metrics.base import METRICS, Array, Classes, read_classes, read_heatmap, read_input
+from relprop.metrics.base import METRICS, Array, Classes, Inputs, Metric, read_classes
 from relprop.metrics.curves import Curves, masking_curves
 from relprop.metrics.forward import Forward
 from relprop.metrics.masking import Fill
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @METRICS.register("insertion-deletion")
 @dataclass(frozen=True)
-class InsertionDeletion:
+class InsertionDeletion(Metric):
     """Score of the class while pixels appear or vanish, most relevant first: mean over the way (Petsiuk et al. 2018).
 
     `id` is insertion - deletion. The protocol decides as much as the heatmap does; see `protocols`.
@@ -32,8 +32,6 @@ class InsertionDeletion:
         batch: pictures at once; by default found out.
     """
 
-    name: ClassVar[str] = "insertion-deletion"
-    rows: ClassVar[tuple[str, ...]] = ("insertion", "deletion", "id")
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"insertion": True, "deletion": False, "id": True}
     unit: ClassVar[str] = "mean score along the curve (a probability, unless the protocol scores logits)"
     reference: ClassVar[str] = "Petsiuk et al. 2018, arXiv 1806.07421; Otsuki et al. 2024, arXiv 2407.09115"
@@ -57,53 +55,17 @@ class InsertionDeletion:
         names = ("step", "ties", "fill", "score", "ends")
         return replace(base, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        label: Classes = None,
-        preprocess: Any = None,
-        black: Tensor | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """Measure heatmaps (N, H, W), or several of the same inputs, (M, N, H, W): (N,) or (M, N) by row.
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Heatmaps (N, H, W), or several of the same inputs, (M, N, H, W): (N,) or (M, N) by row."""
+        return self.curves(inputs).values()
 
-        Args:
-            model: returns (N, classes); stays as it is.
-            x: (N, C, H, W) normalised inputs.
-            heatmap: only its order matters.
-            target: (N,) the class explained.
-            label: (N,) the true class, for protocols that score it.
-            preprocess: has `normalize`: what black is to the network.
-            black: the same, as a tensor.
-        """
-        insertion, deletion = self.curves(
-            model, x, heatmap, target, label=label, preprocess=preprocess, black=black
-        ).areas()
-        return {"insertion": insertion, "deletion": deletion, "id": insertion - deletion}
-
-    def curves(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        label: Classes = None,
-        preprocess: Any = None,
-        black: Tensor | None = None,
-    ) -> Curves:
-        """Return the curves behind the values; arguments as above."""
-        protocol, x = self.settings(), read_input(x)
-        maps = read_heatmap(heatmap, x)
-        classes = read_classes(
-            *((label, x, "true label") if protocol.score == "label" else (target, x, "explained class"))
-        )
+    def curves(self, inputs: Inputs) -> Curves:
+        """Return the curves behind the values."""
+        protocol = self.settings()
+        by_label = protocol.score == "label"
+        classes = read_classes(inputs.label, inputs.x, "true label") if by_label else inputs.classes
         forward = Forward(self.amp, self.channels_last, self.batch)
-        return masking_curves(model, x, maps, classes, protocol, preprocess=preprocess, black=black, forward=forward)
+        return masking_curves(inputs, classes, protocol, forward)
 
 
 def insertion_deletion(
@@ -118,11 +80,12 @@ def insertion_deletion(
     black: Tensor | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Insertion, deletion and ID of anybody's heatmaps, numpy or torch.
+    """Insertion, deletion and ID of heatmaps, numpy or torch, however they were made.
 
         scores = insertion_deletion(model, x, heatmap, target, preprocess=loaded.preprocess)
 
-    `options` are those of `InsertionDeletion`. Returns `insertion`, `deletion` and `id`, each (N,).
+    `preprocess` and `black` are those of `Inputs`, `options` those of `InsertionDeletion`.
+    Returns `insertion`, `deletion` and `id`, each (N,).
 
     Raises:
         InputError: heatmaps that do not fit, or are not finite.
@@ -134,7 +97,7 @@ def insertion_deletion(
 
 @METRICS.register("symmetric-relevance-gain")
 @dataclass(frozen=True)
-class SymmetricRelevanceGain:
+class SymmetricRelevanceGain(Metric):
     """How much longer the score lasts when the least relevant pixels go first (Blücher et al. 2024).
 
         SRG = area(least relevant first) - area(most relevant first)
@@ -150,8 +113,6 @@ class SymmetricRelevanceGain:
         seed: of ties.
     """
 
-    name: ClassVar[str] = "symmetric-relevance-gain"
-    rows: ClassVar[tuple[str, ...]] = ("symmetric-relevance-gain",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"symmetric-relevance-gain": True}
     unit: ClassVar[str] = "difference of mean scores"
     reference: ClassVar[str] = "Blücher, Vielhaben, Strodthoff 2024, arXiv 2401.06654"
@@ -164,20 +125,8 @@ class SymmetricRelevanceGain:
     channels_last: bool | None = None
     batch: int | None = None
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        label: Classes = None,
-        preprocess: Any = None,
-        black: Tensor | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """Measure as `InsertionDeletion` does."""
         protocol = Protocol("srg", self.step, "shuffled", self.fill, self.score, True, self.seed)
         metric = InsertionDeletion(protocol, amp=self.amp, channels_last=self.channels_last, batch=self.batch)
-        values = metric(model, x, heatmap, target, label=label, preprocess=preprocess, black=black)
-        return {"symmetric-relevance-gain": values["id"]}
+        return {"symmetric-relevance-gain": metric.measure(inputs)["id"]}

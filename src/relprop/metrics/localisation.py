@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from relprop.errors import InputError, UsageError
-from relprop.metrics.base import METRICS, Array, Classes, read_heatmap, read_input
+from relprop.metrics.base import METRICS, Array, Inputs, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,62 +17,35 @@ if TYPE_CHECKING:
 
 @METRICS.register("energy-in-box")
 @dataclass(frozen=True)
-class EnergyInBox:
+class EnergyInBox(Metric):
     """Share of the positive relevance that lies on the object (energy-based pointing game); nothing positive: 0."""
 
-    name: ClassVar[str] = "energy-in-box"
-    rows: ClassVar[tuple[str, ...]] = ("energy-in-box",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"energy-in-box": True}
     unit: ClassVar[str] = "fraction of the positive relevance"
     reference: ClassVar[str] = "Wang et al. 2020, arXiv 1910.01279, Sec. 4.3"
+    needs_object: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        inside: Array | None = None,
-        boxes: Array | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """(N, H, W) -> (N,). Give `inside` (N, H, W) bool, or `boxes` (N, 4) as `box_mask` takes them."""
-        x = read_input(x)
-        energy = read_heatmap(heatmap, x).double().clamp(min=0)
-        total = energy.sum((-2, -1))
-        share = (energy * _where(inside, boxes, x)).sum((-2, -1)) / total.clamp(min=torch.finfo(torch.float64).tiny)
-        return {self.name: share.float()}
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,)."""
+        energy = inputs.heatmap.double().clamp(min=0)
+        total = energy.sum((-2, -1)).clamp(min=torch.finfo(torch.float64).tiny)
+        return {"energy-in-box": ((energy * _object(inputs)).sum((-2, -1)) / total).float()}
 
 
 @METRICS.register("pointing-game")
 @dataclass(frozen=True)
-class PointingGame:
+class PointingGame(Metric):
     """Whether the most relevant pixel lies on the object: 1 or 0; if several are tied, the fraction of them that do."""
 
-    name: ClassVar[str] = "pointing-game"
-    rows: ClassVar[tuple[str, ...]] = ("pointing-game",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"pointing-game": True}
     unit: ClassVar[str] = "hit (1) or miss (0)"
     reference: ClassVar[str] = "Zhang et al. 2016, arXiv 1608.00507"
+    needs_object: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        inside: Array | None = None,
-        boxes: Array | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """(N, H, W) -> (N,); arguments as in `energy-in-box`."""
-        x = read_input(x)
-        maps = read_heatmap(heatmap, x)
-        top = (maps == maps.amax((-2, -1), keepdim=True)).float()
-        hits = (top * _where(inside, boxes, x)).sum((-2, -1)) / top.sum((-2, -1))
-        return {self.name: hits}
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,)."""
+        top = (inputs.heatmap == inputs.heatmap.amax((-2, -1), keepdim=True)).float()
+        return {"pointing-game": (top * _object(inputs)).sum((-2, -1)) / top.sum((-2, -1))}
 
 
 def box_mask(boxes: Array, height: int, width: int) -> Tensor:
@@ -98,7 +71,9 @@ def box_mask(boxes: Array, height: int, width: int) -> Tensor:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _where(inside: Array | None, boxes: Array | None, x: Tensor) -> Tensor:
+def _object(inputs: Inputs) -> Tensor:
+    """Which pixels lie on the object, (N, H, W) bool."""
+    inside, boxes, x = inputs.inside, inputs.boxes, inputs.x
     if inside is None and boxes is None:
         raise UsageError(
             "this metric needs to know where the object is; pass inside=(N, H, W) or boxes=(N, 4) "

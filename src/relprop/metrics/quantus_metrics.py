@@ -15,40 +15,34 @@ from torch import Tensor
 
 from relprop.core.capture import unwrap
 from relprop.errors import CheckError, UsageError, require
-from relprop.metrics.base import METRICS, Array, Classes, read_classes, read_heatmap, read_input
-
-Explain = Callable[[Any, Tensor, Tensor], Tensor]
+from relprop.metrics.base import METRICS, Inputs, Metric
 
 
 @METRICS.register("sparseness")
 @dataclass(frozen=True)
-class Sparseness:
+class Sparseness(Metric):
     """Gini index of the map's magnitudes (Chalasani et al. 2020), by Quantus: 0 is even, near 1 is few pixels."""
 
-    name: ClassVar[str] = "sparseness"
-    rows: ClassVar[tuple[str, ...]] = ("sparseness",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"sparseness": None}
     unit: ClassVar[str] = "Gini index, 0 to 1"
     reference: ClassVar[str] = "Chalasani et al. 2020, arXiv 1810.06583"
 
-    def __call__(self, model: Any, x: Array, heatmap: Array, target: Classes, **_: Any) -> dict[str, Tensor]:
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """(N, H, W) -> (N,). A map of zeros is spread evenly: 0."""
-        x = read_input(x)
-        maps = read_heatmap(heatmap, x).double()
+        maps = inputs.heatmap.double()
         # the index does not know the scale; ones in place of zeros keep Quantus from dividing by 0
         largest = maps.abs().amax((-2, -1), keepdim=True)
         maps = torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(torch.float64).tiny), 1.0)
         quantus = require("quantus", "quantus")
         with _quiet():
-            values = quantus.Sparseness(normalise=False, disable_warnings=True)(
-                **_batch(x, read_classes(target, x, "explained class"), maps), model=None
-            )
-        return {self.name: torch.tensor(values, dtype=torch.float32, device=x.device)}
+            index = quantus.Sparseness(normalise=False, disable_warnings=True)
+            values = index(**_batch(inputs.x, inputs.classes, maps), model=None)
+        return {"sparseness": torch.tensor(values, dtype=torch.float32, device=inputs.x.device)}
 
 
 @METRICS.register("parameter-randomisation")
 @dataclass(frozen=True)
-class ParameterRandomisation:
+class ParameterRandomisation(Metric):
     """How alike the map stays while weights are randomised from the top layer down (Adebayo et al. 2018), by Quantus.
 
     The last value, when all are random, or the mean over layers. A map that stays as it is does not read the weights.
@@ -61,8 +55,6 @@ class ParameterRandomisation:
         seed: of the random weights.
     """
 
-    name: ClassVar[str] = "parameter-randomisation"
-    rows: ClassVar[tuple[str, ...]] = ("parameter-randomisation",)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"parameter-randomisation": False}
     unit: ClassVar[str] = "similarity of the maps, 1 where nothing changes"
     reference: ClassVar[str] = "Adebayo et al. 2018, arXiv 1810.03292"
@@ -71,45 +63,28 @@ class ParameterRandomisation:
     layers: Literal["all", "last"] = "last"
     seed: int = 0
 
-    def __call__(
-        self,
-        model: Any,
-        x: Array,
-        heatmap: Array,
-        target: Classes,
-        *,
-        explainer: Explain | None = None,
-        post: Callable[[Tensor], Tensor] | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """(N, H, W) -> (N,); `explainer` (and `post`) made the heatmap, and explains the random models."""
-        x = read_input(x)
-        maps, classes = read_heatmap(heatmap, x), read_classes(target, x, "explained class")
-        if explainer is None:
-            raise UsageError(
-                "parameter-randomisation makes maps anew; pass explainer=..., the one that made the heatmap"
-            )
-
-        def explain(model: Any) -> Tensor:
-            found = explainer(model.eval(), x, classes)
-            return found if post is None else post(found)
-
-        alike, first = _similarity(self.similarity, *x.shape[-2:]), _flat(maps)
+    def measure(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(N, H, W) -> (N,); the explainer that made the heatmap explains the random models."""
+        alike = _similarity(self.similarity, *inputs.x.shape[-2:])
+        first, classes = _flat(inputs.heatmap), inputs.classes
         wrapper = require("quantus.helpers.model.pytorch_model", "quantus").PyTorchModel
         scores = []
         with _quiet(), torch.random.fork_rng():  # it seeds torch's global generator
-            quantus_model = wrapper(unwrap(model), softmax=False, channel_first=True)
+            quantus_model = wrapper(unwrap(inputs.model), softmax=False, channel_first=True)
             count = quantus_model.random_layer_generator_length
             for number, (_, random) in enumerate(quantus_model.get_random_layer_generator("top_down", self.seed), 1):
                 if self.layers == "all" or number == count:
-                    scores.append(alike(first, _flat(explain(random))))
+                    changed = inputs.explain(random.eval(), classes, "parameter-randomisation makes maps anew")
+                    scores.append(alike(first, _flat(changed)))
         if not scores:
-            raise UsageError(f"{type(model).__name__} has no layer with reset_parameters(), so none can be randomised")
+            raise UsageError(
+                f"{type(inputs.model).__name__} has no layer with reset_parameters(), so none can be randomised"
+            )
         values = torch.tensor(scores, dtype=torch.float64).mean(0)
         if not bool(values.isfinite().all()):
             bad = ", ".join(map(str, (~values.isfinite()).nonzero().flatten().tolist()))
             raise CheckError(f"parameter-randomisation has no value for sample(s) {bad}: a map of theirs is not finite")
-        return {self.name: values.float().to(x.device)}
+        return {"parameter-randomisation": values.float().to(inputs.x.device)}
 
 
 def _flat(maps: Tensor) -> np.ndarray[Any, Any]:

@@ -11,8 +11,8 @@ from relprop.errors import ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, imports, torchvision_names
 from relprop.models.classes import require_count
-from relprop.models.fit import ends, fit
 from relprop.models.loaded import LoadedModel
+from relprop.models.tensors import ends, fit
 
 if TYPE_CHECKING:
     from relprop.models.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def load_into(checkpoint: Checkpoint, arch: str | None, *, trust: bool = False) 
     """
     path = checkpoint.path
     published = _published(path.name)
-    said = checkpoint.facts.get("arch")
+    said = checkpoint.metadata.get("arch")
     if arch is None and isinstance(said, str) and imports(said) and not trust:
         raise ModelError(
             f"the metadata of {path} ask for the architecture {said!r}, which would be imported and run; nothing is "
@@ -72,7 +72,7 @@ def _published(filename: str) -> tuple[str, Any] | None:
 
 def _preprocess(checkpoint: Checkpoint, usual: Preprocess) -> Preprocess:
     """Take what the file's metadata say, over what is usual for the network."""
-    said = {key: checkpoint.facts[key] for key in ("size", "resize", "mean", "std") if key in checkpoint.facts}
+    said = {key: checkpoint.metadata[key] for key in ("size", "resize", "mean", "std") if key in checkpoint.metadata}
     sides = {key: said[key] for key in ("size", "resize") if key in said}
     try:
         if not all(type(side) is int and 0 < side <= SIDE for side in sides.values()):
@@ -83,7 +83,7 @@ def _preprocess(checkpoint: Checkpoint, usual: Preprocess) -> Preprocess:
 
 
 def _classes(checkpoint: Checkpoint, arch: str, weights: Any, outputs: int | None) -> tuple[str, ...] | None:
-    said = checkpoint.facts.get("classes")
+    said = checkpoint.metadata.get("classes")
     if said is None and weights is not None:
         said = weights.meta["categories"]
     if said is None and CIFAR.fullmatch(arch):
@@ -92,6 +92,6 @@ def _classes(checkpoint: Checkpoint, arch: str, weights: Any, outputs: int | Non
         return None
     if not isinstance(said, list | tuple):
         raise ModelError(f"{checkpoint.path}: its metadata on classes are a {type(said).__name__}, not a list of names")
-    if "classes" in checkpoint.facts:
+    if "classes" in checkpoint.metadata:
         require_count(checkpoint.path, said, outputs)
     return tuple(map(str, said)) if len(said) == outputs else None

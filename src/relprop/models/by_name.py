@@ -21,8 +21,8 @@ from relprop.models.architectures import (
     torchvision_weights,
 )
 from relprop.models.bundled import EFFICIENTNET, RESNET20, imagenet_classes
-from relprop.models.fit import ends
 from relprop.models.loaded import LoadedModel
+from relprop.models.tensors import ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

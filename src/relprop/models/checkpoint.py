@@ -34,7 +34,7 @@ class Checkpoint:
 
     path: Path
     tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -68,7 +68,7 @@ def checkpoint_of(path: Path, content: Any) -> Checkpoint:
     return checked(path, find_tensors(path, content), {} if names is None else {"classes": list(names)})
 
 
-def checked(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Checkpoint:
+def checked(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint of weights that can be used.
 
     Raises:
@@ -79,7 +79,7 @@ def checked(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any])
     for name, tensor in tensors.items():
         if problem := unusable(tensor):
             raise ModelError(f"{path}: {name} {problem}")
-    return Checkpoint(path, tensors, facts)
+    return Checkpoint(path, tensors, metadata)
 
 
 def unusable(tensor: Tensor) -> str:

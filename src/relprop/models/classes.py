@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relprop.documents import require_regular
 from relprop.errors import ModelError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def class_index(text: str, classes: Sequence[str] | None) -> int:
 def _from_path(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         return _some(sorted(entry.name for entry in path.iterdir() if entry.is_dir()), path, "holds no subfolder")
+    require_regular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -100,7 +102,7 @@ def _from_path(path: Path) -> tuple[str, ...]:
         return _some(lines, path, "is empty")
     try:
         return _in_order(json.loads(text), str(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from None
 
 

@@ -71,15 +71,15 @@ def load_model(
         UsageError: options that do not go together.
         MissingDependencyError: the library that has the model is not installed.
     """
-    text, place = str(name), _device(device)
+    text, chosen = str(name), _device(device)
     if arch is not None and not _is_file(text):
         raise UsageError(f"arch={arch!r} goes with a checkpoint; {text!r} is not a file")
     if Path(text).suffix == ".pt2" and arch is not None:
         raise UsageError(f"{text} is an exported program, which brings its architecture; leave arch={arch!r} out")
     names = None if classes is None else read_classes(classes)  # before the model, which may take long
-    loaded = _load(text, arch, trust, place)
+    loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
-        loaded.model.eval().to(place)
+        loaded.model.eval().to(chosen)
     loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std))
     if names is None:
         return loaded
@@ -95,12 +95,12 @@ def model_names() -> list[str]:
 
 def _device(device: str | torch.device) -> str:
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        found = torch.device(device)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the device {str(device)!r} cannot be used here: {reason}; cpu always can") from None
-    return str(place)
+    return str(found)
 
 
 def _is_file(text: str) -> bool:

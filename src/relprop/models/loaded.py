@@ -56,6 +56,6 @@ class LoadedModel:
             weight = next(iter(model.parameters()), None)
             with torch.inference_mode():
                 found = model(self.preprocess(grey)[None].to(torch.device("cpu") if weight is None else weight.device))
-        except Exception:  # whatever the model raises: the explanation will say it in its own place
+        except Exception:  # whatever the model raises: the explanation will say it
             return None
         return found.shape[1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None

@@ -27,7 +27,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Strip:
+class PanelRow:
     """Panels that share one colour scale.
 
     Attributes:
@@ -108,7 +108,7 @@ class Section:
     Attributes:
         title: the heading.
         text: paragraphs that say how to read it.
-        strips, plots, bars, tables: what is shown.
+        rows, plots, bars, tables: what is shown.
         notes: paragraphs that matter.
         code: (what, text) of commands and the like.
         folds: whether bars after the first are folded away until somebody wants them.
@@ -116,7 +116,7 @@ class Section:
 
     title: str
     text: tuple[str, ...] = ()
-    strips: tuple[Strip, ...] = ()
+    rows: tuple[PanelRow, ...] = ()
     plots: tuple[Plot, ...] = ()
     bars: tuple[Bars, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -131,12 +131,14 @@ class Report:
 
     Attributes:
         title: large.
-        lede: one sentence below it: what was found.
-        facts: (what, text), a short list at the top.
+        summary: one sentence below it: what was found.
+        metadata: (what, text), a short list at the top.
         sections: in order.
+        left_out: files of a run that are not what they claim to be, so that the report is without their rows.
     """
 
     title: str
-    lede: str
-    facts: tuple[tuple[str, str], ...]
+    summary: str
+    metadata: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+    left_out: tuple[str, ...] = ()

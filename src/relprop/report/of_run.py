@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from relprop.errors import ModelError, RelpropError
+from relprop.documents import read_object
+from relprop.errors import ModelError, RelpropError, RunError
+from relprop.evaluation.state import look
 from relprop.evaluation.store import SESSIONS, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_studies import how_section, ledger_section, pictures_section, plain
-from relprop.report.study import Workbench
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
+from relprop.sessions import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from relprop.evaluation.plan import Plan
+    from relprop.evaluation.state import State
     from relprop.evaluation.store import Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
-    from relprop.report.study import Study
+    from relprop.sessions import Study
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _PROTOCOL_TEXT = (
@@ -41,7 +45,7 @@ def report_of_run(
     pictures: int = 4,
     device: str = "cpu",
     trust: bool = False,
-    tell: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Make the report of a run directory, finished or not.
 
@@ -51,21 +55,23 @@ def report_of_run(
         device: where to explain them.
         trust: whether to run code that the run's manifest leads to: a factory that it names, a `.pt2` file. What the
             manifest itself says of trust does not count, since a run folder may come from anybody.
-        tell: is told what is being done.
+        progress: is called with what is being done.
 
     Raises:
         RunError: there is no run there, or it has no rows yet.
     """
     store, document = open_run(root), manifest(root)
-    summary, plan = summary_of(store), store.plan
+    state, plan = look(store), store.plan
+    summary = summary_of(store, state=state)
     sections = [scores_section(summary)]
-    if curves := curves_section(store):
+    if curves := curves_section(store, state):
         sections.append(curves)
     if pictures > 0:
-        sections += _shown(plan, pictures, device, trust, tell)
+        sections += _shown(plan, pictures, device, trust, progress)
     sections += [_notes_section(summary), _how(root, store, document)]
-    lede = _lede(summary, document)
-    return Report(f"{plain(plan.model.name)} on {plain(plan.data)}", lede, _facts(plan, document), tuple(sections))
+    title = f"{plain(plan.model.name)} on {plain(plan.data)}"
+    sentence, metadata = _summary(summary, document), _metadata(plan, document)
+    return Report(title, sentence, metadata, tuple(sections), left_out=summary.left_out)
 
 
 def scores_section(summary: Summary) -> Section:
@@ -80,11 +86,11 @@ def scores_section(summary: Summary) -> Section:
     return Section("Scores", (_PROTOCOL_TEXT,), bars=tuple(made))
 
 
-def curves_section(store: Store) -> Section | None:
+def curves_section(store: Store, state: State) -> Section | None:
     """Mean curves, one chart for each metric, protocol and post-processing; None if the run kept none."""
     if not store.plan.curves:
         return None
-    found = _mean_curves(store)
+    found = _mean_curves(store, state)
     plots = []
     for (metric, protocol, ties, post), lines in found.items():
         named = "" if post == "none" else f", after {post}"
@@ -95,12 +101,12 @@ def curves_section(store: Store) -> Section | None:
     return Section("Curves", plots=tuple(plots)) if plots else None
 
 
-def _mean_curves(store: Store) -> dict[tuple[str, str, str, str], list[Line]]:
+def _mean_curves(store: Store, state: State) -> dict[tuple[str, str, str, str], list[Line]]:
     """Average the curves of each explainer over the samples that have one, step by step."""
     import polars as pl
 
     key = ["metric", "protocol", "ties", "post", "explainer"]
-    rows = store.rows().filter(pl.col("curve").is_not_null())
+    rows = store.rows(state.whole).filter(pl.col("curve").is_not_null())
     rows = rows.select(*key, pl.col("curve"), pl.int_ranges(0, pl.col("curve").list.len()).alias("step"))
     points = rows.explode("curve", "step").group_by(*key, "step").agg(pl.col("curve").mean()).sort("step")
     grouped = points.group_by(key, maintain_order=True).agg(pl.col("curve")).collect()
@@ -147,24 +153,24 @@ def _direction(row: str) -> bool | None:
     return None
 
 
-def _shown(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Section]:
+def _shown(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Section]:
     """Explain some pictures of the run again; if model or data cannot be had, say why."""
     try:
-        studies = studies_of_run(plan, count, device, trust, tell)
+        studies = studies_of_run(plan, count, device, trust, progress)
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
-    books = [(studies[0], name, result) for name, result in studies[0].books]
-    return [pictures_section(studies), *([ledger_section(books)] if books else [])]
+    ledgers = [(studies[0], name, result) for name, result in studies[0].books]
+    return [pictures_section(studies), *([ledger_section(ledgers)] if ledgers else [])]
 
 
-def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Callable[[str], None]) -> list[Study]:
+def studies_of_run(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Study]:
     """Explain the first pictures of a run by its explainers, for the class that the run explains.
 
     Raises:
         ModelError: the run names code that would be imported, and is not trusted.
     """
     from relprop.data import balanced, open_dataset
-    from relprop.evaluation.bench import load
+    from relprop.evaluation.setup import load
 
     dataset = open_dataset(plan.data)
     if not trust and (named := next(filter(imports, filter(None, (plan.model.arch, plan.model.name))), None)):
@@ -173,13 +179,13 @@ def studies_of_run(plan: Plan, count: int, device: str, trust: bool, tell: Calla
             "run comes from, say so with trust=True (--trust)"
         )
     samples = balanced(dataset.samples, plan.samples, plan.seed)
-    bench = Workbench(load(replace(plan.model, trust=trust), device), device)
+    session = Workbench(load(replace(plan.model, trust=trust), device), device)
     made = []
     for sample in _spread(samples, count):
-        tell(f"explaining {sample.id}")
+        progress(f"explaining {sample.id}")
         target = sample.label if plan.target == "label" else None
         methods = [spec for spec in plan.explainers if not is_control(spec)]
-        made.append(bench.compare(str(sample.id), dataset.load(sample), methods, target=target))
+        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
     return made
 
 
@@ -189,13 +195,13 @@ def _spread(samples: Sequence[Any], count: int) -> list[Any]:
     return [samples[at * len(samples) // count] for at in range(count)]
 
 
-def _lede(summary: Summary, document: dict[str, Any]) -> str:
+def _summary(summary: Summary, document: dict[str, Any]) -> str:
     methods = len({(line.explainer, line.post) for line in summary.lines if not is_control(line.explainer)})
     left = next((f"; {part}" for part in summary.caption.split(", ") if part.startswith("NOT FINISHED")), "")
     return f"{methods} methods measured on {document.get('samples', '?')} samples{left}."
 
 
-def _facts(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _metadata(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     step = "the protocol's own" if plan.step is None else f"{plan.step:g}"
     return (
         ("model", plain(plan.model.name) + (f" ({plan.model.arch})" if plan.model.arch else "")),
@@ -250,10 +256,11 @@ def warnings_of(lines: Sequence[Score]) -> list[str]:
 
 
 def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
-    commands = list(dict.fromkeys(shlex.join(session.get("command", [])) for session in _sessions(root)))
-    versions = {**store.identity.get("versions", {}), **document.get("libraries", {})}
-    versions = {name: text for name, text in versions.items() if text != "absent"}
-    machine = document.get("machine", {})
+    given = (session.get("command") for session in _sessions(root))
+    commands = list(dict.fromkeys(shlex.join(map(str, words)) for words in given if isinstance(words, list)))
+    versions = {**_object(store.identity.get("versions")), **_object(document.get("libraries"))}
+    versions = {name: str(text) for name, text in versions.items() if text != "absent"}
+    machine = _object(document.get("machine"))
     system = ", ".join(str(machine[key]) for key in ("system", "device") if key in machine)
     versions |= {"Python": str(document.get("python", ""))}
     made = how_section([command for command in commands if command], versions, system)
@@ -261,12 +268,15 @@ def _how(root: Path, store: Store, document: dict[str, Any]) -> Section:
     return Section(made.title, code=(*made.code, plan), tables=made.tables)
 
 
+def _object(found: Any) -> dict[str, Any]:
+    """Return what a manifest says, if it is an object."""
+    return found if isinstance(found, dict) else {}
+
+
 def _sessions(root: Path) -> list[dict[str, Any]]:
     """Read who worked on the run; a file that cannot be read is left out."""
     found = []
     for path in sorted((root / SESSIONS).glob("*.json")):
-        try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue
-    return [session for session in found if isinstance(session, dict)]
+        with contextlib.suppress(RunError):
+            found.append(read_object(path, RunError))
+    return found

@@ -8,16 +8,17 @@ import re
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from relprop.report.book import Book
+from relprop.report.conservation import ConservationTable
 from relprop.report.document import BarRow, Bars, Report, Section, Table
-from relprop.report.pictures import strip_of
+from relprop.report.pictures import row_of
 from relprop.report.svg import bar
+from relprop.tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relprop.core.result.relevance import Relevance
-    from relprop.report.study import Study
+    from relprop.sessions import Study
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
 
@@ -42,26 +43,26 @@ def report_of_studies(studies: Sequence[Study], commands: Sequence[str] = (), ti
         title: large; by default what was explained.
     """
     first = studies[0]
-    facts = {what: plain(text) for study in studies for what, text in study.facts}
-    books = [(study, name, result) for study in studies for name, result in study.books if result.ledger is not None]
-    sections = [pictures_section(studies), *([ledger_section(books)] if books else []), classes_section(studies)]
+    metadata = {what: plain(text) for study in studies for what, text in study.facts}
+    ledgers = [(study, name, result) for study in studies for name, result in study.books if result.ledger is not None]
+    sections = [pictures_section(studies), *([ledger_section(ledgers)] if ledgers else []), classes_section(studies)]
     title = title or (f"Why {first.class_name}?" if len(studies) == 1 else f"{len(studies)} explanations")
     return Report(
         title,
-        _lede(books),
-        tuple(facts.items()),
+        _summary([result for _, _, result in ledgers]),
+        tuple(metadata.items()),
         (*(section for section in sections if section), how_section(commands)),
     )
 
 
 def pictures_section(studies: Sequence[Study]) -> Section:
     """Pictures and maps."""
-    return Section("Pictures", (SCALE_TEXT,), strips=tuple(map(strip_of, studies)))
+    return Section("Pictures", (SCALE_TEXT,), rows=tuple(map(row_of, studies)))
 
 
-def ledger_section(books: Sequence[tuple[Study, str, Relevance]]) -> Section:
-    """The conservation ledgers, by block."""
-    return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*book) for book in books), folds=True)
+def ledger_section(ledgers: Sequence[tuple[Study, str, Relevance]]) -> Section:
+    """The conservation tables."""
+    return Section("Conservation", (LEDGER_TEXT,), bars=tuple(_ledger_bars(*one) for one in ledgers), folds=True)
 
 
 def classes_section(studies: Sequence[Study]) -> Section | None:
@@ -82,42 +83,45 @@ def how_section(commands: Sequence[str], versions: dict[str, str] | None = None,
 
 
 def plain(text: str) -> str:
-    """Leave folders out of a text, so that a report does not tell where somebody keeps things."""
+    """Leave folders out of a text, so that a report does not show where files are kept."""
     return re.sub(r"(?<![\w./])(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/]", "", text)
 
 
-def _lede(books: Sequence[tuple[Study, str, Relevance]]) -> str:
+def _summary(results: Sequence[Relevance]) -> str:
     """The sum of one explanation and the two statements on it; of several, the statements on the worst of each."""
-    if not books:
+    if not results:
         return ""
-    book = Book(depth=2)
-    for _, _, result in books:
-        assert result.ledger is not None  # the caller has looked
-        book.add(result.ledger)
-    said = f"{book.conservation.leak_text()}; {book.conservation.score_text}."
-    if len(books) > 1:
-        return f"Of {len(books)} explanations, the worst: {said}"
-    return f"Relevance of {book.end:.6f} arrives at the pixels, of a score of {book.start:.6f}; {said}"
+    table = _table(results)
+    said = f"{table.conservation.leak_text()}; {table.conservation.score_text}."
+    if len(results) > 1:
+        return f"Of {len(results)} explanations, the worst: {said}"
+    return f"Relevance of {table.end:.6f} arrives at the pixels, of a score of {table.start:.6f}; {said}"
 
 
 def _ledger_bars(study: Study, method: str, result: Relevance) -> Bars:
     """One ledger as a chart: a bar a block."""
-    book = Book(depth=2)
-    assert result.ledger is not None  # the caller has looked
-    book.add(result.ledger)
-    lines = {name: line for name, line in book.lines.items() if line.leak or line.absorbed or "." in name}
-    low, high = _axis([line.received for line in lines.values()] + [book.start, book.end])
-    absorbs = book.absorbed > 0
-    rows = []
-    for name, line in lines.items():
-        cells = (_number(line.received), _small(line.leak), *([_small(line.absorbed)] if absorbs else []))
-        rows.append(BarRow(name, bar(line.received, low, high), cells))
-    rows.append(BarRow("the image", bar(book.end, low, high), (_number(book.end), *[""] * (1 + absorbs))))
-    said = book.conservation
-    note = f"Started with {_number(book.start)}; {_number(book.end)} arrived at the image; {said.leak_text()}; "
+    table = _table([result])
+    rows = {name: row for name, row in table.rows.items() if row.leak or row.absorbed or "." in name}
+    low, high = _axis([row.received for row in rows.values()] + [table.start, table.end])
+    block, received, _, *rest = table.heads()
+    shown = []
+    for name, row in rows.items():
+        amount, _, *more = table.cells(row)
+        shown.append(BarRow(name, bar(row.received, low, high), (amount, *more)))
+    shown.append(BarRow("the image", bar(table.end, low, high), (number(table.end), *[""] * len(rest))))
+    said = table.conservation
+    note = f"Started with {number(table.start)}; {number(table.end)} arrived at the image; {said.leak_text()}; "
     note += f"{said.score_text}. Bars run from zero to the relevance, on an axis from {low:.3g} to {high:.3g}."
-    heads = ("block", "relevance received", "", "leak", *(["absorbed"] if absorbs else []))
-    return Bars(f"{study.name} ({study.class_name}), {method}", heads, tuple(rows), note)
+    heads = (block, f"relevance {received}", "", *rest)
+    return Bars(f"{study.name} ({study.class_name}), {method}", heads, tuple(shown), note)
+
+
+def _table(results: Sequence[Relevance]) -> ConservationTable:
+    table = ConservationTable(depth=2)
+    for result in results:
+        assert result.ledger is not None  # the caller has looked
+        table.add(result.ledger)
+    return table
 
 
 def _axis(values: Sequence[float]) -> tuple[float, float]:
@@ -134,14 +138,6 @@ def _class_bars(study: Study) -> Bars:
     return Bars(
         f"{study.name}: most probable classes", ("class", "probability", ""), rows, "Orange: the class explained."
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.6f}" if abs(value) < 1e6 else f"{value:.3e}"
-
-
-def _small(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
 
 
 def _version(name: str) -> str:

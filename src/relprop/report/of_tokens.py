@@ -25,16 +25,16 @@ def page(result: TokenRelevance) -> str:
         }
         for index in range(len(result))
     ]
-    books = ""
+    conservation = ""
     if result.ledger is not None:
         said = result.ledger.conservation()
-        books = f" · {result.composite} · {said.leak_text()}; {said.score_text}"
+        conservation = f" · {result.composite} · {said.leak_text()}; {said.score_text}"
     return template("tokens.html").render(
         title="Relevance of tokens",
-        lede="What each token adds: relevance of a text's tokens sums to what was explained of it.",
+        summary="What each token adds: relevance of a text's tokens sums to what was explained of it.",
         style=Markup(style()),  # ours: quotes in it are no text
         legend=Markup(legend(scale)),
         texts=texts,
-        books=books,
+        conservation=conservation,
         version=version("relprop"),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from relprop.report.document import Panel, Strip
+from relprop.report.document import Panel, PanelRow
 from relprop.report.svg import colour_bar
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
 from relprop.viz.overlay import as_picture, blend
@@ -17,7 +17,7 @@ from relprop.viz.overlay import as_picture, blend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.report.study import Map, Study
+    from relprop.sessions import Map, Study
 
 _SMALL = 128
 """Below this side pictures are stored without loss, and shown with square pixels."""
@@ -59,14 +59,14 @@ def common_scale(maps: Sequence[Floats]) -> Scale:
     )
 
 
-def strip_of(study: Study) -> Strip:
+def row_of(study: Study) -> PanelRow:
     """Lay a study's picture and maps side by side."""
     drawn = [(found, shares(found.heatmap)) for found in study.maps if found.heatmap is not None]
     probability = "" if study.probability is None else f", {100 * study.probability:.1f} %"
     heading = f"{study.name}: {study.class_name}{probability}"
     panels = [panel(as_picture(study.picture), "original", f"The picture {study.name}, as the network sees it.")]
     if not drawn:
-        return Strip(heading, _said(study), (*panels, *map(_failed, study.maps)))
+        return PanelRow(heading, _said(study), (*panels, *map(_failed, study.maps)))
     scale = common_scale([values for _, values in drawn])
     by_name = {found.name: values for found, values in drawn}
     for found in study.maps:
@@ -80,7 +80,7 @@ def strip_of(study: Study) -> Strip:
     colours = [tuple(row[:3]) for row in np.asarray(scale.bar_colours()(np.linspace(0, 1, 48)))]
     ends = f"{100 * scale.low:.2g} %", f"{100 * scale.high:.2g} %"
     unit = "share of the map per pixel" + (" (blue: against the class)" if scale.signed else "")
-    return Strip(heading, _said(study), tuple(panels), colour_bar(colours), *ends, unit)
+    return PanelRow(heading, _said(study), tuple(panels), colour_bar(colours), *ends, unit)
 
 
 def panel(rgb: Floats, caption: str, alt: str, note: str = "") -> Panel:
@@ -123,9 +123,9 @@ def half_on(values: Floats) -> float:
 
 
 def _alt(study: Study, found: Map, values: Floats) -> str:
-    place = where(values)
-    part = "centre" if place == "centre" else f"{place} part"
-    weight = "the map is zero everywhere" if place == "nowhere" else f"its weight lies in the {part} of the picture"
+    part = where(values)
+    part = "centre" if part == "centre" else f"{part} part"
+    weight = "the map is zero everywhere" if part == "nowhere" else f"its weight lies in the {part} of the picture"
     return f"Map of {found.name} for {study.class_name} over the picture: {weight}."
 
 
@@ -143,3 +143,6 @@ def _said(study: Study) -> str:
     if study.top and study.top[0][0] != study.target:
         return f"The model predicts {study.top[0][1]} ({100 * study.top[0][2]:.1f} %)."
     return ""
+
+
+strip_of = row_of  # the name that the app imports

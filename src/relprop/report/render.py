@@ -22,11 +22,11 @@ def render(report: Report) -> str:
 
 def write(report: Report, path: Path) -> Path:
     """Write a report into a file, whole or not at all."""
-    from relprop.evaluation.store import write_atomically
+    from relprop.files import write_bytes
 
     text = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 

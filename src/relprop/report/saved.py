@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from relprop.core.result.combine import parse_reading
 from relprop.core.result.relevance import Relevance
+from relprop.documents import read_object
 from relprop.errors import InputError
 from relprop.images import read_image
-from relprop.report.study import Map, Study
+from relprop.sessions import Map, Study
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
 def annotate(folder: Path, picture: Image, about: dict[str, Any]) -> None:
     """Put beside a saved result the picture that the network saw, and facts about it."""
     picture.save(folder / PICTURE)
-    (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    (folder / ABOUT).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
 
 
 def results_in(path: Path) -> list[Path]:
@@ -47,16 +49,15 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
     result = Relevance.load(folder)
     if result.target.numel() != 1 or result.relevance.dim() != 4:
         raise InputError(f"{folder} holds {result.target.numel()} explanations; a report reads results of one each")
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not (folder / ABOUT).exists():
         raise InputError(
             f"{folder} holds a result without {ABOUT}, so its picture is not known; run `relprop explain` again"
-        ) from None
+        )
+    about = read_object(folder / ABOUT, InputError)
     label = str(about.get("composite", result.composite or folder.parent.name))
     heatmap = result.heatmap[0]
-    if "reading" in about:
-        label, heatmap = f"{label} · {about['reading']}", result.read(parse_reading(str(about["reading"])))[0]
+    if "combine" in about:
+        label, heatmap = f"{label} · {about['combine']}", result.read(parse_reading(str(about["combine"])))[0]
     study = Study(
         folder.name,
         read_image(folder / PICTURE),
@@ -65,10 +66,17 @@ def read_study(folder: Path) -> tuple[Study, dict[str, Any]]:
         None if result.what else float(result.probability[0]),
         (Map(label, heatmap),),
         books=((label, result),),
-        top=tuple((int(at), str(name), float(p)) for at, name, p in about.get("top", ())),
+        top=_top(folder, about.get("top", [])),
         facts=tuple((key, str(about[key])) for key in ("model", "weights", "start") if key in about),
     )
     return study, about
+
+
+def _top(folder: Path, found: Any) -> tuple[tuple[int, str, float], ...]:
+    try:
+        return tuple((int(at), str(name), float(p)) for at, name, p in found)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{folder / ABOUT} lists the likeliest classes as {repr(found)[:60]}") from None
 
 
 def read_studies(folders: Sequence[Path]) -> tuple[list[Study], list[str]]:

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, from one command each, with any model and data in the place of its own."""
+"""The paper's tables and figures, from one command each, with any model and data instead of its own."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from relprop.evaluation.bench import load
+from relprop.evaluation.setup import load
 from relprop.explainers import EXPLAINERS
 from relprop.metrics.forward import Forward, callable_model, first_guess
 from relprop.metrics.masking import pixel_counts

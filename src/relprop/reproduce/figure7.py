@@ -1,9 +1,7 @@
-"""Figure 7: the sum of relevance at three cuts of the network, against the model's probability."""
+"""Figure 7: the sum of relevance at three separator layers of the network, against the model's probability."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from relprop import LRP, paper, released
+from relprop import LRP, paper, released, tables
 from relprop.core.graph.joins import find_joins
 from relprop.data import balanced
 from relprop.errors import InputError
@@ -31,14 +29,14 @@ SAMPLES = 100
 TOLERANCE = 1e-6
 """The largest relative deviation that `paper()` may show."""
 
-BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # told apart by colour-blind eyes too
+BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # colour-blind readers can tell them apart
 _COMPOSITES: dict[str, Callable[[], Composite]] = {"paper": paper, "released": released}
 _TITLES = {"paper": "paper(): the method, made exact", "released": "released(): the authors' code"}
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A place where all relevance passes: a title, and the name of the step whose value it is."""
+class Separator:
+    """A separator layer, which all relevance passes: a title, and the name of the step whose value it is."""
 
     title: str
     layer: str
@@ -49,19 +47,19 @@ class Sums:
     """What was measured.
 
     Attributes:
-        cuts: from the input on.
+        separators: from the input on.
         samples: ids (N).
         probability: (N,) float64, of the predicted class, by composite.
-        relevance: (3, N) float64, its sum at each cut, by composite.
+        relevance: (3, N) float64, its sum at each separator layer, by composite.
     """
 
-    cuts: tuple[Cut, ...]
+    separators: tuple[Separator, ...]
     samples: tuple[str, ...]
     probability: dict[str, Tensor]
     relevance: dict[str, Tensor]
 
     def deviations(self, composite: str) -> list[float]:
-        """Largest |Σ R - p| / p at each cut."""
+        """Largest |Σ R - p| / p at each separator layer."""
         p = self.probability[composite]
         return ((self.relevance[composite] - p).abs() / p).amax(1).tolist()
 
@@ -71,7 +69,7 @@ class Sums:
         return max(self.deviations("paper")) <= TOLERANCE
 
 
-def find_cuts(graph: Graph) -> tuple[Cut, ...]:
+def separators_shown(graph: Graph) -> tuple[Separator, ...]:
     """The network's input, and the inputs of its first and last residual block: where the branches of joins part.
 
     Raises:
@@ -82,7 +80,7 @@ def find_cuts(graph: Graph) -> tuple[Cut, ...]:
         raise InputError("figure7 reads relevance at the inputs of residual blocks, and this network has none")
     first, last = (_layer(graph, fork) for fork in (min(forks), max(forks)))
     named = ("network input", "input"), ("first block's input", first), ("last block's input", last)
-    return tuple(Cut(title, layer) for title, layer in named)
+    return tuple(Separator(title, layer) for title, layer in named)
 
 
 def _layer(graph: Graph, index: int) -> str:
@@ -92,55 +90,56 @@ def _layer(graph: Graph, index: int) -> str:
 def measure(
     loaded: LoadedModel, dataset: Dataset, setting: Setting, report: Callable[[int], None] = lambda done: None
 ) -> Sums:
-    """Sum the relevance of the predicted class at the three cuts, picture by picture, under both composites."""
+    """Sum the relevance of the predicted class at three separator layers, picture by picture, under both composites."""
     samples = balanced(dataset.samples, setting.samples, setting.seeds[0])
-    cuts: tuple[Cut, ...] = ()
-    engines: dict[str, LRP] = {}
+    separators: tuple[Separator, ...] = ()
+    lrps: dict[str, LRP] = {}
     sums: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
     scores: dict[str, list[Tensor]] = {name: [] for name in _COMPOSITES}
     for start in range(0, len(samples), setting.batch):
         some = samples[start : start + setting.batch]
         x = torch.stack([loaded.preprocess(dataset.load(sample)) for sample in some]).to(setting.device)
-        if not engines:
-            cuts = find_cuts(LRP(loaded.model).graph(x))
-            keep = [cut.layer for cut in cuts]
-            engines = {name: LRP(loaded.model, make(), keep=keep) for name, make in _COMPOSITES.items()}
-        for name, engine in engines.items():
-            result = engine(x)
-            totals = [result.at(cut.layer).double().flatten(1).sum(1) for cut in cuts]
+        if not lrps:
+            separators = separators_shown(LRP(loaded.model).graph(x))
+            keep = [separator.layer for separator in separators]
+            lrps = {name: LRP(loaded.model, make(), keep=keep) for name, make in _COMPOSITES.items()}
+        for name, lrp in lrps.items():
+            result = lrp(x)
+            totals = [result.at(separator.layer).double().flatten(1).sum(1) for separator in separators]
             sums[name].append(torch.stack(totals).cpu())
             scores[name].append(result.score.double().cpu())
         report(len(some))
     relevance = {name: torch.cat(parts, 1) for name, parts in sums.items()}
     probability = {name: torch.cat(parts) for name, parts in scores.items()}
-    return Sums(cuts, tuple(sample.id for sample in samples), probability, relevance)
+    return Sums(separators, tuple(sample.id for sample in samples), probability, relevance)
 
 
 def comma_separated(sums: Sums) -> str:
-    """One line for each composite, cut and picture, in full precision."""
-    made = io.StringIO()
-    lines = csv.writer(made, lineterminator="\n")
-    lines.writerow(["composite", "cut", "layer", "sample", "relevance", "probability"])
-    for composite, rows in sums.relevance.items():
-        for cut, row in zip(sums.cuts, rows.tolist(), strict=True):
-            for sample, total, p in zip(sums.samples, row, sums.probability[composite].tolist(), strict=True):
-                lines.writerow([composite, cut.title, cut.layer, sample, repr(total), repr(p)])
-    return made.getvalue()
+    """One line for each composite, layer and picture, in full precision."""
+    return tables.comma_separated(
+        ["composite", "title", "layer", "sample", "relevance", "probability"],
+        (
+            [composite, separator.title, separator.layer, sample, total, p]
+            for composite, rows in sums.relevance.items()
+            for separator, row in zip(sums.separators, rows.tolist(), strict=True)
+            for sample, total, p in zip(sums.samples, row, sums.probability[composite].tolist(), strict=True)
+        ),
+    )
 
 
 def draw(sums: Sums, caption: str) -> Figure:
-    """Scatter probability over sum of relevance: a row for each composite, a column for each cut."""
+    """Scatter probability over sum of relevance: a row for each composite, a column for each layer."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.2, 7.0), dpi=150, facecolor="white")
-    grid = figure.subplots(len(sums.relevance), len(sums.cuts), sharey=True, squeeze=False)
+    grid = figure.subplots(len(sums.relevance), len(sums.separators), sharey=True, squeeze=False)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.905, bottom=0.125, wspace=0.1, hspace=0.45)
     for row, (composite, colour) in enumerate(zip(sums.relevance, (BLUE, ORANGE), strict=True)):
         deviations = sums.deviations(composite)
-        for column, cut in enumerate(sums.cuts):
+        for column, separator in enumerate(sums.separators):
             ax = grid[row, column]
             _panel(ax, sums.relevance[composite][column], sums.probability[composite], colour)
-            ax.set_title(cut.title, fontsize=9.5, color=INK, pad=4)
+            ax.set_title(separator.title, fontsize=9.5, color=INK, pad=4)
             said = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "linespacing": 1.5}
             ax.text(0.98, 0.04, _deviation(deviations[column]), fontsize=8.5, color=INK, **said)
         grid[row, 0].set_ylabel("probability of the model", fontsize=8.5, color=INK)
@@ -187,9 +186,9 @@ def _panel(ax: Axes, relevance: Tensor, probability: Tensor, colour: str) -> Non
 
 
 def lines(sums: Sums) -> Sequence[tuple[str, str, str, float]]:
-    """Composite, cut, layer and largest deviation, for a table."""
+    """Composite, title, layer and largest deviation, for a table."""
     return [
-        (composite, cut.title, cut.layer, deviation)
+        (composite, separator.title, separator.layer, deviation)
         for composite in sums.relevance
-        for cut, deviation in zip(sums.cuts, sums.deviations(composite), strict=True)
+        for separator, deviation in zip(sums.separators, sums.deviations(composite), strict=True)
     ]

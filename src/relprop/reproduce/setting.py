@@ -1,4 +1,4 @@
-"""On what an experiment is repeated: models, data, pictures, and how the run is cut."""
+"""On what an experiment is repeated: models, data, pictures, and how the run is split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = "{seed}"
 
 @dataclass(frozen=True)
 class Setting:
-    """What takes the place of the paper's ResNet-50 and its pictures.
+    """What is used instead of the paper's ResNet-50 and its pictures.
 
     Attributes:
         models: one or several.

@@ -19,9 +19,10 @@ from relprop.reproduce.published import METRICS, Against, Printed, Published, pu
 if TYPE_CHECKING:
     from relprop.evaluation import Line, ModelSpec
     from relprop.evaluation.store import Store
+    from relprop.evaluation.tables import Summary
     from relprop.reproduce.setting import Setting
 
-Carry = Callable[[Plan, Path, str], "Store"]
+Execute = Callable[[Plan, Path, str], "Store"]
 """(plan, run directory, what is measured) -> the finished run."""
 
 MAPS: Mapping[str, Callable[[Setting, Against], tuple[Map, ...]]] = {
@@ -129,7 +130,7 @@ def make_table(
     name: str,
     setting: Setting,
     out: Path,
-    carry: Carry,
+    execute: Execute,
     against: Against = "imagenet",
     announce: Callable[[Sequence[Job], Network], None] = lambda jobs, network: None,
 ) -> Table:
@@ -141,9 +142,9 @@ def make_table(
         name: a key of `MAPS`.
         setting: on what.
         out: folder of the run directories.
-        carry: how a plan is carried out.
+        execute: how a plan is executed.
         against: which of the paper's data sets to compare with.
-        announce: is told what will be measured, and on what network, before anything is.
+        announce: is called with what will be measured, and on what network, before anything is.
 
     Raises:
         UsageError: fewer pictures than asked for, before a model is loaded.
@@ -156,13 +157,14 @@ def make_table(
         balanced(pictures, setting.samples, seed)
     networks = [look(setting, at) for at in range(len(setting.models))]
     announce(jobs, networks[0])
-    done = [(job, carry(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
+    done = [(job, execute(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
+    stores = [store for _, store in done]
+    measured = [(job, summarise(store.rows(), store.plan)) for job, store in done]  # once: it verifies every shard
     blocks = {
-        where: tuple(_entry(row, where, paper, [store for job, store in done if row in job.rows]) for row in maps)
+        where: tuple(_entry(row, where, paper, [found for job, found in measured if row in job.rows]) for row in maps)
         for where in PROTOCOLS
     }
-    stores = [store for _, store in done]
-    unread = max((summarise(store.rows(), store.plan).unread for store in stores), default=0)
+    unread = max((found.unread for _, found in measured), default=0)
     notes = [table3.NOTE] if name == "table3" else []
     notes += _notes(stores, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
@@ -191,8 +193,8 @@ def _plan(setting: Setting, model: ModelSpec, seed: int, rows: Sequence[Map]) ->
     )
 
 
-def _entry(row: Map, where: str, paper: Published, stores: Sequence[Store]) -> Entry:
-    runs = [summarise(store.rows(), store.plan).lines for store in stores]
+def _entry(row: Map, where: str, paper: Published, summaries: Sequence[Summary]) -> Entry:
+    runs = [summary.lines for summary in summaries]
     lines = [
         [line for line in run if (line.protocol, line.explainer, line.post) == (where, *row.specs[where])]
         for run in runs

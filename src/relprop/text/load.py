@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from relprop.documents import read_object
 from relprop.errors import ModelError, require
 from relprop.text.rest import Pooling
 
@@ -50,14 +50,14 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
     require("transformers", "text")
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    place = _place(str(name))
+    folder = _folder_of(str(name))
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             classifies = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
             kind = AutoModelForSequenceClassification if classifies else AutoModel
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            model, info = kind.from_pretrained(place, config=config, output_loading_info=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model, info = kind.from_pretrained(folder, config=config, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # transformers raises errors of many unrelated types
         reason = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
         raise ModelError(
@@ -70,7 +70,7 @@ def load(name: str | Path, *, device: str = "cpu") -> TextModel:
             f"{str(name)!r} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''} of "
             f"{type(model).__name__}; they would be random, and an explanation of them would mean nothing"
         )
-    return TextModel(model.eval().to(device), tokenizer, str(name), None if classifies else _pooling(place))
+    return TextModel(model.eval().to(device), tokenizer, str(name), None if classifies else _pooling(folder))
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _place(name: str) -> str:
+def _folder_of(name: str) -> str:
     """Where a model lies: the folder in an installed package, or else what was given."""
     if Path(name).is_dir() or not name.replace("-", "_").isidentifier():
         return name
@@ -101,16 +101,16 @@ def _place(name: str) -> str:
     return name
 
 
-def _pooling(place: str) -> Pooling:
+def _pooling(folder: str) -> Pooling:
     """As sentence-transformers writes it beside a model: "cls" where it says so, "mean" where nothing is said.
 
     Raises:
         ModelError: it is another kind.
     """
-    try:
-        stated = json.loads((Path(place) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = Path(folder) / "1_Pooling" / "config.json"
+    if not path.exists():
         return "mean"
+    stated = read_object(path, ModelError)
     chosen = [
         key.removeprefix("pooling_mode_")
         for key, on in stated.items()
@@ -118,5 +118,5 @@ def _pooling(place: str) -> Pooling:
     ]
     known = {"mean_tokens": "mean", "cls_token": "cls"}
     if len(chosen) != 1 or chosen[0] not in known:
-        raise ModelError(f"{place} pools its tokens by {', '.join(chosen) or 'nothing'}; known are {', '.join(known)}")
+        raise ModelError(f"{folder} pools its tokens by {', '.join(chosen) or 'nothing'}; known are {', '.join(known)}")
     return cast("Pooling", known[chosen[0]])

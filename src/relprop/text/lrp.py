@@ -1,4 +1,4 @@
-"""`TokenLRP(model, tokenizer)(texts)`: relevance of tokens, by the engine that explains images."""
+"""`TokenLRP(model, tokenizer)(texts)`: relevance of tokens, by the `LRP` that explains images."""
 
 from __future__ import annotations
 

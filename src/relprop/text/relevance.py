@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import Ledger
-from relprop.core.result.batches import joined_ledgers
 from relprop.core.result.relevance import Relevance
-from relprop.core.result.stored import read_result, write_result
+from relprop.core.result.stored import Stored, write_result
 from relprop.errors import InputError, require
 from relprop.text.tokens import Piece, Text, Tokens, merged
 
@@ -32,10 +31,10 @@ class TokenRelevance:
         pieces: the tokens of each text.
         relevance: (N, T) float32 (float64 for float64 models); zero beyond the tokens of a text.
         target: (N,) the class explained; -1 where it was not the score of one class.
-        score: (N,) the relevance that the walk started with: a probability, a logit, the cosine of two embeddings.
+        score: (N,) the relevance that the backward pass started with: a probability, a logit, a cosine of embeddings.
         output: what the model said: logits (N, classes), or the texts' embeddings (N, D).
         labels: the classes' names; may be empty.
-        ledger: the books.
+        ledger: what each step received and passed on.
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
     """
@@ -79,8 +78,8 @@ class TokenRelevance:
         """What a debugger prints: no tensors, but what they say."""
         said = [f"{self.explained(n)}: {float(self.score[n]):.4g}" for n in range(min(4, len(self)))]
         more = f", and {len(self) - 4} more" if len(self) > 4 else ""
-        books = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
-        return f"TokenRelevance({len(self)} text(s) by {self.composite}; {', '.join(said)}{more}{books})"
+        leak = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
+        return f"TokenRelevance({len(self)} text(s) by {self.composite}; {', '.join(said)}{more}{leak})"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What `rich.print(result)` shows: the tokens on their colours."""
@@ -122,25 +121,53 @@ class TokenRelevance:
 
     @classmethod
     def load(cls, directory: str | Path) -> TokenRelevance:
-        """Read what `save` wrote; the books stay behind, but for their gap in the manifest.
+        """Read what `save` wrote; the ledger is not among it, but for its gap in the manifest.
 
         Raises:
-            InputError: there is no saved result of texts, or it is of an unknown format.
+            InputError: there is no saved result of texts, it is of an unknown format, or its parts do not fit one
+                another.
         """
-        manifest, tensors = read_result(directory)
-        if manifest.get("kind") != "text" or manifest.get("format") != _FORMAT:
+        stored = Stored(directory)
+        if stored.manifest.get("kind") != "text" or stored.manifest.get("format") != _FORMAT:
             raise InputError(f"{directory} holds no result of texts in format {_FORMAT}")
+        texts = tuple(_load_text(stored, text) for text in stored.get("texts", list))
+        pieces = tuple(_load_pieces(stored, row) for row in stored.get("pieces", list))
+        relevance = stored.tensor("relevance")
+        if len(pieces) != len(texts) or relevance.dim() != 2 or len(relevance) != len(texts):
+            stored.refuse(f"its relevance is {tuple(relevance.shape)} for {len(texts)} texts")
+        if any(len(row) > relevance.shape[1] for row in pieces):
+            stored.refuse(f"a text has more than {relevance.shape[1]} tokens")
+        output = stored.tensor("output")
+        if output.dim() != 2 or len(output) != len(texts):
+            stored.refuse(f"its output is {tuple(output.shape)} for {len(texts)} texts")
         return cls(
-            tuple(text if isinstance(text, str) else (text[0], text[1]) for text in manifest["texts"]),
-            tuple(tuple(Piece(**piece) for piece in pieces) for pieces in manifest["pieces"]),
-            tensors["relevance"],
-            tensors["target"],
-            tensors["score"],
-            tensors["output"],
-            labels=tuple(manifest["labels"]),
-            composite=manifest["composite"],
-            what=manifest["what"],
+            texts,
+            pieces,
+            relevance,
+            stored.tensor("target", (len(texts),)),
+            stored.tensor("score", (len(texts),)),
+            output,
+            labels=stored.texts("labels"),
+            composite=stored.get("composite", str),
+            what=stored.get("what", str),
         )
+
+
+def _load_text(stored: Stored, found: object) -> Text:
+    if isinstance(found, str):
+        return found
+    if not (isinstance(found, list) and len(found) == 2 and all(type(part) is str for part in found)):
+        stored.refuse(f"it holds the text {repr(found)[:60]}")
+    return found[0], found[1]
+
+
+def _load_pieces(stored: Stored, found: Any) -> tuple[Piece, ...]:
+    kinds = {"token": (str,), "text": (str,), "word": (int, type(None)), "space": (bool,)}
+    for piece in found if isinstance(found, list) else [found]:
+        fits = isinstance(piece, dict) and piece.keys() == kinds.keys()
+        if not fits or any(type(value) not in kinds[name] for name, value in piece.items()):
+            stored.refuse(f"it holds the token {repr(piece)[:60]}")
+    return tuple(Piece(**piece) for piece in found if isinstance(found, list))
 
 
 _TENSORS = ("relevance", "target", "score", "output")
@@ -166,7 +193,7 @@ def gathered(
         torch.cat([result.score for result, _ in parts]),
         torch.cat([result.logits.sum(1) if pooled else result.logits for result, _ in parts]),
         () if pooled else labels,
-        joined_ledgers([result.ledger for result, _ in parts if result.ledger is not None]),
+        Ledger.cat([result.ledger for result, _ in parts if result.ledger is not None]),
         first.composite,
         first.what,
     )

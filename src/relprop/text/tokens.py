@@ -54,7 +54,7 @@ class Tokens:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], names: Sequence[str], limit: int | None = None) -> Tokens:
-    """Cut texts into tokens. Nothing is cut off.
+    """Split texts into tokens. Nothing is cut off.
 
     Args:
         tokenizer: of Hugging Face's kind.
@@ -74,10 +74,10 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], names: Sequence[str], limit:
         rows.append({name: list(found[name]) for name in ("input_ids", *names) if name in found})
         pieces.append(_pieces(tokenizer, found, pair))
     sizes = [len(row["input_ids"]) for row in rows]
-    for place, size in enumerate(sizes):
+    for index, size in enumerate(sizes):
         if limit is not None and size > limit:
             raise InputError(
-                f"text {place} has {size} tokens, and the model takes {limit} at most; shorten it, or explain its "
+                f"text {index} has {size} tokens, and the model takes {limit} at most; shorten it, or explain its "
                 "parts (nothing is cut off here, since relevance of a part would be taken for that of the whole)"
             )
     width = padded(max(sizes), limit)
@@ -102,9 +102,9 @@ def merged(pieces: Sequence[Piece], values: Sequence[float]) -> list[tuple[str, 
     words = []
     keys = [(piece.word, -1) if piece.word is not None else (None, at) for at, piece in enumerate(pieces)]
     for _, group in groupby(range(len(pieces)), key=lambda at: keys[at]):
-        places = list(group)
-        text = "".join((" " if k and pieces[at].space else "") + pieces[at].text for k, at in enumerate(places))
-        words.append((text, float(sum(values[at] for at in places))))
+        members = list(group)
+        text = "".join((" " if k and pieces[at].space else "") + pieces[at].text for k, at in enumerate(members))
+        words.append((text, float(sum(values[at] for at in members))))
     return words
 
 
@@ -137,11 +137,11 @@ def require_texts(texts: Sequence[Text]) -> None:
     """
     if not texts:
         raise InputError("there is no text to explain")
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         parts = (text,) if isinstance(text, str) else text
         if not isinstance(parts, tuple) or len(parts) not in (1, 2) or not all(isinstance(p, str) for p in parts):
             raise InputError(
-                f"text {place} is {text!r}; give a string, a pair of strings (text, other), or a list of these"
+                f"text {index} is {text!r}; give a string, a pair of strings (text, other), or a list of these"
             )
         if not all(part.strip() for part in parts):
-            raise InputError(f"text {place} is empty")
+            raise InputError(f"text {index} is empty")

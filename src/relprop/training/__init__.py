@@ -2,7 +2,7 @@
 
 from relprop.training.curve import draw_curve
 from relprop.training.events import Event, Finished, Row, Step
-from relprop.training.fit import train
+from relprop.training.loop import train
 from relprop.training.recipes import RECIPES, Recipe, override
 from relprop.training.report import Report, card, measure
 from relprop.training.schedules import SCHEDULES, Position

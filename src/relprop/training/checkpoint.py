@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from relprop.documents import read_object, require_regular
 from relprop.errors import RunError
+from relprop.files import write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,26 +28,16 @@ MANIFEST = "checkpoint.json"
 FORMAT = 1
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader, or a kill, sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def save_checkpoint(out: Path, number: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write checkpoint `number` under `out`, then drop the older ones."""
     # clones: safetensors refuses tensors that share memory, and torch may have tied some
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     name = f"checkpoint-{number:04d}.safetensors"
-    write_atomically(out / name, content)
+    write_bytes(out / name, content)
     manifest = {"format": FORMAT, "tensors": name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-    write_atomically(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    for old in out.glob("checkpoint-*.safetensors"):
+    write_bytes(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    unfinished = out.glob(".checkpoint*")  # left by a run that was killed while it wrote
+    for old in (*out.glob("checkpoint-*.safetensors"), *unfinished):
         if old.name != name:
             old.unlink()
 
@@ -61,10 +53,15 @@ def load_checkpoint(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
         return None
     again = "delete the folder's checkpoint files, or choose another --out, to start again"
     try:
-        facts = json.loads(manifest.read_text())
+        facts = read_object(manifest, RunError)
         if facts["format"] != FORMAT:
             raise RunError(f"{manifest} has format {facts['format']}; this version reads {FORMAT}; {again}")
-        path = out / facts["tensors"]
+        if not re.fullmatch(r"checkpoint-\d{4,}\.safetensors", str(facts["tensors"])):
+            raise RunError(
+                f"{manifest} names {facts['tensors']!r} for its tensors, which no checkpoint is called; {again}"
+            )
+        path = out / str(facts["tensors"])
+        require_regular(path, RunError)
         if hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
             raise RunError(f"{path} is not what {manifest} describes (another SHA-256); {again}")
         return load_file(path), facts
@@ -99,6 +96,6 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
     optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
 
 
-def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix` and a dot, under the rest of the name."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

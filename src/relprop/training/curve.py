@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relprop.training.checkpoint import write_atomically
+from relprop.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
 
     from relprop.training.events import Row
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # told apart by colour-blind eyes too
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # colour-blind readers can tell them apart
 
 
 def draw_curve(path: Path, rows: Sequence[Row], kept: int, title: str) -> None:
@@ -43,9 +42,7 @@ def draw_curve(path: Path, rows: Sequence[Row], kept: int, title: str) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
-    content = io.BytesIO()
-    figure.savefig(content, format=Path(path).suffix[1:], dpi=150)
-    write_atomically(path, content.getvalue())
+    write_atomically(path, lambda beside: figure.savefig(beside, format=path.suffix[1:], dpi=150))
 
 
 def _pair(axes: Axes, epochs: list[int], train: list[float], held: list[float | None], label: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from relprop.errors import ModelError
 from relprop.models import load_model
 from relprop.models.architectures import find_architecture
-from relprop.training.pictures import mix
+from relprop.seeding import mix
 
 if TYPE_CHECKING:
     from relprop.training.recipes import Recipe

@@ -6,7 +6,6 @@ pictures with the same changes. Batches are uint8 (N, 3, H, W) in channels-last 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from relprop.errors import DataError
 from relprop.images import Preprocess
+from relprop.seeding import generator, mix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,17 +40,6 @@ class Pictures(Protocol):
     def draw(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         """Yield the pictures of each list of indices: changed at random by `seed`, or centred for evaluation."""
         ...
-
-
-def mix(*parts: int) -> int:
-    """Make one well-spread 63-bit seed of several numbers; another order is another seed."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def generator(*parts: int) -> torch.Generator:
-    """Make a generator seeded by `mix(*parts)`."""
-    return torch.Generator().manual_seed(mix(*parts))
 
 
 def hold_out(labels: Tensor, share: float, seed: int, by: str = "class") -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ class Recipe:
         validate: the held out pictures are seen "centred", as in evaluation, or "augmented" at random like the training
             pictures, as released.
         pad: largest shift, in pixels.
-        cutout: side of the grey square put at a random place (DeVries and Taylor 2017), 0 for none; with "shift".
+        cutout: side of the grey square put at a random position (DeVries and Taylor 2017), 0 for none; with "shift".
         batch: pictures per optimizer step, over all devices and accumulation steps.
         accumulate: parts into which a batch is split when it does not fit the memory.
         lr: base learning rate of SGD.

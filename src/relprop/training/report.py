@@ -1,4 +1,4 @@
-"""What a trained network can do, measured on the file that is used, and told on its model card."""
+"""What a trained network can do, measured on the file that is used, and written on its model card."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def _confusion(report: Report, classes: Sequence[str], most: int = 20) -> str:
     """Return the matrix as a table; for more than `most` classes the `most` frequent confusions."""
     if len(classes) > most:
         wrong = report.confusion - report.confusion.diagonal().diag()
-        values, places = wrong.flatten().topk(most)
+        values, cells = wrong.flatten().topk(most)
         lines = [
-            f"| {classes[place // len(classes)]} | {classes[place % len(classes)]} | {count} |"
-            for count, place in zip(values.tolist(), places.tolist(), strict=True)
+            f"| {classes[cell // len(classes)]} | {classes[cell % len(classes)]} | {count} |"
+            for count, cell in zip(values.tolist(), cells.tolist(), strict=True)
             if count
         ]
         return "\n".join(["Most frequent confusions:\n", "| class | taken for | pictures |", "|---|---|--:|", *lines])

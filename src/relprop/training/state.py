@@ -12,6 +12,7 @@ import torch
 from torch.optim import swa_utils
 
 from relprop.errors import RunError
+from relprop.files import write_bytes
 from relprop.training import checkpoint
 from relprop.training.events import Row
 from relprop.training.networks import build_network
@@ -103,7 +104,7 @@ def write(state: State, out: Path, who: dict[str, Any]) -> None:
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in members.items()}
     rows = [dataclasses.asdict(row) for row in state.rows]
     checkpoint.save_checkpoint(out, len(rows), tensors, {**who, "optimizer": plain, "rows": rows})
-    checkpoint.write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def resume(state: State, out: Path, who: dict[str, Any]) -> None:
@@ -116,13 +117,27 @@ def resume(state: State, out: Path, who: dict[str, Any]) -> None:
     if found is None:
         return
     tensors, facts = found
-    if changed := _differences(facts, who):
+    try:
+        changed = _differences(facts, who)
+        if not changed:
+            _take_over(state, tensors, facts)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise RunError(
+            f"the checkpoint under {out} does not fit what it says of itself ({type(error).__name__}: {error}); choose "
+            "another folder, or clear it (--fresh)"
+        ) from None
+    if changed:
         raise RunError(f"{out} holds another run: {'; '.join(changed)}. Choose another folder, or clear it (--fresh)")
-    state.model.load_state_dict(checkpoint.strip(tensors, "model"))
+
+
+def _take_over(state: State, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    state.model.load_state_dict(checkpoint.below(tensors, "model"))
     if state.average is not None:
-        state.average.load_state_dict(checkpoint.strip(tensors, "average"))
+        state.average.load_state_dict(checkpoint.below(tensors, "average"))
     checkpoint.unpack_optimizer(state.optimizer, tensors, facts["optimizer"])
-    state.best = checkpoint.strip(tensors, "best")
+    state.best = checkpoint.below(tensors, "best")
+    if any(type(value) not in (int, float, type(None)) for row in facts["rows"] for value in row.values()):
+        raise TypeError("its rows hold other things than numbers")
     state.rows = [Row(**row) for row in facts["rows"]]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
-from relprop.training.checkpoint import write_atomically
+from relprop.files import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,4 +39,4 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, clas
         "recipe": recipe.to_json(),
         "seed": seed,
     }
-    write_atomically(path, save(kept, {key: json.dumps(value) for key, value in metadata.items()}))
+    write_bytes(path, save(kept, {key: json.dumps(value) for key, value in metadata.items()}))

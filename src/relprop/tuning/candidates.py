@@ -1,4 +1,4 @@
-"""What is tried: rules by rules, cut by cut, weight by weight."""
+"""What is tried: every composite with every separator layer and every weight."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Candidate:
 
     Attributes:
         composite: spec of the rules.
-        reading: weights as text.
+        weights: of the layers, as text.
     """
 
     composite: str
-    reading: str
+    weights: str
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Weight of each cut."""
-        return parse(self.reading)
+    def by_layer(self) -> dict[str, float]:
+        """Weight of each layer."""
+        return parse(self.weights)
 
 
 def grid(
@@ -56,14 +56,14 @@ def grid(
     """
     late = {tuple(map(cuts.place, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
     pixels = _smoothed("input", max(widths, default=0.0))
-    readings = [
+    every = [
         format_reading({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})
-        for places, name in late.items()
+        for positions, name in late.items()
         for width in widths
         for share in shares
-        if places != (0,)
+        if positions != (0,)
     ]
-    return tuple(Candidate(composite, reading) for composite in composites for reading in [*readings, f"1*{pixels}"])
+    return tuple(Candidate(composite, weights) for composite in composites for weights in [*every, f"1*{pixels}"])
 
 
 def _smoothed(name: str, width: float) -> str:

@@ -41,8 +41,8 @@ def cross_validate(scores: Tensor, folds: int, seed: int = 0) -> Validation:
 
     Args:
         scores: (M, N) of M candidates on N images; higher is better.
-        folds: how many parts the images are dealt into.
-        seed: of the deal.
+        folds: how many parts the images are split into.
+        seed: of the split.
 
     Raises:
         UsageError: fewer than two folds, or more than images.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def split_samples(
     samples: Sequence[Sample], selection: int, report: int, seed: int = 0, used: Collection[str] = ()
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Deal samples to selection and to report, each with equally many of each class as far as that goes.
+    """Split samples into those for selection and to report, each with equally many of each class as far as that goes.
 
     Args:
         samples: of the data set.
@@ -33,7 +33,7 @@ def split_samples(
     taken = {sample.id for sample in chosen} | set(used)
     rest = [sample for sample in samples if sample.id not in taken]
     if report > len(rest):
-        others = f", and readings among the references were chosen on {len(used)}" if used else ""
+        others = f", and layer weights among the references were chosen on {len(used)}" if used else ""
         raise UsageError(
             f"of {len(samples)} images {selection} are to choose on{others}: that leaves {len(rest)} to report on, not "
             f"{report}; ask for fewer, no image can be both"

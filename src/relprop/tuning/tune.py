@@ -1,4 +1,4 @@
-"""From a model and labelled pictures to a reading, chosen on some of them and measured on others."""
+"""From a model and labelled pictures to layer weights, chosen on some of them and measured on others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relprop.core.graph.separators import find_cuts
 from relprop.core.lrp import LRP
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, Explainer
-from relprop.explainers.cuts import Reading, chosen_on
+from relprop.explainers.cuts import LayerWeights, chosen_on
 from relprop.metrics import InsertionDeletion
 from relprop.metrics.forward import callable_model
 from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
@@ -85,20 +85,20 @@ class Tuned:
     """What was chosen, and what it is worth.
 
     Attributes:
-        reading: to save.
+        weights: to save.
         validation: of the choice, on the images of the selection.
-        report: the chosen reading first, then the references, on images used for no choice.
+        report: the chosen weights first, then the references, on images used for no choice.
         tried: candidates and their mean ID on the selection, best first.
     """
 
-    reading: Reading
+    weights: LayerWeights
     validation: Validation
     report: tuple[Compared, ...]
     tried: tuple[tuple[Candidate, float], ...]
 
 
 def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progress | None = None) -> Tuned:
-    """Choose the reading with the best Insertion - Deletion under the fair protocol, and report it on other images.
+    """Choose the layer weights with the best Insertion - Deletion under the fair protocol; report it on other images.
 
     Raises:
         UsageError: too few images, or a network or rules that cannot be read.
@@ -118,9 +118,9 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
     candidates, scores = _try(loaded, metric, batches, settings)
     validation = cross_validate(scores, settings.folds, settings.seed)
     best = candidates[validation.choice]
-    reading = Reading(best.reading, best.composite)
+    weights = LayerWeights(best.weights, best.composite)
     batches = _batches(loaded, data, reporting, settings.batch, "reporting", progress)
-    compared = _report(loaded, metric, batches, reading, references)
+    compared = _report(loaded, metric, batches, weights, references)
     means = scores.double().mean(1)
     order = means.argsort(descending=True, stable=True).tolist()
     tried = tuple((candidates[k], float(means[k])) for k in order)
@@ -138,7 +138,7 @@ def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progr
         "candidates": [asdict(candidate) | {"id": mean} for candidate, mean in tried],
         "report": {"images": report, "id": [asdict(one) for one in compared]},
     }
-    return Tuned(Reading(best.reading, best.composite, provenance), validation, compared, tried)
+    return Tuned(LayerWeights(best.weights, best.composite, provenance), validation, compared, tried)
 
 
 @dataclass(frozen=True)
@@ -172,20 +172,20 @@ def _is_module(loaded: LoadedModel) -> bool:
 def _try(
     loaded: LoadedModel, metric: InsertionDeletion, batches: Iterator[_Batch], settings: Settings
 ) -> tuple[tuple[Candidate, ...], Tensor]:
-    """ID of every candidate on every image, (M, N). One walk of each composite serves all its readings."""
+    """ID of every candidate on every image, (M, N). One backward pass of each composite serves all its weights."""
     candidates: tuple[Candidate, ...] = ()
-    engines: dict[str, LRP] = {}
+    lrps: dict[str, LRP] = {}
     scores = []
     for batch in batches:
         if not candidates:
             graph = LRP(loaded.model).graph(batch.x)
             candidates = grid(find_cuts(graph), settings.composites, settings.shares, settings.widths)
-            keep = [*dict.fromkeys(name for c in candidates for name in c.weights)]
-            engines = {
+            keep = [*dict.fromkeys(name for c in candidates for name in c.by_layer)]
+            lrps = {
                 spec: LRP(loaded.model, COMPOSITES.build(spec), keep=keep, ledger=False) for spec in settings.composites
             }
-        results = {spec: engine(batch.x, target=batch.target) for spec, engine in engines.items()}
-        maps = torch.stack([results[c.composite].read(c.weights) for c in candidates])
+        results = {spec: lrp(batch.x, target=batch.target) for spec, lrp in lrps.items()}
+        maps = torch.stack([results[c.composite].read(c.by_layer) for c in candidates])
         scores.append(metric(loaded.model, batch.x, maps, batch.target, preprocess=loaded.preprocess)["id"])
     return candidates, torch.cat(scores, 1)
 
@@ -194,15 +194,15 @@ def _report(
     loaded: LoadedModel,
     metric: InsertionDeletion,
     batches: Iterator[_Batch],
-    reading: Reading,
+    weights: LayerWeights,
     references: Mapping[str, Explainer],
 ) -> tuple[Compared, ...]:
     """ID of the choice and of the references on images used for no choice."""
-    engine = LRP(loaded.model, COMPOSITES.build(reading.composite), keep=[*reading.weights], ledger=False)
+    lrp = LRP(loaded.model, COMPOSITES.build(weights.composite), keep=[*weights.by_layer], ledger=False)
 
     def chosen(model: Model, x: Tensor, target: Tensor) -> Tensor:
-        result: Relevance = engine(x, target=target)
-        return result.read(reading.weights)
+        result: Relevance = lrp(x, target=target)
+        return result.read(weights.by_layer)
 
     explainers: dict[str, Explainer] = {"chosen": chosen, **references}
     scores = []

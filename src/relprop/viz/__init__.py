@@ -4,6 +4,7 @@ from relprop.viz.colour import Scale as Scale
 from relprop.viz.colour import scale_of as scale_of
 from relprop.viz.colour import shared_scale as shared_scale
 from relprop.viz.contours import contours as contours
+from relprop.viz.figure import figure as figure
 from relprop.viz.grid import grid as grid
 from relprop.viz.grid import save as save
 from relprop.viz.grid import save_overlay as save_overlay
@@ -12,13 +13,13 @@ from relprop.viz.grid import side_by_side as side_by_side
 from relprop.viz.overlay import blend as blend
 from relprop.viz.overlay import overlay as overlay
 from relprop.viz.overlay import squares as squares
-from relprop.viz.sheet import sheet as sheet
 from relprop.viz.show import show as show
 
 __all__ = [
     "Scale",
     "blend",
     "contours",
+    "figure",
     "grid",
     "overlay",
     "save",
@@ -26,7 +27,6 @@ __all__ = [
     "save_pixels",
     "scale_of",
     "shared_scale",
-    "sheet",
     "show",
     "side_by_side",
     "squares",

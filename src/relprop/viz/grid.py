@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from relprop.errors import InputError
+from relprop.files import write_atomically
 from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
 from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, picture
 
@@ -76,7 +76,7 @@ def grid(
 ) -> Figure:
     """Draw images (rows) by methods (columns), each map over its image.
 
-    Unless told, every map has its own display range, since methods differ in unit; the range is printed under it.
+    By default every map has its own display range, since methods differ in unit; the range is printed under it.
 
     Args:
         images: one a row, see `blend`.
@@ -135,13 +135,7 @@ def _common(
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, PDF or SVG (by its suffix), whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(part, format=path.suffix.lstrip(".") or "png")
-        os.replace(part, path)  # noqa: PTH105  (atomic, also over an old file on Windows)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda beside: figure.savefig(beside, format=path.suffix.lstrip(".") or "png"))
     return path
 
 

@@ -7,7 +7,7 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-from relprop.viz.sheet import is_map, sheet
+from relprop.viz.figure import figure, is_map
 
 if TYPE_CHECKING:
     from relprop.core.result.relevance import Relevance
@@ -27,7 +27,7 @@ def png(result: Relevance | Relevances) -> bytes | None:
     if not any(map(is_map, parts)) or not all(bool(part.relevance.isfinite().all()) for part in parts):
         return None
     buffer = io.BytesIO()
-    sheet(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")
+    figure(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -49,9 +49,9 @@ def _table(result: Relevance) -> str:
     targets, scores = result.target.flatten().tolist(), result.score.flatten().tolist()
     head = "".join(f'<th scope="col" {_CELL}>{name}</th>' for name in ("image", "explained", "score", "Σ relevance"))
     rows = []
-    for place, (target, score, total) in enumerate(zip(targets[:LIMIT], scores, sums, strict=False)):
+    for index, (target, score, total) in enumerate(zip(targets[:LIMIT], scores, sums, strict=False)):
         what = result.what or f"class {target}"
-        cells = (str(place // each), html.escape(what), f"{score:.6f}", f"{total:.6f}")
+        cells = (str(index // each), html.escape(what), f"{score:.6f}", f"{total:.6f}")
         rows.append("<tr>" + "".join(f"<td {_CELL}>{cell}</td>" for cell in cells) + "</tr>")
     rest = f"<p>and {len(targets) - LIMIT} more</p>" if len(targets) > LIMIT else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{rest}"

@@ -39,7 +39,7 @@ def show(
         index: which sample of the batch; a pair (sample, class) where several classes were explained.
         unit: the numbers of the colour bar: shares of the score, or raw relevance.
         levels: draw `result.quantized(levels)`, one colour a level.
-        contours: draw the levels (8 unless told) as filled contours instead of pixels, see `relprop.viz.contours`.
+        contours: draw the levels (8 by default) as filled contours instead of pixels, see `relprop.viz.contours`.
         smooth: of the contours, in pixels.
         percentile: end of the display range, see `scale_of`.
         scale: fixed colours, for pictures that are to be compared: see `shared_scale`.
@@ -52,7 +52,9 @@ def show(
 
     if isinstance(result, Relevances):
         names = ", ".join(map(repr, result.names))
-        raise InputError(f"relevance of several inputs has a map each: show(result[NAME]) of {names}, or sheet(result)")
+        raise InputError(
+            f"relevance of several inputs has a map each: show(result[NAME]) of {names}, or figure(result)"
+        )
     maps = result.heatmap if levels is None or contours else result.quantized(levels=levels)
     try:
         heatmap, score, target = maps[index], result.score[index], result.target[index]

@@ -1,9 +1,10 @@
-"""The ASGI application: few routes, none of which turns what a client sends into a path."""
+"""The ASGI application: a few routes, none of which makes a path of what a client sends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -21,10 +23,10 @@ from relprop.errors import RelpropError, UsageError
 from relprop.report import render, report_of_studies
 from relprop.report.render import TEMPLATES
 from relprop.web import views
-from relprop.web.desk import DEFECT, BusyError, Desk, clean
-from relprop.web.guard import Guard
+from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, JobQueue, clean
 from relprop.web.limits import Limits
-from relprop.web.wish import GoneError, offers, read_wish
+from relprop.web.request import GoneError, choices, read_request
+from relprop.web.security import AccessCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -32,39 +34,54 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from relprop.report import Study, Workbench
-    from relprop.web.desk import Job
-    from relprop.web.wish import Wish
+    from relprop.web.jobs import Job
+    from relprop.web.request import ExplanationRequest
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_WISH_BYTES = 4096
+_REQUEST_BYTES = 4096
+_HOLD_SECONDS = 2.0
 
 
 def make_app(
-    benches: Mapping[str, Workbench], limits: Limits | None = None, hosts: Collection[str] | None = LOOPBACK
+    setups: Mapping[str, Workbench],
+    limits: Limits | None = None,
+    hosts: Collection[str] | None = LOOPBACK,
+    token: str = "",
 ) -> Starlette:
     """Make the application.
 
     Args:
-        benches: the models to serve, by name; the first is the default.
+        setups: the models to serve, by name; the first is the default.
         limits: how much a client may ask for.
-        hosts: names under which it may be called, so that no web page elsewhere can have one of its own point here;
-            None for any.
+        hosts: values of the Host header that are accepted, so that no website can let a name of its own lead to this
+            server; None for any.
+        token: what clients have to present, as `?token=` at first and as a cookie then; empty for no token.
+
+    Returns:
+        The application; `state.jobs` is its job queue, which is closed with the application.
     """
     limits = limits or Limits()
-    desk = Desk(benches, limits)
+    queue = JobQueue(setups, limits)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        desk.close()
+        queue.close()
 
-    return Starlette(
-        routes=[*_fixed(), *_Api(desk, limits).routes()],
-        middleware=[Middleware(Guard, hosts=hosts)],
-        exception_handlers={RelpropError: _refuse, HTTPException: _http, Exception: _defect},
+    app = Starlette(
+        routes=[*_fixed(), *_Api(queue, limits).routes()],
+        middleware=[Middleware(AccessCheck, hosts=hosts, token=token)],
+        exception_handlers={
+            RelpropError: _relprop_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_left,
+            Exception: _defect,
+        },
         lifespan=lifespan,
     )
+    app.state.jobs = queue
+    return app
 
 
 def _fixed() -> list[Route]:
@@ -77,74 +94,93 @@ def _fixed() -> list[Route]:
         **{f"/{name}.jpg": ((demo.ASSETS / f"{name}.jpg").read_bytes(), "image/jpeg") for name in demo.PHOTOGRAPHS},
     }
 
-    def give(content: bytes, kind: str) -> Callable[[Request], Any]:
+    def route(content: bytes, kind: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             return Response(content, media_type=kind)
 
         return answer
 
-    return [Route(path, give(*file)) for path, file in files.items()]
+    return [Route(path, route(*file)) for path, file in files.items()]
 
 
 class _Api:
-    """The routes that do something."""
+    """The routes that compute, or change something."""
 
-    def __init__(self, desk: Desk, limits: Limits) -> None:
-        self.desk, self.limits = desk, limits
+    def __init__(self, queue: JobQueue, limits: Limits) -> None:
+        self.queue, self.limits = queue, limits
         self._uploads = asyncio.Semaphore(limits.uploads)
+        self._decoding = asyncio.Semaphore(limits.decoders)
         self._drawing = asyncio.Semaphore(1)
 
     def routes(self) -> list[Route]:
-        """All of them; each file that can be taken away has a route of its own."""
+        """All of them; each file that can be downloaded has a route of its own."""
         job = "/api/jobs/{id:str}"
         return [
-            Route("/api/offers", self.offers),
-            Route("/api/pictures", self.upload, methods=["POST"]),
-            Route("/api/jobs", self.wish, methods=["POST"]),
+            Route("/api/choices", self.choices),
+            Route("/api/images", self.upload, methods=["POST"]),
+            Route("/api/jobs", self.submit, methods=["POST"]),
             Route(job, self.status),
             Route(job, self.cancel, methods=["DELETE"]),
-            Route(f"{job}/relevance.png", self._file("image/png", lambda s, w: views.figure(s, w.levels, w.smooth))),
-            Route(f"{job}/heatmap.npy", self._file("application/octet-stream", lambda s, w: views.heatmap_npy(s))),
-            Route(f"{job}/relevance.npz", self._file("application/octet-stream", lambda s, w: views.relevance_npz(s))),
-            Route(f"{job}/report.html", self._file("text/html; charset=utf-8", lambda s, w: _report(s))),
+            Route(
+                f"{job}/relevance.png",
+                self._file("image/png", lambda study, asked: views.figure(study, asked.levels, asked.smooth)),
+            ),
+            Route(
+                f"{job}/heatmap.npy", self._file("application/octet-stream", lambda study, _: views.heatmap_npy(study))
+            ),
+            Route(
+                f"{job}/relevance.npz",
+                self._file("application/octet-stream", lambda study, _: views.relevance_npz(study)),
+            ),
+            Route(f"{job}/report.html", self._file("text/html; charset=utf-8", lambda study, _: _report(study))),
         ]
 
-    async def offers(self, request: Request) -> Response:
-        """What can be wished for."""
+    async def choices(self, request: Request) -> Response:
+        """What a request may hold."""
         limits = {"file_bytes": self.limits.file_bytes, "pixels": self.limits.pixels}
-        return JSONResponse(offers(self.desk.benches) | {"limits": limits})
+        return JSONResponse(choices(self.queue.setups) | {"limits": limits})
 
     async def upload(self, request: Request) -> Response:
-        """Take a picture: the body is the file itself, so that it comes without a name."""
+        """Receive an image: the body is the file itself, so that it comes without a name."""
+        if self._uploads.locked():
+            raise BusyError(f"{self.limits.uploads} images are being received already; try again in a few seconds")
         async with self._uploads:
-            content = await _body(request, self.limits.file_bytes, self.limits.upload_seconds)
-            name, picture = await run_in_threadpool(self.desk.take_picture, content)
-        return JSONResponse({"id": name, "width": picture.width, "height": picture.height})
+            content = await _body(request, self.limits.file_bytes)
+            async with self._decoding:
+                name, image = await run_in_threadpool(self.queue.add_image, content)
+        return JSONResponse({"id": name, "width": image.width, "height": image.height})
 
-    async def wish(self, request: Request) -> Response:
-        """Take a wish."""
-        body = await _body(request, _WISH_BYTES, self.limits.upload_seconds)
+    async def submit(self, request: Request) -> Response:
+        """Put a request into the queue."""
+        body = await _body(request, _REQUEST_BYTES)
         try:
             plain = json.loads(body)
         except (ValueError, RecursionError):
-            raise UsageError("a wish is one JSON object") from None
-        job = self.desk.take(read_wish(plain, self.desk.benches))
-        return JSONResponse(self.desk.status(job), status_code=202)
+            raise UsageError("a request is one JSON object") from None
+        job = self.queue.submit(read_request(plain, self.queue.setups))
+        return JSONResponse(self.queue.status(job), status_code=202)
 
     async def status(self, request: Request) -> Response:
-        """Where a wish is."""
-        return JSONResponse(self.desk.status(self._job(request)))
+        """State of a job, with its result once it is done. `?after=VERSION` waits a moment for a later version."""
+        job, after = self._job(request), request.query_params.get("after", "")
+        end = time.monotonic() + _HOLD_SECONDS
+        while str(job.version) == after and time.monotonic() < end:
+            job.asked = time.monotonic()
+            await asyncio.sleep(0.05)
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return JSONResponse(self.queue.status(job))
 
     async def cancel(self, request: Request) -> Response:
-        """Take a wish back."""
+        """Cancel a job."""
         job = self._job(request)
-        self.desk.cancel(job)
-        return JSONResponse(self.desk.status(job))
+        self.queue.cancel(job)
+        return JSONResponse(self.queue.status(job))
 
     def _job(self, request: Request) -> Job:
-        return self.desk.find(request.path_params["id"])
+        return self.queue.find(request.path_params["id"])
 
-    def _file(self, kind: str, make: Callable[[Study, Wish], bytes]) -> Callable[[Request], Any]:
+    def _file(self, kind: str, make: Callable[[Study, ExplanationRequest], bytes]) -> Callable[[Request], Any]:
         """Answer with a file made of a finished study."""
 
         async def answer(request: Request) -> Response:
@@ -152,7 +188,11 @@ class _Api:
             if job.state != "done" or job.study is None:
                 raise GoneError("this explanation is not done")
             async with self._drawing:
-                content = await run_in_threadpool(make, job.study, job.wish)
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                if self.queue.closed:
+                    raise BusyError(SHUTTING_DOWN)
+                content = await run_in_threadpool(make, job.study, job.request)
             name = f"relprop-{job.study.name}-{request.url.path.rpartition('/')[2]}"
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
@@ -163,35 +203,36 @@ def _report(study: Study) -> bytes:
     return render(report_of_studies([study], ["relprop serve"])).encode()
 
 
-async def _body(request: Request, limit: int, seconds: float) -> bytes:
-    """Read a request's body, and stop where it is too long or takes too long."""
+async def _body(request: Request, limit: int) -> bytes:
+    """Read the body of a request; stop where it is too long. The server (`relprop.web.server`) bounds the time."""
     too_long = HTTPException(413, f"this is larger than {limit / 1e6:g} MB, which is the limit; make it smaller")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_long
     content = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                content += part
-                if len(content) > limit:
-                    raise too_long
-    except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {seconds:g} seconds") from None
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise too_long
     return bytes(content)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    """An error of ours: its sentence."""
+async def _client_left(request: Request, error: Exception) -> Response:
+    """The client closed its connection: nobody reads the response, and the log needs no traceback."""
+    return Response(status_code=499)
+
+
+async def _relprop_error(request: Request, error: Exception) -> Response:
+    """An error of relprop: its message."""
     code = 503 if isinstance(error, BusyError) else 404 if isinstance(error, GoneError) else 422
     return JSONResponse({"error": clean(str(error))}, status_code=code)
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # registered for it alone
     return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    """Anything else: nothing about it, to the client; the traceback goes to the server's log."""
+    """Anything else: the client learns nothing of it; the traceback goes to the log of the server."""
     return JSONResponse({"error": DEFECT}, status_code=500)

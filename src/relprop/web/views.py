@@ -1,4 +1,4 @@
-"""What the page shows of a study, and what it lets people take away."""
+"""What the page shows of a study, and the files that it offers for download."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def result_document(study: Study, levels: int | None, smooth: float = 0.0) -> dict[str, Any]:
-    """Return all that the page shows of a study, as JSON knows it; pictures are data URIs."""
+    """Return all that the page shows of a study, as JSON values; images are data URIs."""
     result = study.books[0][1]
     score, heatmap = float(result.score[0]), drawn(study, levels, smooth)
     scale = scale_of(heatmap, score=score, levels=levels is not None)
-    assert result.ledger is not None  # a workbench counts
-    book = Book(depth=2)
-    book.add(result.ledger)
+    assert result.ledger is not None  # Workbench.study always asks for one
+    table = Book(depth=2)
+    table.add(result.ledger)
     return {
         "name": study.name,
         "class": study.class_name,
@@ -44,8 +44,8 @@ def result_document(study: Study, levels: int | None, smooth: float = 0.0) -> di
         "overlay": data_uri(blend(study.picture, heatmap, scale)),
         "scale": _legend(scale),
         "half": half_on(as_map(result.heatmap[0])),
-        "stops": [_stop(study.picture, stop, score) for stop in study.stops],
-        "books": book.document(),
+        "layers": [_layer_map(study.picture, layer, score) for layer in study.stops],
+        "conservation": table.document(),
         "methods": _methods(study),
     }
 
@@ -58,7 +58,7 @@ def drawn(study: Study, levels: int | None, smooth: float = 0.0) -> Floats:
 
 
 def figure(study: Study, levels: int | None, smooth: float = 0.0) -> bytes:
-    """Draw the picture beside its relevance, with a colour bar, as PNG."""
+    """Draw the image beside its relevance, with a colour bar, as PNG."""
     result = study.books[0][1]
     score, total = float(result.score[0]), float(result.relevance.double().sum())
     facts = dict(study.facts)
@@ -85,38 +85,37 @@ def heatmap_npy(study: Study) -> bytes:
 
 
 def relevance_npz(study: Study) -> bytes:
-    """Return relevance (C, H, W), logits, target, score, the maps of other methods and of the stops, as .npz."""
+    """Return relevance (C, H, W), logits, target, score, the maps of other methods and of layers, as .npz."""
     result = study.books[0][1]
     arrays = {name: getattr(result, name)[0].numpy() for name in ("relevance", "logits", "target", "score")}
     arrays |= {f"method/{found.name}": found.heatmap.numpy() for found in study.maps if found.heatmap is not None}
-    arrays |= {f"stop/{stop.name}": stop.heatmap.numpy() for stop in study.stops}
+    arrays |= {f"layer/{layer.name}": layer.heatmap.numpy() for layer in study.stops}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
-def _stop(picture: Image, stop: Stop, score: float) -> dict[str, Any]:
-    """One place of the walk: its map, each value as a square, over the picture."""
-    enlarged = squares(stop.heatmap, picture.size[::-1])
+def _layer_map(image: Image, layer: Stop, score: float) -> dict[str, Any]:
+    """Relevance at one layer, each value as a square, over the image."""
+    enlarged = squares(layer.heatmap, image.size[::-1])
     scale = scale_of(enlarged, score=score)
-    size = " x ".join(map(str, stop.shape))
+    size = " x ".join(map(str, layer.shape))
     return {
-        "name": stop.name,
+        "name": layer.name,
         "size": size,
-        "sum": stop.total,
-        "picture": data_uri(blend(picture, enlarged, scale)),
+        "sum": layer.total,
+        "image": data_uri(blend(image, enlarged, scale)),
     }
 
 
 def _methods(study: Study) -> dict[str, Any]:
     """Return the maps of all methods on one scale."""
-    strip = strip_of(study)
+    row = strip_of(study)
     maps = [shares(found.heatmap) for found in study.maps if found.heatmap is not None]
     panels = [
-        {"name": panel.caption, "picture": panel.uri, "alt": panel.alt, "note": panel.note}
-        for panel in strip.panels[1:]
+        {"name": panel.caption, "image": panel.uri, "alt": panel.alt, "note": panel.note} for panel in row.panels[1:]
     ]
-    return {"panels": panels, "scale": _legend(common_scale(maps)), "unit": strip.unit}
+    return {"panels": panels, "scale": _legend(common_scale(maps)), "unit": row.unit}
 
 
 def _legend(scale: Scale) -> dict[str, Any]:

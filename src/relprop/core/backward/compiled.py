@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
 from relprop.core.backward.plan import Plan
 from relprop.core.backward.propagate import Walk, propagate
 from relprop.core.backward.trace import Trace
@@ -31,8 +31,6 @@ from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store
 
 #: what `torch.compile` hands the graph to
 BACKEND = "inductor"
-
-_COLUMNS = ("received", "sent", "magnitude", "blind")
 
 
 @dataclass(frozen=True)
@@ -153,9 +151,8 @@ class Compiled:
         if not self.task.book:
             return Walk(image, kept, None)
         *columns, ends = rest[len(kept) :]
-        values = zip(self.lines, *columns, strict=True)
-        entries = (replace(line, **dict(zip(_COLUMNS, row, strict=True))) for line, *row in values)
-        return Walk(image, kept, Ledger(tuple(entries), ends[0], ends[1]))
+        ledger = Ledger.of_columns(self.lines, dict(zip(COLUMNS, columns, strict=True)), ends[0], ends[1])
+        return Walk(image, kept, ledger)
 
 
 def _row(walk: Walk, task: Task, lines: list[Entry]) -> list[Tensor]:
@@ -163,7 +160,7 @@ def _row(walk: Walk, task: Task, lines: list[Entry]) -> list[Tensor]:
     results = [walk.image.contiguous(), *(walk.kept[i] for i in sorted(task.keep))]
     if walk.ledger is not None:
         lines[:] = walk.ledger.entries
-        results += [torch.stack([e.sent * 0 + getattr(e, name) for e in lines]) for name in _COLUMNS]
+        results += walk.ledger.columns().values()
         results.append(torch.stack([walk.ledger.start, walk.ledger.end]))
     return results
 

@@ -7,7 +7,7 @@ A difference at a rule that must conserve is a *leak*; elsewhere (bias, ε, unit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from relprop.errors import ConservationError
+
+#: the numbers of an entry, (N,) each
+COLUMNS = ("received", "sent", "magnitude", "blind")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,11 @@ class Entry:
     sent: Tensor
     magnitude: Tensor
     blind: Tensor | float = 0.0
+
+    def column(self, name: str) -> Tensor:
+        """(N,) one of `COLUMNS`."""
+        value: Tensor | float = getattr(self, name)
+        return value if isinstance(value, Tensor) else torch.full_like(self.sent, value)
 
 
 @dataclass(frozen=True)
@@ -110,22 +118,51 @@ class Ledger:
     end: Tensor
 
     @classmethod
-    def merged(cls, ledgers: Sequence[Ledger]) -> Ledger:
-        """One book of several over the same steps: samples (N,) of K ledgers become N·K, row by row."""
-        if len(ledgers) == 1:
-            return ledgers[0]
+    def of_columns(cls, steps: Sequence[Entry], columns: Mapping[str, Tensor], start: Tensor, end: Tensor) -> Ledger:
+        """A ledger of some steps with other numbers: (steps, N) in each of `COLUMNS`, (N,) at both ends."""
+        rows = zip(*(columns[name] for name in COLUMNS), strict=True)
+        entries = (replace(step, **dict(zip(COLUMNS, row, strict=True))) for step, row in zip(steps, rows, strict=True))
+        return cls(tuple(entries), start, end)
 
-        def interleave(parts: Iterable[Tensor]) -> Tensor:
-            return torch.stack([*parts], 1).flatten()
+    def columns(self) -> dict[str, Tensor]:
+        """Each of `COLUMNS`, (steps, N)."""
+        return {name: _rows([entry.column(name) for entry in self.entries], self.start) for name in COLUMNS}
 
-        entries = []
-        for lines in zip(*(ledger.entries for ledger in ledgers), strict=True):
-            columns = {
-                c: interleave(getattr(e, c) + 0 * e.sent for e in lines)
-                for c in ("received", "sent", "magnitude", "blind")
-            }
-            entries.append(replace(lines[0], **columns))
-        return cls(tuple(entries), interleave(b.start for b in ledgers), interleave(b.end for b in ledgers))
+    @classmethod
+    def stack(cls, parts: Sequence[Ledger]) -> Ledger:
+        """One ledger of several over the same steps: samples (N,) of K ledgers become N·K, row by row."""
+        if len(parts) == 1:
+            return parts[0]
+        tables = [part.columns() for part in parts]
+        columns = {name: torch.stack([table[name] for table in tables], -1).flatten(1) for name in COLUMNS}
+        start, end = (torch.stack([getattr(part, side) for part in parts], 1).flatten() for side in ("start", "end"))
+        return cls.of_columns(parts[0].entries, columns, start, end)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Ledger]) -> Ledger | None:
+        """One ledger of those for parts of a batch; None of none.
+
+        A step that some images do not take, where the model branches, has zeros for them.
+        """
+        if not parts:
+            return None
+        steps = {(entry.name, entry.rule): entry for part in parts for entry in part.entries}
+        tables = [{(entry.name, entry.rule): entry for entry in part.entries} for part in parts]
+        blanks = [
+            Entry("", "", "", True, zero, zero, zero) for zero in (torch.zeros_like(part.start) for part in parts)
+        ]
+        pairs = [*zip(tables, blanks, strict=True)]
+        start, end = (torch.cat([getattr(part, side) for part in parts]) for side in ("start", "end"))
+        columns = {
+            name: _rows([torch.cat([table.get(k, blank).column(name) for table, blank in pairs]) for k in steps], start)
+            for name in COLUMNS
+        }
+        return cls.of_columns([*steps.values()], columns, start, end)
+
+    def slice(self, at: slice) -> Ledger:
+        """That of some of the samples."""
+        columns = {name: column[:, at] for name, column in self.columns().items()}
+        return Ledger.of_columns(self.entries, columns, self.start[at], self.end[at])
 
     def conservation(self, arrived: Tensor | None = None) -> Conservation:
         """The two statements about these explanations, each for the worst of them.
@@ -217,3 +254,8 @@ class Ledger:
             f"largest leak {self.gap:.1e}, absorbed {self.absorbed:.1e}"
         )
         return "\n".join(lines)
+
+
+def _rows(rows: list[Tensor], like: Tensor) -> Tensor:
+    """(steps, N) of (N,) each; a network that computes nothing has no steps."""
+    return torch.stack(rows) if rows else like.new_zeros((0, len(like)))

@@ -55,7 +55,7 @@ class Account:
         if same and share.numel() == self.relevance.numel():
             return Account(share, self.total, self.owned and not held and not shared, place)
         total = None if self.total is None else place.total(share, self.total.shape[0])
-        return Account(share, total, not same and not shared, place)
+        return Account(share, total, not (same or shared or _repeats(share)), place)
 
     def magnitude(self) -> Tensor:
         """(N,) sum of absolute relevance."""
@@ -64,6 +64,11 @@ class Account:
 
     def _total_of(self, value: Tensor) -> Tensor | None:
         return None if self.total is None else self.place.total(value, self.total.shape[0])
+
+
+def _repeats(value: Tensor) -> bool:
+    """Whether one place in memory stands for several numbers, as after `expand`: nothing can be added in place."""
+    return any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
 
 
 def memory_of(value: Tensor) -> int:

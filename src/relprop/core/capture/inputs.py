@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.capture.model import HALVES
+from relprop.core.capture.model import HALVES, no_numbers
 from relprop.errors import InputError, UsageError
 
 #: one tensor, a tuple of the first arguments, or arguments by name
@@ -179,6 +179,8 @@ def checked(x: Any, name: str, weight: Tensor | None) -> Tensor:
             f"{name} must be a torch.Tensor, not {type(x).__name__}; torch.from_numpy(x) makes one of an array, and "
             "several inputs are a tuple of tensors or a dict of them by name"
         )
+    if why := no_numbers(x):
+        raise InputError(f"{name} {why}")
     if x.dim() < (2 if name == "x" else 1) or 0 in x.shape:
         raise InputError(f"{name} must be a batch (N, C, H, W) with at least one image, not of shape {tuple(x.shape)}")
     if not x.is_floating_point():

@@ -75,9 +75,29 @@ def _names_mode(code: CodeType) -> bool:
 
 
 def first_weight(model: Model) -> Tensor | None:
-    """The first parameter: the model's type and device, as far as it has one of each."""
-    tensors = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    """The first parameter: the model's type and device, as far as it has one of each.
+
+    Raises:
+        CaptureError: some weights are complex, sparse, or without numbers.
+    """
+    named = model.named_parameters() if isinstance(model, nn.Module) else model.state_dict.items()
+    first = None
+    for name, tensor in named:
+        if why := no_numbers(tensor):
+            raise CaptureError(f"the model's weight {name} {why}")
+        first = tensor if first is None and tensor.is_floating_point() else first
+    return first
+
+
+def no_numbers(tensor: Tensor) -> str:
+    """Say why relevance cannot be had of a tensor, as the end of a sentence; "" where it can."""
+    if tensor.layout is not torch.strided:
+        return f"is sparse ({tensor.layout}), for which there are no rules; use .to_dense()"
+    if tensor.is_complex():
+        return f"holds complex numbers ({tensor.dtype}); relevance is defined for real ones alone"
+    if tensor.is_meta:
+        return "is on the device meta, where tensors hold no numbers; load it on the CPU"
+    return ""
 
 
 class Names:

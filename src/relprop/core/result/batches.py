@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.result.relevance import Relevance
 from relprop.shortage import is_out_of_memory
 
@@ -47,7 +45,7 @@ class Chunks:
                 self.size = size // 2
                 continue
             at += size
-        return tuple(joined(results) for results in zip(*parts, strict=True))
+        return tuple(Relevance.cat(results) for results in zip(*parts, strict=True))
 
 
 def cut(given: Any, piece: slice, count: int) -> Any:
@@ -59,43 +57,3 @@ def cut(given: Any, piece: slice, count: int) -> Any:
     if is_dataclass(given) and not isinstance(given, type):
         return replace(given, **{f.name: cut(getattr(given, f.name), piece, count) for f in fields(given) if f.init})
     return given
-
-
-def joined(parts: Sequence[Relevance]) -> Relevance:
-    """One result of those for parts of a batch."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    names = ("relevance", "target", "score", "logits")
-    values: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return replace(
-        first,
-        **values,
-        kept={
-            key: torch.cat([part.kept[key] for part in parts])
-            for key in first.kept
-            if all(key in part.kept for part in parts)
-        },
-        ledger=joined_ledgers([part.ledger for part in parts if part.ledger is not None]),
-    )
-
-
-def joined_ledgers(parts: Sequence[Ledger]) -> Ledger | None:
-    """One book: a step that some images do not take, where the model branches, has zeros for them; None of none."""
-    if not parts:
-        return None
-    books = [{(line.name, line.rule): line for line in part.entries} for part in parts]
-    lines = {key: line for book in books for key, line in book.items()}
-    blank = [torch.zeros_like(part.start) for part in parts]
-    entries = tuple(_joined_entry(line, [book.get(key) for book in books], blank) for key, line in lines.items())
-    return Ledger(entries, torch.cat([part.start for part in parts]), torch.cat([part.end for part in parts]))
-
-
-def _joined_entry(named: Entry, lines: Sequence[Entry | None], blank: Sequence[Tensor]) -> Entry:
-    columns = ("received", "sent", "magnitude", "blind")
-    pairs = [*zip(lines, blank, strict=True)]
-    values: dict[str, Any] = {
-        column: torch.cat([zero if line is None else zero + getattr(line, column) for line, zero in pairs])
-        for column in columns
-    }
-    return replace(named, **values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.backward.ledger import Entry, Ledger
+from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
 from relprop.core.graph.separators import Cuts
 from relprop.core.result.combine import parse_cut, require_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.result.quantize import Edges, quantize
-from relprop.core.result.stored import read_result, write_result
+from relprop.core.result.stored import Stored, write_result
 from relprop.errors import InputError, UsageError, require
 
 _FORMAT = 1
+
+#: the tensors of a result that have a row for each image
+_TENSORS = ("relevance", "target", "score", "logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,21 +142,35 @@ class Relevance:
                 return relevance.sum(self.target.dim())
         raise UsageError(f"the cut {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
 
+    @classmethod
+    def cat(cls, parts: Sequence[Relevance]) -> Relevance:
+        """One result of those for parts of a batch, with the layers that all of them kept."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        common = [key for key in first.kept if all(key in part.kept for part in parts)]
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        return replace(
+            first,
+            **tensors,
+            kept={key: torch.cat([part.kept[key] for part in parts]) for key in common},
+            ledger=Ledger.cat([part.ledger for part in parts if part.ledger is not None]),
+        )
+
+    def slice(self, at: slice) -> Relevance:
+        """That of some of the images; with K targets, the ledger has K samples an image."""
+        ledger = self.ledger
+        if ledger is not None:
+            each = self.target[0].numel()
+            start, stop, _ = at.indices(len(self.target))
+            ledger = ledger.slice(slice(start * each, stop * each))
+        tensors: dict[str, Any] = {name: getattr(self, name)[at] for name in _TENSORS}
+        return replace(self, **tensors, ledger=ledger, kept={key: kept[at] for key, kept in self.kept.items()})
+
     def cpu(self) -> Relevance:
         """A copy in the computer's main memory, ledger apart (it stays where it is)."""
-        kept = {key: value.cpu() for key, value in self.kept.items()}
-        return Relevance(
-            self.relevance.cpu(),
-            self.target.cpu(),
-            self.score.cpu(),
-            self.logits.cpu(),
-            self.ledger,
-            kept,
-            self.composite,
-            self.what,
-            self.cuts,
-            self.link,
-        )
+        tensors: dict[str, Any] = {name: getattr(self, name).cpu() for name in _TENSORS}
+        return replace(self, **tensors, kept={key: value.cpu() for key, value in self.kept.items()})
 
     def numpy(self, name: str = "heatmap") -> Any:
         """A tensor of the result ("heatmap", "relevance", "score", "target", "logits", "probability") as an array."""
@@ -195,9 +212,12 @@ class Relevance:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the result by the names that they are saved under."""
-        tensors = {name: getattr(self, name) for name in ("relevance", "target", "score", "logits")}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {f"kept/{side}/{name}": value for (name, side), value in self.kept.items()}
-        return tensors if self.ledger is None else tensors | _ledger_tensors(self.ledger)
+        if self.ledger is not None:
+            tensors |= {f"ledger/{name}": column for name, column in self.ledger.columns().items()}
+            tensors |= {"ledger/start": self.ledger.start, "ledger/end": self.ledger.end}
+        return tensors
 
     def manifest(self) -> dict[str, Any]:
         """What a saved result says of itself."""
@@ -222,55 +242,86 @@ class Relevance:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no saved result, or it is of an unknown format.
+            InputError: there is no saved result, it is of an unknown format, or its parts do not fit one another.
         """
-        manifest, tensors = read_result(directory)
-        if "inputs" in manifest:
+        stored = Stored(directory)
+        if "inputs" in stored.manifest:
             raise InputError(f"{directory} holds relevance of several inputs; read it with relprop.Relevances.load")
-        return cls.of_saved(manifest, tensors, directory)
+        return cls.of_stored(stored)
 
     @classmethod
-    def of_saved(cls, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], directory: str | Path) -> Relevance:
+    def of_stored(cls, stored: Stored) -> Relevance:
         """Put a result together from what was saved.
 
         Raises:
-            InputError: it is of an unknown format.
+            InputError: it is of an unknown format, or its parts do not fit one another.
         """
-        if manifest.get("format") != _FORMAT:
-            raise InputError(f"{directory} has format {manifest.get('format')}; this version reads {_FORMAT}")
-        kept = {}
-        for key, value in tensors.items():
-            if key.startswith("kept/"):
-                _, side, name = key.split("/", 2)
-                kept[name, side] = value
-        fields = {name: tensors[name] for name in ("relevance", "target", "score", "logits")}
-        cuts = manifest.get("cuts")
+        if stored.manifest.get("format") != _FORMAT:
+            raise InputError(
+                f"{stored.directory} has format {stored.manifest.get('format')}; this version reads {_FORMAT}"
+            )
+        target, logits, what = stored.tensor("target"), stored.tensor("logits"), stored.get("what", str, "")
+        relevance = stored.tensor("relevance")
+        count = target.dim()
+        if count not in (1, 2) or relevance.dim() <= count or relevance.shape[:count] != target.shape:
+            stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
+        if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
+            stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
+        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid"):
+            stored.refuse(f"its link is {link!r}, not softmax or sigmoid")
         return cls(
-            **fields,
-            ledger=_load_ledger(manifest["ledger"], tensors),
-            kept=kept,
-            composite=manifest["composite"],
-            what=manifest.get("what", ""),
-            cuts=None if cuts is None else Cuts(cuts["places"], tuple(cuts["blocks"])),
-            link=manifest.get("link", "softmax"),
+            relevance,
+            target,
+            stored.tensor("score", tuple(target.shape)),
+            logits,
+            ledger=_load_ledger(stored, target.numel()),
+            kept=_load_kept(stored),
+            composite=stored.get("composite", str),
+            what=what,
+            cuts=_load_cuts(stored),
+            link=link,
         )
 
 
-_COLUMNS = ("received", "sent", "magnitude", "blind")
+def _within(target: Tensor, classes: int) -> bool:
+    return bool(((target >= -1) & (target < classes)).all())
 
 
-def _ledger_tensors(ledger: Ledger) -> dict[str, Tensor]:
-    def column(name: str) -> Tensor:
-        return torch.stack([torch.as_tensor(getattr(e, name)).to(e.sent).expand_as(e.sent) for e in ledger.entries])
+def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
+    kept = {}
+    for key in stored.tensors:
+        if key.startswith("kept/"):
+            _, side, name = (*key.split("/", 2), "", "")[:3]
+            if side not in ("input", "output"):
+                stored.refuse(f"it keeps {key!r}, which names no layer")
+            kept[name, side] = stored.tensor(key)
+    return kept
 
-    return {"ledger/start": ledger.start, "ledger/end": ledger.end} | {f"ledger/{c}": column(c) for c in _COLUMNS}
+
+def _load_cuts(stored: Stored) -> Cuts | None:
+    cuts: Any = stored.manifest.get("cuts")
+    if cuts is None:
+        return None
+    fits = isinstance(cuts, dict) and isinstance(cuts.get("places"), dict) and isinstance(cuts.get("blocks"), list)
+    if (
+        not fits
+        or not cuts["places"]
+        or {type(place) for place in cuts["places"].values()} - {int}
+        or set(map(type, cuts["blocks"])) - {str}
+    ):
+        stored.refuse(f"its cuts are {repr(cuts)[:60]}")
+    return Cuts(cuts["places"], tuple(cuts["blocks"]))
 
 
-def _load_ledger(lines: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger | None:
+def _load_ledger(stored: Stored, count: int) -> Ledger | None:
+    lines = stored.get("ledger", list)
     if not lines:
         return None
-    entries = []
+    columns = {name: stored.tensor(f"ledger/{name}", (len(lines), count)) for name in COLUMNS}
+    start, end = stored.tensor("ledger/start", (count,)), stored.tensor("ledger/end", (count,))
     for row, line in enumerate(lines):
-        columns: dict[str, Any] = {column: tensors[f"ledger/{column}"][row] for column in _COLUMNS}
-        entries.append(Entry(**line, **columns))
-    return Ledger(tuple(entries), tensors["ledger/start"], tensors["ledger/end"])
+        found = {name: type(value) for name, value in line.items()} if isinstance(line, dict) else {}
+        if found != {"name": str, "op": str, "rule": str, "conserves": bool}:
+            stored.refuse(f"line {row} of its ledger is {repr(line)[:60]}")
+    nothing: dict[str, Any] = dict.fromkeys(COLUMNS, start)
+    return Ledger.of_columns([Entry(**line, **nothing) for line in lines], columns, start, end)

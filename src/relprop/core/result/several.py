@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relprop.core.backward.ledger import Ledger
 from relprop.core.result.relevance import Relevance
-from relprop.core.result.stored import read_result, write_result
+from relprop.core.result.stored import Stored, write_result
 from relprop.errors import InputError, UsageError, require
 
 
@@ -135,12 +135,23 @@ class Relevances:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no saved result of several inputs.
+            InputError: there is no saved result of several inputs, or its parts do not fit one another.
         """
-        manifest, tensors = read_result(directory)
-        inputs = manifest.get("inputs")
-        if not isinstance(inputs, Mapping):
+        stored = Stored(directory)
+        if "inputs" not in stored.manifest:
             raise InputError(f"{directory} holds relevance of one input; read it with relprop.Relevance.load")
-        whole = Relevance.of_saved(manifest, tensors, directory)
-        shapes = tuple(map(torch.Size, inputs["shapes"]))
-        return cls(whole, tuple(inputs["names"]), shapes, inputs["form"])
+        whole = Relevance.of_stored(stored)
+        inputs = stored.get("inputs", dict)
+        names, shapes, form = (inputs.get(key) for key in ("names", "shapes", "form"))
+        sizes = [size for shape in shapes if isinstance(shape, list) for size in shape] if _lists(names, shapes) else []
+        if not _lists(names, shapes) or form not in ("tuple", "dict") or not all(type(size) is int for size in sizes):
+            stored.refuse("its inputs have no names and shapes")
+        found = tuple(map(torch.Size, shapes))
+        total = whole.relevance.shape[-1]
+        if len(names) != len(found) or sum(shape.numel() for shape in found) != total or min(sizes, default=1) < 1:
+            stored.refuse(f"its inputs {shapes} do not make up the {total} numbers of a row of its relevance")
+        return cls(whole, tuple(map(str, names)), found, form)
+
+
+def _lists(*given: Any) -> bool:
+    return all(isinstance(one, list) for one in given)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from relprop.documents import naming, read_object, require_regular
 from relprop.errors import InputError
 
 _TENSORS, _MANIFEST = "relevance.safetensors", "manifest.json"
@@ -18,15 +20,21 @@ _TENSORS, _MANIFEST = "relevance.safetensors", "manifest.json"
 
 def write_result(directory: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
     """Write tensors and manifest, with the versions that made them, into a directory, made if absent; returns it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     # a copy each: the format holds no two tensors of one memory, which views of one walk may be
-    save_file({name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}, directory / _TENSORS)
+    copies = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
+    try:
+        save_file(copies, directory / _TENSORS)
+    except SafetensorError as error:  # as it says that a disk is full
+        raise OSError(errno.EIO, str(error), str(directory / _TENSORS)) from None
     document = {**manifest, "relprop": version("relprop"), "torch": torch.__version__}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (directory / _MANIFEST).write_text(text, encoding="utf-8")
+    with naming(directory / _MANIFEST):
+        (directory / _MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
     return directory
 
 
@@ -37,13 +45,54 @@ def read_result(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
         InputError: there are none, or they cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     directory = Path(directory)
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError(f"{_MANIFEST} is no object")
-        return manifest, load_file(directory / _TENSORS)
+        manifest = read_object(directory / _MANIFEST, InputError)
+        require_regular(directory / _TENSORS, InputError)
+        return manifest, load((directory / _TENSORS).read_bytes())  # by name it takes UTF-8 alone
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{directory} holds no result that can be read: {error}") from None
+
+
+_REAL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Stored:
+    """A result as it was read, and what is asked of it: whatever is missing or of another kind is an `InputError`."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = directory
+        self.manifest, self.tensors = read_result(directory)
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """Return an entry of the manifest, of the given kind."""
+        found = self.manifest.get(name, default)
+        return found if type(found) is kind else self.refuse(f"{_MANIFEST} has {name!r}: {repr(found)[:60]}")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return a list of texts."""
+        found = self.get(name, list)
+        return (
+            tuple(found) if all(type(one) is str for one in found) else self.refuse(f"{name!r} holds other than text")
+        )
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return a tensor of real numbers ("target" of whole ones), of the given shape."""
+        found = self.tensors.get(name)
+        if found is None:
+            return self.refuse(f"{_TENSORS} has no {name!r}")
+        if found.dtype not in ((torch.int64,) if name == "target" else _REAL):
+            return self.refuse(f"{_TENSORS} has {name!r} of {found.dtype}")
+        if shape is not None and tuple(found.shape) != shape:
+            return self.refuse(f"{_TENSORS} has {name!r} of shape {tuple(found.shape)}, not {shape}")
+        return found
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self.directory} holds no result that can be read: {why}")

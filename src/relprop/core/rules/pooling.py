@@ -125,7 +125,10 @@ def _share_average(
     if dead is None:
         return shared
     support = step.supports[0]
-    members = torch.ones_like(step.input[:1]) if support is None else support.to(above)
+    members = above.new_ones(()) if support is None else support.to(above)
+    # of one image, unless the first dimension is itself averaged: an ensemble's, stacked before the batch
+    counted = step.node.op in ("mean", "sum") and 0 in _reduced(step)
+    members = members.expand(above.shape if counted else (1, *above.shape[1:]))
     return shared + members * pull(dead / push(members).clamp(min=torch.finfo(above.dtype).tiny))
 
 

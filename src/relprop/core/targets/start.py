@@ -8,8 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relprop.core.targets.target import Function, Given, OutputTarget, Scale, name_of, of_function, one_each
-from relprop.errors import CaptureError, TargetError, UsageError
+from relprop.core.targets.target import (
+    Function,
+    Given,
+    OutputTarget,
+    Scale,
+    name_of,
+    no_such_class,
+    of_function,
+    one_each,
+    read_scale,
+)
+from relprop.errors import CaptureError, InputError, TargetError, UsageError
 
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 Target = Classes | OutputTarget | Function | Sequence[OutputTarget | Function] | None
@@ -111,10 +121,20 @@ def read_target(target: object, logits: Tensor) -> Tensor:
         raise TargetError("target names no class at all")
     outside = chosen[(chosen < 0) | (chosen >= classes)]
     if outside.numel():
-        raise TargetError(
-            f"class {int(outside[0])} does not exist: the model has {classes} classes, 0 to {classes - 1}"
-        )
+        raise no_such_class(int(outside[0]), classes)
     return chosen.long()
+
+
+def require_scores(output: object) -> Tensor:
+    """Return what a model returned, if that is scores (N, classes).
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
 
 
 def start_relevance(logits: Tensor, target: Tensor, start: object, link: str = "softmax") -> tuple[Tensor, Tensor]:
@@ -129,9 +149,7 @@ def start_relevance(logits: Tensor, target: Tensor, start: object, link: str = "
     Returns:
         relevance (N, classes) and its sum (N,).
     """
-    if start not in ("probability", "logit"):
-        raise UsageError(f"start must be 'probability' or 'logit', not {start!r}")
-    values = probabilities(logits, link) if start == "probability" else logits
+    values = probabilities(logits, link) if read_scale(start) == "probability" else logits
     score = values.gather(1, target[:, None])
     return torch.zeros_like(logits).scatter_(1, target[:, None], score), score[:, 0]
 

@@ -110,7 +110,7 @@ class Binary(OutputTarget):
         if output.numel() != len(output):
             raise TargetError(f"Binary explains a model with one output an image; this one has {tuple(output.shape)}")
         signed = output if self.yes else -output
-        return signed.sigmoid() if _scale(start) == "probability" else signed.clone()
+        return signed.sigmoid() if read_scale(start) == "probability" else signed.clone()
 
     def __str__(self) -> str:
         return "yes" if self.yes else "no"
@@ -304,15 +304,19 @@ def _named(function: Function, after: Any) -> Function:
     return function
 
 
-def _scale(start: Any) -> Scale:
+def read_scale(start: object) -> Scale:
+    """Check what relevance starts as.
+
+    Raises:
+        UsageError: neither "probability" nor "logit".
+    """
     if start not in ("probability", "logit"):
         raise UsageError(f"start must be 'probability' or 'logit', not {start!r}")
-    chosen: Scale = start
-    return chosen
+    return start
 
 
 def _values(output: Tensor, start: Scale) -> Tensor:
-    return output.softmax(1) if _scale(start) == "probability" else output
+    return output.softmax(1) if read_scale(start) == "probability" else output
 
 
 def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:
@@ -328,8 +332,10 @@ def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:
         )
     outside = classes[(classes < 0) | (classes >= output.shape[1])]
     if outside.numel():
-        raise TargetError(
-            f"class {int(outside.flatten()[0])} does not exist: the model has {output.shape[1]} classes, "
-            f"0 to {output.shape[1] - 1}"
-        )
+        raise no_such_class(int(outside.flatten()[0]), output.shape[1])
     return classes.long().expand(len(output))[:, None]
+
+
+def no_such_class(index: int, classes: int) -> TargetError:
+    """The error that names a class which a model does not have."""
+    return TargetError(f"class {index} does not exist: the model has {classes} classes, 0 to {classes - 1}")

@@ -1,5 +1,5 @@
 "use strict";
-// The page: asks what is on offer, sends a picture and a wish, follows the queue, shows what comes back.
+// The page: asks what it can choose from, sends an image and a request, follows the job, shows the result.
 // All text from the server is set as text, never as HTML.
 
 const at = (id) => document.getElementById(id);
@@ -8,9 +8,9 @@ const percent = (p) => `${(100 * p).toFixed(1)} %`;
 const number = (v) => (v === null ? "not a number" : Math.abs(v) < 1e6 ? v.toFixed(6) : v.toExponential(3));
 const small = (v) => (v === null ? "not a number" : v === 0 ? "0" : v.toExponential(1));
 
-let offers = null;
-let picture = null;
-let turn = 0; // of the wish whose answer is awaited; older ones are dropped
+let choices = null;
+let image = null;
+let turn = 0; // number of the request whose result is awaited; results of older ones are dropped
 let pending = null;
 
 async function call(path, options = {}) {
@@ -20,9 +20,9 @@ async function call(path, options = {}) {
   } catch {
     throw new Error("the server does not answer; is it still running?");
   }
-  const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error || `the server answered ${answer.status}`);
-  return said;
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(content.error || `the server answered ${answer.status}`);
+  return content;
 }
 
 function complain(error) {
@@ -39,23 +39,23 @@ function options(select, pairs) {
 }
 
 async function begin() {
-  offers = await call("api/offers");
-  options(at("model"), offers.models.map((m) => [m.name, m.about]));
-  options(at("composite"), offers.composites.map((c) => [c.name, c.name]));
-  options(at("split"), offers.splits.map((s) => [s, s]));
+  choices = await call("api/choices");
+  options(at("model"), choices.models.map((m) => [m.name, m.about]));
+  options(at("composite"), choices.composites.map((c) => [c.name, c.name]));
+  options(at("split"), choices.splits.map((s) => [s, s]));
   const levels = [["", "none"], [8, "8 levels, as in the paper"]];
   for (const k of [4, 16, 32]) levels.push([k, `${k} levels`]);
   options(at("levels"), levels);
-  options(at("smooth"), offers.smoothings.map((w) => [w, w === 0 ? "none: every pixel" : `Gaussian of ${w} pixel${w === 1 ? "" : "s"}`]));
+  options(at("smooth"), choices.smoothings.map((w) => [w, w === 0 ? "none: every pixel" : `Gaussian of ${w} pixel${w === 1 ? "" : "s"}`]));
   at("smooth").value = "1";
-  at("limits").textContent = `up to ${offers.limits.file_bytes / 1e6} MB and ${offers.limits.pixels / 1e6} million pixels`;
-  for (const name of offers.baselines) {
+  at("limits").textContent = `up to ${choices.limits.file_bytes / 1e6} MB and ${choices.limits.pixels / 1e6} million pixels`;
+  for (const name of choices.baselines) {
     const box = make("input", "", { type: "checkbox", value: name, checked: name === "grad-cam" });
     const label = make("label", "", { className: "check" });
     label.append(box, name);
     at("baselines").append(label);
   }
-  for (const name of offers.pictures) {
+  for (const name of choices.images) {
     const button = make("button", "", { type: "button" });
     button.append(make("img", "", { src: `${name}.jpg`, alt: name }));
     button.setAttribute("aria-pressed", "false");
@@ -67,12 +67,12 @@ async function begin() {
 }
 
 function fitModel() {
-  const model = offers.models.find((m) => m.name === at("model").value);
+  const model = choices.models.find((m) => m.name === at("model").value);
   at("classes").replaceChildren(...model.classes.map((name, k) => make("option", "", { value: `${k}: ${name}` })));
 }
 
 function fitComposite() {
-  const chosen = offers.composites.find((c) => c.name === at("composite").value);
+  const chosen = choices.composites.find((c) => c.name === at("composite").value);
   at("about").textContent = chosen.about;
   at("split").disabled = at("identity").disabled = !chosen.splits;
 }
@@ -83,12 +83,12 @@ function preview(file) {
   const reader = new FileReader(); // a data URI, which the page's policy allows
   reader.onload = () => { at("preview").src = reader.result; };
   reader.readAsDataURL(file);
-  at("preview").alt = "The picture that was chosen";
+  at("preview").alt = "The chosen image";
   at("filename").textContent = file.name;
 }
 
 function choose(id, button = null) {
-  picture = id;
+  image = id;
   if (button) preview(null);
   for (const other of at("samples").children) other.setAttribute("aria-pressed", String(other === button));
   at("target").value = at("against").value = "";
@@ -97,15 +97,15 @@ function choose(id, button = null) {
 
 async function upload(file) {
   complain(null);
-  if (file.size > offers.limits.file_bytes) {
-    complain(new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${offers.limits.file_bytes / 1e6} MB are taken`));
+  if (file.size > choices.limits.file_bytes) {
+    complain(new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${choices.limits.file_bytes / 1e6} MB are accepted`));
     return;
   }
   const mine = ++turn;
   preview(file);
-  wait(0, "sending the picture");
+  wait(0, "sending the image");
   try {
-    const got = await call("api/pictures", { method: "POST", body: file });
+    const got = await call("api/images", { method: "POST", body: file });
     if (mine === turn) choose(got.id);
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
@@ -115,16 +115,16 @@ async function upload(file) {
 function classOf(id) {
   const text = at(id).value.trim();
   if (!text) return null;
-  const model = offers.models.find((m) => m.name === at("model").value);
+  const model = choices.models.find((m) => m.name === at("model").value);
   const index = /^\d+/.test(text) ? parseInt(text, 10) : model.classes.findIndex((c) => c.toLowerCase() === text.toLowerCase());
   if (index < 0) throw new Error(`no class is called “${text}”; choose one of the list, or give its number`);
   return index;
 }
 
-function wish() {
+function request() {
   const takes = !at("split").disabled;
   return {
-    picture,
+    image,
     model: at("model").value,
     target: classOf("target"),
     against: classOf("against"),
@@ -146,36 +146,44 @@ function wait(progress, doing = "") {
   if (at("doing").textContent !== doing) at("doing").textContent = doing;
 }
 
+function cancel(id) {
+  if (id) fetch(`api/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // also while the page closes
+}
+
 async function explain() {
   complain(null);
-  if (picture === null) {
-    complain(new Error("choose a picture first"));
+  if (image === null) {
+    complain(new Error("choose an image first"));
     return;
   }
   const mine = ++turn;
-  if (pending) call(`api/jobs/${pending}`, { method: "DELETE" }).catch(() => {});
+  cancel(pending);
+  pending = null;
   try {
-    wait(0, "asking");
-    const body = JSON.stringify(wish());
+    wait(0, "sending the request");
+    const body = JSON.stringify(request());
     let job = await call("api/jobs", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    if (mine !== turn) {
+      cancel(job.id);
+      return;
+    }
     pending = job.id;
     while (mine === turn && (job.state === "waiting" || job.state === "running")) {
       wait(job.progress, job.doing);
-      await new Promise((done) => setTimeout(done, 250));
-      job = await call(`api/jobs/${job.id}`);
+      job = await call(`api/jobs/${job.id}?after=${job.version}`); // answered at the next change, or after a moment
     }
     if (mine !== turn) return;
     pending = null;
     wait(null);
-    if (job.state === "failed") throw new Error(job.error);
-    if (job.state === "done") show(job);
+    if (job.state !== "done") throw new Error(job.error);
+    show(job);
     if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the controls
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
   }
 }
 
-function image(id, uri, alt) {
+function setImage(id, uri, alt) {
   at(id).src = uri;
   at(id).alt = alt;
   at(id).classList.toggle("small", uri.startsWith("data:image/png"));
@@ -200,15 +208,15 @@ function show(job) {
   at("result").hidden = false;
   const contrast = found.probability === null;
   at("headline").textContent = contrast ? `${found.class}: ${number(found.score)}` : `${found.class}, ${percent(found.probability)}`;
-  const said = found.books.conservation;
+  const stated = found.conservation.conservation;
   const statement = (good, text) => make("span", `${text[0].toUpperCase()}${text.slice(1)}. `, { className: good ? "good" : "bad" });
   at("verdict").replaceChildren(
     `Relevance sums to ${number(found.sum)} of ${number(found.score)}. `,
-    statement(said.no_leak, said.leak_text),
-    statement(said.conserves_score, said.score_text),
+    statement(stated.no_leak, stated.leak_text),
+    statement(stated.conserves_score, stated.score_text),
   );
-  image("original", found.original, "The picture, as the network sees it");
-  image("overlay", found.overlay, `Relevance for ${found.class} over the picture; half of it lies on ${percent(found.half)} of the pixels`);
+  setImage("original", found.original, "The image, as the network sees it");
+  setImage("overlay", found.overlay, `Relevance for ${found.class} over the image; half of it lies on ${percent(found.half)} of the pixels`);
   at("note").textContent = `Half of it on ${percent(found.half)} of the pixels; ${found.scale.note}` +
     (found.smooth ? `; drawn after a Gaussian of ${found.smooth} px, the files hold the raw map` : "");
   ramp("", found.scale);
@@ -216,8 +224,8 @@ function show(job) {
     at(id).href = `api/jobs/${job.id}/${file}`;
   }
   showTop(found);
-  showWay(found);
-  showBooks(found.books);
+  showLayers(found);
+  showConservation(found.conservation);
   showMethods(found.methods);
 }
 
@@ -233,27 +241,27 @@ function showTop(found) {
   }));
 }
 
-function showWay(found) {
+function showLayers(found) {
   const slider = at("depth");
-  const keep = Number(slider.max) === found.stops.length - 1 ? slider.value : 0;
-  slider.max = found.stops.length - 1;
+  const keep = Number(slider.max) === found.layers.length - 1 ? slider.value : 0;
+  slider.max = found.layers.length - 1;
   slider.value = keep;
   const move = () => {
-    const stop = found.stops[Number(slider.value)];
-    image("stop", stop.picture, `Relevance at ${stop.name} over the picture`);
-    at("stop-name").textContent = stop.name === "input" ? "the image" : stop.name;
-    at("stop-size").textContent = stop.size;
-    at("stop-sum").textContent = number(stop.sum);
-    at("depth-label").textContent = `Place ${Number(slider.value) + 1} of ${found.stops.length}`;
-    slider.setAttribute("aria-valuetext", stop.name);
+    const layer = found.layers[Number(slider.value)];
+    setImage("layer", layer.image, `Relevance at ${layer.name} over the image`);
+    at("layer-name").textContent = layer.name === "input" ? "the image" : layer.name;
+    at("layer-size").textContent = layer.size;
+    at("layer-sum").textContent = number(layer.sum);
+    at("depth-label").textContent = `Layer ${Number(slider.value) + 1} of ${found.layers.length}`;
+    slider.setAttribute("aria-valuetext", layer.name);
   };
   slider.oninput = move;
   move();
 }
 
-function showBooks(books) {
-  const rows = books.blocks.filter((b) => b.leak !== 0 || b.absorbed !== 0 || b.block.includes("."));
-  const values = [0, books.start, books.end, ...rows.map((b) => b.received)].filter((v) => v !== null);
+function showConservation(table) {
+  const rows = table.blocks.filter((b) => b.leak !== 0 || b.absorbed !== 0 || b.block.includes("."));
+  const values = [0, table.start, table.end, ...rows.map((b) => b.received)].filter((v) => v !== null);
   const low = Math.min(...values);
   const span = Math.max(...values) - low || 1;
   const line = (name, received, leak, absorbed) => {
@@ -271,19 +279,19 @@ function showBooks(books) {
     row.append(make("th", name, { scope: "row" }), drawn, ...cells);
     return row;
   };
-  at("books").tBodies[0].replaceChildren(
+  at("conservation").tBodies[0].replaceChildren(
     ...rows.map((b) => line(b.block, b.received, small(b.leak), small(b.absorbed))),
-    line("the image", books.end, "", ""),
+    line("the image", table.end, "", ""),
   );
-  at("books-note").textContent =
-    `From the output to the image: started with ${number(books.start)}, ${number(books.end)} arrived. ` +
+  at("conservation-note").textContent =
+    `From the output to the image: ${number(table.start)} at the output, ${number(table.end)} at the image. ` +
     `Bars run from zero, on an axis from ${low.toPrecision(3)} to ${(low + span).toPrecision(3)}; blue is below zero. ` +
-    "A leak is relevance lost where a rule must keep it; what rules take on purpose (bias, ε) is absorbed.";
+    "A leak is relevance lost where a rule must keep it; what rules absorb by design (bias, ε) is counted apart.";
 }
 
 function showMethods(methods) {
-  at("beside").hidden = methods.panels.length < 2;
-  at("methods").replaceChildren(...methods.panels.map(({ name, picture: uri, alt, note }) => {
+  at("compared").hidden = methods.panels.length < 2;
+  at("methods").replaceChildren(...methods.panels.map(({ name, image: uri, alt, note }) => {
     const figure = make("figure");
     if (uri) figure.append(make("img", "", { src: uri, alt, className: uri.startsWith("data:image/png") ? "small" : "" }));
     else figure.append(make("div", "no map", { className: "missing" }));
@@ -295,17 +303,17 @@ function showMethods(methods) {
   ramp("m", methods.scale, methods.unit);
 }
 
-at("wish").addEventListener("submit", (event) => { event.preventDefault(); explain(); });
+at("request").addEventListener("submit", (event) => { event.preventDefault(); explain(); });
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
   at("file").value = ""; // so that the same file can be chosen again
   if (file) upload(file);
 });
-at("composite").addEventListener("change", () => { fitComposite(); if (picture) explain(); });
-for (const id of ["split", "identity", "levels", "smooth"]) at(id).addEventListener("change", () => { if (picture) explain(); });
-at("model").addEventListener("change", () => { fitModel(); at("target").value = at("against").value = ""; if (picture) explain(); });
-at("baselines").addEventListener("change", () => { if (picture) explain(); });
-for (const id of ["target", "against"]) at(id).addEventListener("change", () => { if (picture) explain(); });
+at("composite").addEventListener("change", () => { fitComposite(); if (image) explain(); });
+for (const id of ["split", "identity", "levels", "smooth"]) at(id).addEventListener("change", () => { if (image) explain(); });
+at("model").addEventListener("change", () => { fitModel(); at("target").value = at("against").value = ""; if (image) explain(); });
+at("baselines").addEventListener("change", () => { if (image) explain(); });
+for (const id of ["target", "against"]) at(id).addEventListener("change", () => { if (image) explain(); });
 for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave", false], ["drop", false]]) {
   at("drop").addEventListener(name, (event) => {
     event.preventDefault();
@@ -313,4 +321,5 @@ for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave
     if (name === "drop" && event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
   });
 }
+addEventListener("pagehide", () => cancel(pending));
 begin().catch(complain);

@@ -1,0 +1,294 @@
+"""A session: a model, and pictures explained by it, one after another. Reports and the app show what it returns."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from relprop.core.composites.presets import COMPOSITES
+from relprop.core.graph.ops import COPIES, ELEMENTWISE
+from relprop.core.graph.separators import separators
+from relprop.core.lrp import LRP
+from relprop.core.targets.target import Contrast
+from relprop.errors import InputError, RelpropError
+from relprop.metrics.forward import callable_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from relprop.core.graph.graph import Graph, Node
+    from relprop.core.result.relevance import Relevance
+    from relprop.core.targets.start import Start, Target
+    from relprop.models import LoadedModel
+
+Tell = Callable[[float, str], None]
+"""Told how far the work is, from 0 to 1, and what is done now."""
+
+_KEPT = 4  # an LRP holds the positive part of every weight
+MOST = 24
+"""Layers at which relevance is shown; of more, so many at even distances are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What one method says of the picture.
+
+    Attributes:
+        name: of the method, as a spec.
+        heatmap: (H, W) float32; None where the method failed.
+        error: why, in that case.
+    """
+
+    name: str
+    heatmap: Tensor | None
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """Relevance at one separator layer of the network: a layer that all relevance passes.
+
+    Attributes:
+        name: of the step.
+        shape: of the value there, without the batch.
+        heatmap: (h, w) relevance, summed over channels.
+        total: its sum.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    heatmap: Tensor
+    total: float
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One picture, one class, several maps.
+
+    Attributes:
+        name: of the picture.
+        picture: what the network sees of it, RGB.
+        target: index of the class explained, and `class_name`.
+        probability: that the model gives it; None where a contrast was explained.
+        maps: of the methods; the first is relevance propagation's own, if any was asked for.
+        books: (name of the method, result with its ledger), for the methods that keep one.
+        top: (index, name, probability) of the most probable classes.
+        stops: relevance at layers of the network, from the image to the output.
+        facts: (what, text): model, composite, ...
+    """
+
+    name: str
+    picture: Image
+    target: int
+    class_name: str
+    probability: float | None
+    maps: tuple[Map, ...]
+    books: tuple[tuple[str, Relevance], ...] = ()
+    top: tuple[tuple[int, str, float], ...] = ()
+    stops: tuple[Stop, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Workbench:
+    """A model, and an LRP for each of the last few composites, ready for the next picture."""
+
+    loaded: LoadedModel
+    device: str = "cpu"
+    _known: OrderedDict[str, LRP] = field(default_factory=OrderedDict)
+
+    def study(
+        self,
+        name: str,
+        picture: Image,
+        *,
+        target: int | None = None,
+        against: int | None = None,
+        composite: str = "paper",
+        methods: Sequence[str] = (),
+        start: Start = "probability",
+        tell: Tell = lambda done, what: None,
+    ) -> Study:
+        """Explain a picture for a class.
+
+        Args:
+            name: of the picture.
+            picture: as it was read; the network sees a crop of it.
+            target: index of the class; None for the predicted one.
+            against: explain why `target` rather than this class; other methods explain `target` alone.
+            composite: spec of the rules.
+            methods: specs of other explainers to set beside it; one that fails says why in its place.
+            start: relevance starts as the class's probability or logit.
+            tell: is told how far the work is.
+
+        Raises:
+            InputError, TargetError, UnsupportedOpError, ...: the picture or class cannot be explained.
+        """
+        tell(0.0, "preparing the picture")
+        seen = self.loaded.preprocess.crop(picture)
+        x = self.loaded.preprocess(picture)[None].to(self.device)
+        share = 1.0 / (2 + len(methods))
+        tell(share / 2, "capturing the network, then propagating relevance")
+        result = self._explain(x, target, against, composite, start)
+        logits = result.logits[0]
+        chosen = int(result.target[0]) if against is None else self._class(target, logits)
+        maps = [Map(f"lrp:composite={composite}" if composite != "paper" else "lrp", result.heatmap[0])]
+        for at, method in enumerate(methods):
+            tell(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
+            maps.append(other_map(self.loaded, x, torch.tensor([chosen]), method))
+        tell(1.0 - share, "drawing")
+        stops, result = _stops(result), replace(result, kept={})  # what was kept is as large as all activations
+        what = self.loaded.class_name(chosen)
+        return Study(
+            name,
+            seen,
+            chosen,
+            what if against is None else f"{what} rather than {self.loaded.class_name(against)}",
+            float(logits.softmax(-1)[chosen]) if against is None else None,
+            tuple(maps),
+            books=((maps[0].name, result),),
+            top=top_classes(self.loaded, result.logits[0]),
+            stops=stops,
+            facts=(("model", self.loaded.name), ("weights", self.loaded.source), ("composite", composite)),
+        )
+
+    def compare(self, name: str, picture: Image, methods: Sequence[str], *, target: int | None = None) -> Study:
+        """Explain a picture by several explainers, given as specs; those that propagate relevance keep ledgers."""
+        from relprop.explainers import EXPLAINERS
+        from relprop.explainers.lrp import Lrp
+
+        x = self.loaded.preprocess(picture)[None].to(self.device)
+        with torch.no_grad():
+            logits = callable_model(self.loaded.model)(x)[0].cpu()
+        chosen = int(logits.argmax()) if target is None else target
+        classes, maps, books = torch.tensor([chosen]), [], []
+        for method in methods:
+            explainer = EXPLAINERS.build(method)
+            maps.append(found := other_map(self.loaded, x, classes, method))
+            if isinstance(explainer, Lrp) and found.heatmap is not None:
+                result = LRP(self.loaded.model, explainer.rules())(x, target=[chosen], start=explainer.start)
+                books.append((method, result.cpu()))
+        return Study(
+            name,
+            self.loaded.preprocess.crop(picture),
+            chosen,
+            self.loaded.class_name(chosen),
+            float(logits.softmax(-1)[chosen]),
+            tuple(maps),
+            tuple(books),
+            top_classes(self.loaded, logits),
+            facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
+        )
+
+    @staticmethod
+    def _class(target: int | None, logits: Tensor) -> int:
+        return int(logits.argmax()) if target is None else target
+
+    def _explain(self, x: Tensor, target: int | None, against: int | None, composite: str, start: Start) -> Relevance:
+        wanted: Target = None if target is None else [target]
+        if against is not None:
+            if target is None:
+                with torch.no_grad():
+                    target = int(callable_model(self.loaded.model)(x)[0].argmax())
+            wanted = Contrast(target, against)
+        result: Relevance = self._lrp(composite, x)(x, target=wanted, start=start)
+        result = result.cpu()
+        if not result.relevance.isfinite().all():
+            raise InputError(f"the relevance is not finite: {composite!r} diverges on this network; paper does not")
+        return result
+
+    def _lrp(self, composite: str, x: Tensor) -> LRP:
+        """Return the LRP of a composite, the one that it had last time if that is not long ago."""
+        lrp = self._known.pop(composite, None)
+        if lrp is None:
+            rules = COMPOSITES.build(composite)
+            lrp = LRP(self.loaded.model, rules, keep=layers_shown(LRP(self.loaded.model, rules).graph(x)))
+        self._known[composite] = lrp
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return lrp
+
+
+def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Map:
+    """Explain one input by any explainer; a failure is said in the map's place.
+
+    Raises:
+        UnknownNameError, UsageError: no such explainer, or no such option.
+    """
+    from relprop.explainers import EXPLAINERS
+
+    explainer = EXPLAINERS.build(method)
+    try:
+        heatmap = explainer(loaded.model, x, target.to(x.device))[0].detach().float().cpu()
+    except Exception as error:  # other libraries raise nearly anything
+        text = " ".join(str(error).split())[:300]
+        return Map(method, None, text if isinstance(error, RelpropError) else f"{type(error).__name__}: {text}")
+    if not heatmap.isfinite().all():
+        return Map(method, None, "its map holds infinite values, or values that are not a number")
+    return Map(method, heatmap)
+
+
+def top_classes(loaded: LoadedModel, logits: Tensor, count: int = 5) -> tuple[tuple[int, str, float], ...]:
+    """Return index, name and probability of the most probable classes, (classes,) logits given."""
+    probabilities = logits.softmax(-1)
+    best = torch.topk(probabilities, min(count, len(probabilities)))
+    return tuple(
+        (int(at), loaded.class_name(int(at)), float(p)) for at, p in zip(best.indices, best.values, strict=True)
+    )
+
+
+def _stops(result: Relevance) -> tuple[Stop, ...]:
+    """Sum what was kept at each separator layer over its channels; in order from the image."""
+    found = {name: value for (name, side), value in result.kept.items() if side == "output"}
+    return tuple(
+        Stop(name, tuple(value.shape[1:]), heat(value)[0].float(), float(value.double().sum()))
+        for name, value in found.items()
+    )
+
+
+def layers_shown(graph: Graph, depth: int = 3, most: int = MOST) -> list[str]:
+    """Names of separator layers, from the image (called "input") towards the output.
+
+    A block (`depth` parts of a name) is shown by the last of its layers; only values that have rows and columns count.
+    """
+    found = [node for node in map(graph.nodes.__getitem__, separators(graph)) if _is_map(node)]
+    last = [node for node, after in pairwise(found) if not _same_block(node, after, depth)] + found[-1:]
+    names = ["input" if node.index == 0 else node.name for node in last]
+    if len(names) <= most:
+        return names
+    return [names[round(at * (len(names) - 1) / (most - 1))] for at in range(most)]
+
+
+def heat(relevance: Tensor) -> Tensor:
+    """Sum relevance (N, C, H, H), or (N, H, H, C) as transformers have it, over its channels: (N, H, H)."""
+    return relevance.sum(1 if relevance.shape[-1] == relevance.shape[-2] else -1)
+
+
+def block_of(name: str, depth: int) -> str:
+    """Return the block of a step: the first `depth` parts of its name, its own part left out; 0 keeps the whole."""
+    parts = name.split(".")
+    if depth == 0 or len(parts) == 1:
+        return name
+    return ".".join(parts[: min(depth, len(parts) - 1)])
+
+
+def _is_map(node: Node) -> bool:
+    """Whether it has square maps of more than one value, and is more than a copy: (N, C, H, H) or (N, H, H, C)."""
+    shape = node.shape or ()
+    return len(shape) == 4 and node.op not in COPIES and (shape[2] == shape[3] != 1 or shape[1] == shape[2] != 1)
+
+
+def _same_block(node: Node, after: Node, depth: int) -> bool:
+    """Whether the later of two neighbours can stand for both: of one block, or a layer and its activation."""
+    block = block_of(node.name, depth)
+    if "." in block and block == block_of(after.name, depth):
+        return True
+    return node.shape == after.shape and after.op in ELEMENTWISE

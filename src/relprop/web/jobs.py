@@ -1,0 +1,318 @@
+"""Uploaded images, a queue of jobs, one thread that computes, results. All of it is in memory and bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import secrets
+import threading
+import time
+import warnings
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import PIL.Image
+from torch.overrides import TorchFunctionMode
+
+from relprop import demo
+from relprop.errors import InputError, RelpropError, UsageError
+from relprop.images import read_image
+from relprop.images.read import FORMATS
+from relprop.web.request import ExplanationRequest, GoneError
+from relprop.web.views import result_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from PIL.Image import Image
+
+    from relprop.report import Study, Workbench
+    from relprop.web.limits import Limits
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+log = logging.getLogger("relprop.web")
+DEFECT = "an error inside relprop; the log of the server says more"
+SHUTTING_DOWN = "the server is shutting down"
+UNASKED = "this explanation was stopped, since no client asked for it; ask for it again"
+
+
+class BusyError(UsageError):
+    """The queue is full, or closed."""
+
+
+class StoppedError(BaseException):
+    """Nobody waits for the result of a job any more. No Exception: explainers catch those of other libraries."""
+
+
+class _CheckBeforeOperations(TorchFunctionMode):
+    """Calls a function before each operation of torch in this thread, so that what it raises ends the computation."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self.check = check
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.check()
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(eq=False)
+class Job:
+    """One explanation that was asked for.
+
+    Attributes:
+        id: cannot be guessed; whoever knows it may see the result.
+        request: what was asked for.
+        state: whether it waits, runs or has ended, and how.
+        progress: from 0 to 1, and `doing`, in words.
+        error: why it failed, or was cancelled.
+        asked: time of the monotonic clock at which a client last asked for it.
+        version: grows with each change of state, progress and doing.
+        study, document: the result, and what the page shows of it.
+    """
+
+    request: ExplanationRequest
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    state: State = "waiting"
+    progress: float = 0.0
+    doing: str = ""
+    error: str = ""
+    asked: float = field(default_factory=time.monotonic)
+    version: int = 0
+    study: Study | None = None
+    document: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it neither waits nor runs."""
+        return self.state not in ("waiting", "running")
+
+    def set(self, state: State, progress: float, doing: str = "", error: str = "") -> None:
+        """Change the state, and what is said of it."""
+        self.state, self.progress, self.doing, self.error = state, progress, doing, error
+        self.version += 1
+
+
+class JobQueue:
+    """Keeps uploaded images, computes one job after the other, and keeps the results.
+
+    Args:
+        setups: the models that are served, by name.
+        limits: how much is accepted and kept.
+    """
+
+    def __init__(self, setups: Mapping[str, Workbench], limits: Limits) -> None:
+        self.setups, self.limits = setups, limits
+        self._images: OrderedDict[str, bytes] = OrderedDict()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._queue: deque[Job] = deque()
+        self._change = threading.Condition()
+        self.closed = False
+        self._thread = threading.Thread(target=self._work, name="relprop-web", daemon=True)
+        self._thread.start()
+
+    def add_image(self, content: bytes) -> tuple[str, Image]:
+        """Keep an uploaded image. Returns its id, and the image.
+
+        Raises:
+            InputError: it cannot be read, or is too large.
+        """
+        image = decode(content, self.limits)
+        name = secrets.token_urlsafe(16)
+        with self._change:
+            self._images[name] = content
+            while len(self._images) > self.limits.images:
+                self._images.popitem(last=False)
+        return name, image
+
+    def submit(self, request: ExplanationRequest) -> Job:
+        """Put a request into the queue.
+
+        Raises:
+            GoneError: its image is not kept here.
+            BusyError: too many wait.
+        """
+        self._content(request.image)
+        job = Job(request)
+        with self._change:
+            if self.closed:
+                raise BusyError(SHUTTING_DOWN)
+            self._cancel_unasked()
+            if len(self._queue) >= self.limits.queue:
+                raise BusyError(f"{len(self._queue)} explanations wait already; try again in a minute")
+            self._queue.append(job)
+            self._jobs[job.id] = job
+            for old in [one for one in self._jobs.values() if one.ended]:
+                if len(self._jobs) <= self.limits.jobs + self.limits.queue:
+                    break
+                del self._jobs[old.id]
+            self._change.notify()
+        return job
+
+    def find(self, name: str) -> Job:
+        """Return a job by its id.
+
+        Raises:
+            GoneError: there is none, or it is no longer kept.
+        """
+        with self._change:
+            if name not in self._jobs:
+                raise GoneError("this result is no longer kept; explain the image again")
+            return self._jobs[name]
+
+    def cancel(self, job: Job, reason: str = "this explanation was cancelled") -> None:
+        """End a job: one that waits leaves the queue, one that runs stops before its next operation."""
+        with self._change:
+            if job in self._queue:
+                self._queue.remove(job)
+            if not job.ended:
+                job.set("cancelled", 0.0, error=reason)
+
+    def status(self, job: Job) -> dict[str, Any]:
+        """Return the state of a job as JSON values, with its result once it is done."""
+        with self._change:
+            job.asked = time.monotonic()
+            before = self._queue.index(job) + 1 if job in self._queue else 0
+            names = ("id", "state", "progress", "doing", "version")
+            status: dict[str, Any] = {name: getattr(job, name) for name in names}
+            if job.state == "waiting":
+                running = any(one.state == "running" for one in self._jobs.values())
+                status["doing"] = f"waiting, {before} before this one" if running or before > 1 else "starting"
+            if job.error:
+                status["error"] = job.error
+            if job.state == "done":
+                status["result"] = job.document
+            return status
+
+    def shut_down(self) -> None:
+        """Accept no more requests, and end all jobs with a message."""
+        with self._change:
+            self.closed = True
+            for job in self._jobs.values():
+                if not job.ended:
+                    job.set("failed", 0.0, error=SHUTTING_DOWN)
+            self._queue.clear()
+            self._change.notify_all()
+
+    def close(self, seconds: float = 10.0) -> bool:
+        """Shut down and wait for the thread. Returns whether it has ended: one operation may take longer."""
+        self.shut_down()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _unasked(self, job: Job) -> bool:
+        return time.monotonic() - job.asked > self.limits.unasked_seconds
+
+    def _cancel_unasked(self) -> None:
+        """Cancel waiting jobs that no client has asked for lately: it has gone, and others wait."""
+        for job in [job for job in self._queue if self._unasked(job)]:
+            self.cancel(job, UNASKED)
+
+    def _content(self, image: str) -> bytes | None:
+        """Return an upload's bytes, None for a bundled photograph."""
+        if image.startswith("sample:"):
+            if image.removeprefix("sample:") not in demo.PHOTOGRAPHS:
+                raise GoneError(f"there is no such photograph; there are {', '.join(demo.PHOTOGRAPHS)}")
+            return None
+        with self._change:
+            if image not in self._images:
+                raise GoneError("this image is no longer kept; upload it again")
+            self._images.move_to_end(image)
+            return self._images[image]
+
+    def _work(self) -> None:
+        """Compute one job after the other until the queue is closed."""
+        while (job := self._next()) is not None:
+            try:
+                study, document = self._explain(job)
+                with self._change:
+                    if not job.ended:
+                        job.study, job.document = study, document
+                        job.set("done", 1.0)
+            except StoppedError:
+                self.cancel(job, UNASKED)
+            except RelpropError as error:
+                self._fail(job, clean(str(error)))
+            except Exception:
+                log.exception("an explanation failed")
+                self._fail(job, DEFECT)
+
+    def _next(self) -> Job | None:
+        """Wait for the next job; None once the queue is closed."""
+        with self._change:
+            while not self.closed:
+                self._cancel_unasked()
+                if self._queue:
+                    job = self._queue.popleft()
+                    job.set("running", 0.0)
+                    return job
+                self._change.wait()
+        return None
+
+    def _fail(self, job: Job, error: str) -> None:
+        with self._change:
+            if not job.ended:
+                job.set("failed", 0.0, error=error)
+
+    def _explain(self, job: Job) -> tuple[Study, dict[str, Any]]:
+        """Compute the result of a job.
+
+        Raises:
+            StoppedError: before an operation of torch, once the job was ended or no client asks for it.
+        """
+        request = job.request
+        content = self._content(request.image)
+        name = request.image.removeprefix("sample:") if content is None else "image"
+        image = demo.photograph(name) if content is None else decode(content, self.limits)
+
+        def check() -> None:
+            if job.ended or self._unasked(job):
+                raise StoppedError
+
+        def progress(done: float, doing: str) -> None:
+            check()
+            with self._change:
+                if not job.ended:
+                    job.set("running", done, doing)
+
+        with _CheckBeforeOperations(check):
+            study = self.setups[request.model].study(
+                name, image, target=request.target, against=request.against, composite=request.composite,
+                methods=request.baselines, tell=progress,
+            )  # fmt: skip
+            return study, result_document(study, request.levels, request.smooth)
+
+
+def decode(content: bytes, limits: Limits) -> Image:
+    """Read an uploaded image.
+
+    Raises:
+        InputError: it is no image, is damaged, or has too many pixels.
+    """
+    pixels = _claimed_pixels(content)  # before anything is decoded
+    if pixels > limits.pixels:
+        raise InputError(
+            f"the image has {pixels / 1e6:.0f} million pixels; at most {limits.pixels / 1e6:g} million are accepted, "
+            "and the network sees far fewer: make it smaller"
+        )
+    try:
+        return read_image(content)
+    except InputError as error:
+        raise InputError(clean(str(error))) from None
+
+
+def _claimed_pixels(content: bytes) -> int:
+    """Pixels that the header of an image claims; 0 where it cannot be read, since `read_image` then says why."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damaged headers raise nearly anything
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as header:
+            return header.width * header.height
+    return 0
+
+
+def clean(sentence: str) -> str:
+    """Replace what a message says of this machine: objects in memory, and folders."""
+    return re.sub(r"<[^<>]*>|(?<![\w.])/[\w.-]+(?:/[\w.-]+)+", "...", sentence)

@@ -1,0 +1,136 @@
+"""What a client may ask for: every value is one of a fixed set, a small number, or an id that the server made."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relprop import demo
+from relprop.core.composites.presets import COMPOSITES
+from relprop.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from relprop.report import Workbench
+
+BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "integrated-gradients")
+"""Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
+that the command line alone offers it."""
+SPLITS = ("ratio", "symmetric")
+LEVELS = range(2, 33)
+SMOOTHINGS = (0, 1, 2, 4)
+"""Widths in pixels of the Gaussian that the figure may be drawn after."""
+
+
+class GoneError(InputError):
+    """An id that is not known, or no longer."""
+
+
+@dataclass(frozen=True)
+class ExplanationRequest:
+    """One explanation that a client asks for.
+
+    Attributes:
+        image: "sample:NAME", or the id of an upload.
+        model: name of one of the models that are served.
+        target: index of the class; None for the predicted one.
+        against: index of the class that it is compared with; None to explain the class alone.
+        composite: spec of the rules, split and identity included.
+        smooth: width in pixels of the Gaussian that the figure is drawn after; 0 for none.
+        levels: of Heat Quantization; None for a continuous map.
+        baselines: methods to compare with it.
+    """
+
+    image: str
+    model: str
+    target: int | None
+    composite: str
+    levels: int | None
+    baselines: tuple[str, ...]
+    against: int | None = None
+    smooth: int = 0
+
+
+def read_request(plain: Any, setups: Mapping[str, Workbench]) -> ExplanationRequest:
+    """Check the JSON of a client, value by value.
+
+    Raises:
+        UsageError: a field or value that is not accepted.
+    """
+    if not isinstance(plain, dict):
+        raise UsageError("a request is one JSON object")
+    known = {"image", "model", "target", "composite", "split", "identity", "levels", "baselines", "against", "smooth"}
+    if strange := sorted(str(key)[:40] for key in plain if key not in known):
+        raise UsageError(f"unknown fields: {', '.join(strange)}; known are {', '.join(sorted(known))}")
+    image, baselines = plain.get("image"), plain.get("baselines", [])
+    if not isinstance(image, str):
+        raise UsageError("choose an image, or upload one")
+    model = _one_of("model", plain.get("model", next(iter(setups))), setups)
+    composite = _composite(plain.get("composite", "paper"), plain.get("split"), plain.get("identity"))
+    if not isinstance(baselines, list):
+        raise UsageError("baselines must be a list of names")
+    chosen = tuple(dict.fromkeys(_one_of("baselines", name, BASELINES) for name in baselines))
+    levels = _number("levels", plain.get("levels"), LEVELS)
+    classes = setups[model].loaded.classes
+    indices = range(len(classes) if classes else 1_000_000)
+    target, against = (_number(field, plain.get(field), indices) for field in ("target", "against"))
+    if against is not None and against == target:
+        raise UsageError("a contrast needs two classes; choose another class to compare with")
+    smooth = plain.get("smooth", 0)
+    if isinstance(smooth, bool) or smooth not in SMOOTHINGS:
+        raise UsageError(f"smooth must be one of {', '.join(map(str, SMOOTHINGS))}")
+    return ExplanationRequest(image, model, target, composite, levels, chosen, against, int(smooth))
+
+
+def choices(setups: Mapping[str, Workbench]) -> dict[str, Any]:
+    """Return what a request may hold, for the page."""
+    return {
+        "models": [
+            {"name": name, "about": setup.loaded.name, "classes": list(setup.loaded.classes or ())}
+            for name, setup in setups.items()
+        ],
+        "images": list(demo.PHOTOGRAPHS),
+        "composites": [
+            {"name": name, "about": COMPOSITES.summary(name), "splits": "split" in _parameters(name)}
+            for name in COMPOSITES.names()
+        ],
+        "splits": list(SPLITS),
+        "baselines": list(BASELINES),
+        "smoothings": list(SMOOTHINGS),
+        "levels": [LEVELS.start, LEVELS.stop - 1],
+    }
+
+
+def _composite(name: Any, split: Any, identity: Any) -> str:
+    """Put a spec together, without what is the default of the composite, and build it once to see that it is valid."""
+    spec = _one_of("composite", name, COMPOSITES.names())
+    if split is not None:
+        _one_of("split", split, SPLITS)
+    if identity is not None and not isinstance(identity, bool):
+        raise UsageError("identity must be true or false")
+    for option, value in (("split", split), ("identity", identity)):
+        parameter = _parameters(spec.split(":")[0]).get(option)
+        if value is not None and (parameter is None or parameter.default != value):
+            spec += f":{option}={str(value).lower()}"
+    COMPOSITES.build(spec)
+    return spec
+
+
+def _parameters(composite: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(COMPOSITES.get(composite)).parameters
+
+
+def _one_of(field: str, value: Any, known: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise UsageError(f"{field} must be one of {', '.join(known)}")
+    return value
+
+
+def _number(field: str, value: Any, known: range) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value not in known:
+        raise UsageError(f"{field} must be a whole number from {known.start} to {known.stop - 1}")
+    return value
