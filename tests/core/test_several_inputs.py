@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -208,6 +210,18 @@ def test_saved_and_loaded(tmp_path):
             assert torch.equal(loaded[name].relevance, result[name].relevance)
         assert torch.equal(loaded.at("inputs.depth"), result["depth"].relevance)
         assert loaded.ledger.gap == result.ledger.gap
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for key, wrong in (
+        ("shapes", [[3, 16, 16]]),
+        ("shapes", 3),
+        ("names", ["image"]),
+        ("form", 7),
+        ("shapes", [["a"], [1]]),
+    ):
+        spoilt = {**manifest, "inputs": {**manifest["inputs"], key: wrong}}
+        (tmp_path / "manifest.json").write_text(json.dumps(spoilt))
+        with pytest.raises(InputError, match="holds no result that can be read: its inputs"):
+            relprop.Relevances.load(tmp_path)
     with pytest.raises(InputError, match=r"relevance of several inputs; read it with relprop.Relevances.load"):
         Relevance.load(tmp_path)
     relprop.explain(Pair(), inputs()[0], fixed={"depth": inputs()[1]}).save(tmp_path)
