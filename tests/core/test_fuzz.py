@@ -7,7 +7,7 @@ import torch
 from core_random import CLASSES, Random
 
 import relprop
-from relprop.core.composites import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES
 
 FIRST, NETWORKS, TOGETHER = 0, 200, 10
 EXACT = 1e-12
