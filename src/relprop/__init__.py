@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relprop.core.lrp import explain as explain
     from relprop.core.result.quantize import quantize as quantize
     from relprop.core.result.relevance import Relevance as Relevance
+    from relprop.core.result.several import Relevances as Relevances
     from relprop.core.rules import rule as rule
     from relprop.evaluation.memory import evaluate as evaluate
     from relprop.evaluation.rows import Rows as Rows
@@ -53,6 +54,7 @@ _HOME = {
     "LRP": "core.lrp",
     "Ledger": "core.backward.ledger",
     "Relevance": "core.result.relevance",
+    "Relevances": "core.result.several",
     "Rows": "evaluation.rows",
     "evaluate": "evaluation.memory",
     "explain": "core.lrp",

@@ -87,11 +87,11 @@ def run(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def explain():
+def comparison():
     return session().explain("noise", picture(), methods=["sobel", "random"], target=1)
 
 
-def test_a_study_shows_its_maps_its_books_and_its_classes(comparison):
+def test_a_comparison_shows_its_maps_its_ledgers_and_its_classes(comparison):
     page = read(render(report_of_comparisons([comparison], ["relprop report"])))
     assert f"Why {CLASSES[1]}?" in page.words  # and no script came of it
     assert [image["alt"].split(" for ")[0] for image in page.all("img")] == [

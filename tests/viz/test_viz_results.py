@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
 from relprop.errors import InputError
 from relprop.viz import contours, figure, grid, scale_of, shared_scale, show
 from relprop.viz.colour import GROUND
@@ -220,3 +221,33 @@ def test_the_map_for_one_sign_grows_lighter_for_every_kind_of_eye():
         lightness = lab(np.clip(linear @ np.array(matrix).T, 0, 1))[:, 0]
         assert (np.diff(lightness) > -0.2).all()
         assert lightness[-1] - lightness[0] > 60
+
+
+def of_two_inputs() -> Relevances:
+    """A map of 4 x 4, one of 2 x 2, and five numbers that are no map, for two images."""
+    whole = torch.zeros(2, 16 + 4 + 5)
+    whole[0, 0], whole[0, 16], whole[0, 20] = 0.2, 0.1, 0.3
+    whole[1, 5], whole[1, 19] = 0.4, 0.2
+    shapes = (torch.Size([1, 4, 4]), torch.Size([1, 2, 2]), torch.Size([5]))
+    return Relevances(result_of(whole, torch.tensor([7, 8])), ("image", "depth", "facts"), shapes)
+
+
+def test_a_figure_has_a_panel_for_each_input_that_is_a_map_on_one_scale():
+    result = of_two_inputs()
+    drawn = pictures(figure(result, unit="raw", percentile=None))
+    assert [picture.shape[:2] for picture in drawn] == [(4, 4), (2, 2)] * 2
+    scale = scale_of(np.array([[0, 0.4]]), percentile=None)
+    for place, (row, column), value in ((0, (0, 0), 0.2), (1, (0, 0), 0.1), (2, (1, 1), 0.4), (3, (1, 1), 0.2)):
+        assert drawn[place][row, column] == pytest.approx(scale.over(np.array(value), GROUND))
+    titles = [ax.get_title().replace("\n", " ") for ax in figure(result).axes if ax.images]
+    assert titles[:2] == ["image: 0.2 of class 7, score 0.6", "depth: 0.1 of class 7, score 0.6"]
+    black = {"depth": [np.zeros((2, 2)), np.zeros((2, 2))]}
+    over = pictures(figure(result, black, unit="raw", percentile=None))
+    assert over[1][1, 1].max() < drawn[1][1, 1].min()
+    assert over[0].tolist() == drawn[0].tolist()
+    assert png(result) is not None
+    with pytest.raises(InputError, match=r"show\(result\[NAME\]\) of 'image', 'depth', 'facts', or figure\(result\)"):
+        show(result)
+    assert show(result["depth"], index=1).images[0].get_array().shape == (2, 2, 3)
+    with pytest.raises(InputError, match="none of the inputs facts is an image"):
+        figure(Relevances(result_of(torch.ones(1, 5), torch.tensor([7])), ("facts",), (torch.Size([5]),)))

@@ -136,13 +136,13 @@ def test_other_hosts_and_other_websites_are_refused(client):
 def slow(monkeypatch):
     """A tiny_setup whose explanations wait for an event, and the event."""
     setup, go_on = tiny_setup(), threading.Event()
-    quick = setup.comparison
+    quick = setup.explain
 
     def explain(*given, **options):
         assert go_on.wait(30)
         return quick(*given, **options)
 
-    monkeypatch.setattr(setup, "comparison", comparison)
+    monkeypatch.setattr(setup, "explain", explain)
     yield setup, go_on
     go_on.set()
 
@@ -187,7 +187,7 @@ def test_a_defect_is_logged_and_hidden_from_the_client(monkeypatch, caplog):
     def fails(*given, **options):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
-    monkeypatch.setattr(setup, "comparison", fails)
+    monkeypatch.setattr(setup, "explain", fails)
     with TestClient(make_app({"tiny": setup}, hosts=None)) as client:
         name = client.post("/api/jobs", json={"image": "sample:rocket"}).json()["id"]
         status = finished(client, name)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relprop.core import lrp as core_lrp
 from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.targets.start import begin
 from relprop.core.targets.target import OutputTarget, Scale
-from relprop.errors import TargetError, UsageError, require
+from relprop.errors import TargetError, require
 
 require("captum", "eval")
 
@@ -36,7 +36,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
     makes that the class's probability, as in the paper.
 
     Args:
-        model: a module in evaluation mode whose first argument is the image.
+        model: a module in evaluation mode whose first arguments are the inputs.
         composite: which rules to use; `relprop.paper()` by default.
         start: "logit" (captum's habit) or "probability".
     """
@@ -46,8 +46,7 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         self.model = model
         self.composite = composite
         self.start = start
-        self._bound: dict[Any, tuple[_Bound, core_lrp.LRP]] = {}
-        self._plain = core_lrp.LRP(model, composite, ledger=False)
+        self._lrp = core_lrp.LRP(model, composite, ledger=False)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -65,20 +64,27 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
         """Relevance of every input value, in the input's shape and sign.
 
         Args:
-            inputs: (N, C, H, W), or a tuple of one such tensor.
+            inputs: (N, C, H, W), or a tuple of such tensors, the model's first arguments.
             target: a class, (N,) classes, an index tuple for outputs of more dimensions (one, or a list of N), or
                 anything that `relprop.explain` takes; None where the model returns one value an image.
-            additional_forward_args: what the model takes besides the image; it gets no relevance.
+            additional_forward_args: what the model takes behind them; it gets no relevance.
             return_convergence_delta: whether to return the score less the sum of the relevance, (N,), too.
+
+        Returns:
+            Relevance, or a tuple of it where `inputs` is a tuple.
 
         Raises:
             TargetError: no target for a model of several outputs, or one that does not exist.
-            UsageError: several input tensors.
         """
-        image = _one_image(inputs)
-        result = self._lrp(additional_forward_args)(image, _Chosen(target), start=self.start)
-        found = result.relevance.to(image.dtype)
-        formatted = (found,) if isinstance(inputs, tuple) else found
+        extra = () if additional_forward_args is None else additional_forward_args
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        fixed = dict(enumerate(extra if isinstance(extra, tuple) else (extra,), len(given)))
+        one = len(given) == 1
+        chosen = target if isinstance(target, OutputTarget) else _Chosen(target)
+        result: Any = self._lrp(given[0] if one else given, chosen, start=self.start, fixed=fixed)
+        parts = (result.relevance,) if one else result.relevance
+        found = tuple(part.to(tensor.dtype) for part, tensor in zip(parts, given, strict=True))
+        formatted = found if isinstance(inputs, tuple) else found[0]
         if not return_convergence_delta:
             return formatted
         return formatted, self.compute_convergence_delta(found, result.score)
@@ -96,59 +102,6 @@ class LRP(Attribution):  # type: ignore[misc]  # captum's classes have no types 
     def attribute_future(self) -> None:
         """Not there, as in captum's own LRP."""
         raise NotImplementedError("attribute_future is not implemented for LRP")
-
-    def _lrp(self, extra: Any) -> core_lrp.LRP:
-        """The LRP for one kind of further arguments, made once; their tensors are read anew at each call."""
-        if extra is None:
-            return self._plain
-        given = extra if isinstance(extra, tuple) else (extra,)
-        key = tuple((part.shape, part.dtype) if isinstance(part, Tensor) else repr(part) for part in given)
-        if key not in self._bound:
-            if not isinstance(self.model, nn.Module):
-                raise UsageError("an exported program takes the image alone; additional_forward_args need the module")
-            bound = _Bound(self.model, given)
-            self._bound[key] = bound, core_lrp.LRP(bound, self.composite, ledger=False)
-        bound, lrp = self._bound[key]
-        bound.take(given)
-        return lrp
-
-
-def _one_image(inputs: Any) -> Tensor:
-    given = inputs if isinstance(inputs, tuple) else (inputs,)
-    if len(given) != 1:
-        raise UsageError(
-            f"{len(given)} input tensors were given; relprop explains one, the first: pass the others as "
-            "additional_forward_args"
-        )
-    image: Tensor = given[0]
-    return image
-
-
-class _Bound(nn.Module):
-    """A model with all arguments but the first filled in; tensors among them are buffers, so that they can change."""
-
-    def __init__(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.arguments = arguments
-        self.training = False
-        for number, argument in enumerate(arguments):
-            if isinstance(argument, Tensor):
-                self.register_buffer(f"argument{number}", argument.detach().clone(), persistent=False)
-
-    def take(self, arguments: tuple[Any, ...]) -> None:
-        """Take other values of the same shapes."""
-        for number, argument in enumerate(arguments):
-            if isinstance(argument, Tensor):
-                self.get_buffer(f"argument{number}").copy_(argument)
-
-    def forward(self, x: Tensor) -> Any:
-        """The model's output for `x` and the arguments it was given."""
-        given = [
-            self.get_buffer(f"argument{number}") if isinstance(argument, Tensor) else argument
-            for number, argument in enumerate(self.arguments)
-        ]
-        return self.model(x, *given)
 
 
 @dataclass(frozen=True)

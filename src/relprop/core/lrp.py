@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
 from relprop.core.backward.propagate import Walk, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
-from relprop.core.capture.model import HALVES, Names, Output, first_weight, no_numbers, says_multi_label
+from relprop.core.capture.inputs import Fixed, Given, Inputs
+from relprop.core.capture.model import Names, Output, first_weight, says_multi_label
 from relprop.core.capture.program import ProgramModule
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
@@ -24,6 +25,8 @@ from relprop.core.graph.separators import find_cuts
 from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_cut
 from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
+from relprop.core.targets.detection import Picked
 from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from relprop.core.backward.compiled import Compiler
 
 Keep = Sequence[str] | str
+Several = tuple[Tensor, ...] | Mapping[str, Tensor]
 
 
 class LRP(nn.Module):
@@ -128,15 +132,28 @@ class LRP(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._forget()
 
-    def forward(self, x: Tensor, target: Target = None, *, start: Start = "probability") -> Relevance:
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor, target: Target = ..., *, start: Any = ..., fixed: Fixed = ...) -> Relevance: ...
+
+        @overload
+        def __call__(self, x: Several, target: Target = ..., *, start: Any = ..., fixed: Fixed = ...) -> Relevances: ...
+
+        def __call__(self, x: Any, target: Any = None, **options: Any) -> Any:
+            """Explain a batch, or several inputs: see `forward`."""
+
+    def forward(self, x: Given, target: Target = None, *, start: Start = "probability", fixed: Fixed = None) -> Any:
         """Explain a batch.
 
         Args:
-            x: (N, C, H, W), as the model takes it.
+            x: (N, C, H, W), as the model takes it; or several inputs of N rows each, as a tuple in the order of the
+                model's arguments or as a dict by their names, for one relevance each.
             target: class to explain: None for the predicted one, an int, (N,), or (N, K) for K classes an image,
                 which share the forward run and give relevance (N, K, C, H, W); `targets.Sigmoid` of these for a
                 multi-label model, or another of `relprop.targets`.
             start: relevance begins with the class's "probability" (the paper) or its "logit".
+            fixed: further arguments of the model, which are constants, by name or position: they get no relevance.
 
         Raises:
             InputError: not a batch of finite numbers that the model takes.
@@ -145,11 +162,39 @@ class LRP(nn.Module):
             TargetError: no such class.
             ConservationError: with `strict`, the books do not balance.
         """
-        return self.explain_each(x, (self.composite,), target, start=start)[0]
+        return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed)[0]
+
+    @overload
+    def explain_each(
+        self,
+        x: Tensor,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Relevance, ...]: ...
+
+    @overload
+    def explain_each(
+        self,
+        x: Several,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Relevances, ...]: ...
 
     def explain_each(
-        self, x: Tensor, composites: Sequence[Composite | None], target: Target = None, *, start: Start = "probability"
-    ) -> tuple[Relevance, ...]:
+        self,
+        x: Given,
+        composites: Sequence[Composite | None],
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+    ) -> tuple[Any, ...]:
         """Explain a batch by several composites, in one forward run: the four of Table 2, say.
 
             rows = [relprop.paper(split, identity) for split in ("symmetric", "ratio") for identity in (False, True)]
@@ -158,43 +203,53 @@ class LRP(nn.Module):
         The composite of this `LRP` takes no part. Arguments and errors are those of a call.
         """
 
-        def explain(x: Tensor, target: Target, start: Start) -> tuple[Relevance, ...]:
-            with torch.set_grad_enabled(self._records_gradients), _exact_arithmetic(x):
-                return self._explain(x, target, start, composites)
+        def explain(inputs: Inputs, target: Target, start: Start) -> tuple[Relevance, ...]:
+            with torch.set_grad_enabled(self._records_gradients), _exact_arithmetic(inputs.device):
+                return self._explain(inputs, target, start, composites)
 
-        if not isinstance(x, Tensor) or no_numbers(x) or x.dim() == 0 or len(x) == 0:
-            return explain(x, target, start)  # raises, and says why
-        results = self._chunks.explain(x, target, start, explain)
-        if self._prepared.store.grown and x.device.type == "cpu":
+        inputs = self._inputs(x, fixed)
+        results = self._chunks.explain(inputs, target, start, explain)
+        if self._prepared.store.grown and inputs.device.type == "cpu":
             self._prepared.store.grown = False
             give_back()
-        return results
+        if not inputs.several:
+            return results
+        shapes = tuple(tensor.shape[1:] for tensor in inputs.tensors)
+        return tuple(Relevances(result, inputs.names, shapes, inputs.form) for result in results)
 
     @property
     def _records_gradients(self) -> bool:
         return self.differentiable and torch.is_grad_enabled()
 
-    def graph(self, x: Tensor) -> Graph:
+    def graph(self, x: Given, *, fixed: Fixed = None) -> Graph:
         """The computation that the model makes of `x`."""
-        with torch.no_grad(), _exact_arithmetic(x):
-            return self._record(self._as_input(x), (self.composite,))[0].graph
+        inputs = self._inputs(x, fixed)
+        with torch.no_grad(), _exact_arithmetic(inputs.device):
+            return self._record(inputs, (self.composite,), None)[0].graph
 
-    def _record(self, image: Tensor, composites: Sequence[Composite | None]) -> tuple[Kind, Recording, Prepared]:
+    def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
+        """What the model is given, checked."""
+        inputs = Inputs.of(self._runs, x, fixed, first_weight(self.model))
+        return inputs if self._records_gradients else inputs.detached()
+
+    def _record(
+        self, inputs: Inputs, composites: Sequence[Composite | None], target: Target
+    ) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
+        output = target.pick if isinstance(target, Picked) else self.output
         model: Any = self._runs
         require_evaluation_mode(model)
         names = self._names = self._names or Names(model)
-        prepared = self._prepared.for_run(image)
-        recording = record(model, image, keeps(composites), prepared, names, self.output)
+        prepared = self._prepared.for_run(inputs.tensors)
+        recording = record(model, inputs, keeps(composites), prepared, names, output)
         return self._kinds.of(recording), recording, prepared
 
     def _explain(
-        self, x: Tensor, target: Target, start: Start, composites: Sequence[Composite | None]
+        self, inputs: Inputs, target: Target, start: Start, composites: Sequence[Composite | None]
     ) -> tuple[Relevance, ...]:
-        image = self._as_input(x)
-        kind, recording, prepared = self._record(image, composites)
+        kind, recording, prepared = self._record(inputs, composites, target)
         if kind.mixing:
-            return self._one_by_one(kind, recording, image, target, start, composites)
+            return self._one_by_one(kind, recording, inputs, target, start, composites)
         plans = [kind.plan(composite) for composite in composites]
         layers = self._layers(kind.graph)
         trace = kind.trace(recording, frozenset().union(*(plan.reads for plan in plans)))
@@ -250,36 +305,11 @@ class LRP(nn.Module):
         what, link = beginning.what, beginning.link
         return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
 
-    def _as_input(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise InputError(
-                f"x must be a torch.Tensor, not {type(x).__name__}; torch.from_numpy(x) makes one of an array"
-            )
-        if why := no_numbers(x):
-            raise InputError(f"x {why}")
-        if x.dim() < 2 or 0 in x.shape:
-            raise InputError(f"x must be a batch (N, C, H, W) with at least one image, not of shape {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise InputError(
-                f"x must hold floating-point numbers, not {x.dtype}; use x.float() after scaling to the model's range"
-            )
-        weight = first_weight(self.model)
-        if weight is not None and weight.device != x.device:
-            raise InputError(f"x is on {x.device}, the model on {weight.device}; move one of them")
-        if not all(bound.isfinite() for bound in x.aminmax()):
-            raise InputError("x holds NaN or infinite numbers; relevance of them means nothing")
-        x = x if self._records_gradients else x.detach()
-        if weight is None:
-            return x
-        if weight.dtype == torch.float32 and x.dtype == torch.float64:
-            raise InputError("x is float64 and the model float32; use x.float(), or model.double()")
-        return x.to(torch.float32 if weight.dtype in HALVES else weight.dtype)
-
     def _one_by_one(
         self,
         kind: Kind,
         recording: Recording,
-        image: Tensor,
+        inputs: Inputs,
         target: Target,
         start: Start,
         composites: Sequence[Composite | None],
@@ -292,7 +322,7 @@ class LRP(nn.Module):
         """
         theirs = kind.trace(recording, frozenset()).output
         results = Chunks(1).explain(
-            image, target, start, lambda x, target, start: self._explain(x, target, start, composites)
+            inputs, target, start, lambda given, target, start: self._explain(given, target, start, composites)
         )
         ours, theirs = results[0].logits.detach(), theirs.detach()
         difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
@@ -330,6 +360,7 @@ class LRP(nn.Module):
         return [part.removesuffix("@input") for name in cuts for part in find_cuts(graph).expand(name)]
 
 
+@overload
 def explain(
     model: Model,
     x: Tensor,
@@ -339,13 +370,41 @@ def explain(
     output: Output = None,
     keep: Keep = (),
     start: Start = "probability",
-) -> Relevance:
-    """Which pixels made the model say that: `LRP(model, composite, output=output, keep=keep)(x, target, start=start)`.
+    fixed: Fixed = None,
+) -> Relevance: ...
 
+
+@overload
+def explain(
+    model: Model,
+    x: Several,
+    target: Target = None,
+    *,
+    composite: Composite | None = None,
+    output: Output = None,
+    keep: Keep = (),
+    start: Start = "probability",
+    fixed: Fixed = None,
+) -> Relevances: ...
+
+
+def explain(
+    model: Model,
+    x: Given,
+    target: Target = None,
+    *,
+    composite: Composite | None = None,
+    output: Output = None,
+    keep: Keep = (),
+    start: Start = "probability",
+    fixed: Fixed = None,
+) -> Any:
+    """Which pixels made the model say that.
+
+    The same as `LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed)`.
     An `LRP` keeps what is derived from the weights, so make one to explain many batches.
     """
-    result: Relevance = LRP(model, composite, output=output, keep=keep)(x, target, start=start)
-    return result
+    return LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed)
 
 
 def _compiler() -> Compiler:
@@ -385,13 +444,12 @@ _FULL_PRECISION = _FullPrecision()
 
 
 @contextlib.contextmanager
-def _exact_arithmetic(x: Tensor) -> Iterator[None]:
+def _exact_arithmetic(device: torch.device) -> Iterator[None]:
     """No autocast, and on GPUs no TF32."""
-    device = x.device.type if isinstance(x, Tensor) else "cpu"
     with contextlib.ExitStack() as stack:
-        if torch.amp.is_autocast_available(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
-        if device == "cuda":
+        if torch.amp.is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
             stack.enter_context(_FULL_PRECISION)
         yield
 

@@ -150,6 +150,3 @@ def _said(comparison: Comparison) -> str:
     if comparison.top and comparison.top[0][0] != comparison.target:
         return f"The model predicts {comparison.top[0][1]} ({100 * comparison.top[0][2]:.1f} %)."
     return ""
-
-
-row_of = row_of  # the name that the app imports

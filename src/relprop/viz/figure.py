@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
 from relprop.errors import InputError
-from relprop.viz.colour import PERCENTILE, Scale, Unit, shared_scale
+from relprop.viz.colour import PERCENTILE, Floats, Scale, Unit, shared_scale
 from relprop.viz.overlay import QUIET, blend, caption, draw_bar, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relprop.core.result.relevance import Relevance
+    from relprop.core.result.several import Relevances
 
 _CELL = 2.3  # inches
 
 
 def figure(
-    result: Relevance,
-    images: Sequence[Any] | None = None,
+    result: Relevance | Relevances,
+    images: Any = None,
     *,
     limit: int = 12,
     columns: int = 4,
@@ -34,8 +37,10 @@ def figure(
     """Draw the maps of a result side by side, on one scale: a colour means the same relevance in all of them.
 
     Args:
-        result: of N images, or of N images by K classes (one row an image).
-        images: the N pictures the network saw, see `blend`; None draws the maps alone.
+        result: of N images, or of N images by K classes (one row an image); of several inputs, those that are images
+            have a panel each (one row an image or class).
+        images: the N pictures the network saw, see `blend`; None draws the maps alone. Of several inputs a tuple or
+            dict of such lists, in which None leaves an input without pictures.
         limit: at most so many maps are drawn; the figure says how many are left out.
         columns: maps a row, where each image has one.
         unit: "raw" relevance, or each map as a "share" of its own score; None takes shares where relevance is of
@@ -47,34 +52,83 @@ def figure(
     Raises:
         InputError: relevance of something other than images, or another number of pictures.
     """
-    if result.relevance.dim() - result.target.dim() != 3:
+    panels, columns = _panels(result, images, columns)
+    total = len(panels)
+    panels = panels[:limit]
+    parts = all(panel.is_part for panel in panels)  # signed relevance may cancel
+    unit = unit or ("share" if parts and not result.what else "raw")
+    if unit == "share":
+        panels = [panel.as_share() for panel in panels]
+    maps = [panel.heatmap for panel in panels]
+    scale = scale or shared_scale(maps, percentile=percentile, score=1.0 if unit == "share" else None)
+    rows = math.ceil(len(panels) / columns)
+    height = _CELL * maps[0].shape[0] / maps[0].shape[1]
+    drawn = Figure(figsize=(_CELL * columns + 0.9, (height + 0.3) * rows + 0.35), dpi=dpi, layout="constrained")
+    axes = drawn.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for panel, ax in zip(panels, axes.flat, strict=False):
+        picture(ax, blend(panel.image, panel.heatmap, scale))
+        ax.set_title("\n".join(textwrap.wrap(panel.title, 30)), fontsize=8, color="#1f1f1f")
+    draw_bar(axes, scale)
+    rest = f"; {total - len(panels)} more maps are not drawn" if total > len(panels) else ""
+    drawn.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One map, what it lies over, and its words."""
+
+    heatmap: Floats
+    image: Any
+    title: str
+    score: float
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the map is a part of a positive score, nowhere below zero."""
+        return bool(self.heatmap.min() >= -1e-5 * abs(self.heatmap).max()) and self.score > 0
+
+    def as_share(self) -> _Panel:
+        """The same with relevance as shares of the score."""
+        return replace(self, heatmap=self.heatmap / (self.score or 1.0))
+
+
+def _panels(result: Relevance | Relevances, images: Any, columns: int) -> tuple[list[_Panel], int]:
+    """The maps of a result, and how many stand in a row."""
+    from relprop.core.result.several import Relevances
+
+    each = 1 if result.target.dim() == 1 else result.target.shape[1]
+    if not isinstance(result, Relevances):
+        return _of_input(result, images, ""), min(columns, len(result.target)) if each == 1 else each
+    drawn = [name for name, part in zip(result.names, result, strict=True) if is_map(part)]
+    if not drawn:
+        raise InputError(f"none of the inputs {', '.join(result.names)} is an image, so there are no maps to draw")
+    given = images if isinstance(images, Mapping) else dict(zip(result.names, images or (), strict=False))
+    found = [_of_input(result[name], given.get(name), f"{name}: ") for name in drawn]
+    return [panel for row in zip(*found, strict=True) for panel in row], len(drawn)
+
+
+def _of_input(result: Relevance, images: Sequence[Any] | None, prefix: str) -> list[_Panel]:
+    if not is_map(result):
         raise InputError(f"only maps of images can be drawn, not relevance of shape {tuple(result.relevance.shape)}")
     if images is not None and len(images) != len(result.target):
         raise InputError(f"there are {len(images)} pictures for {len(result.target)} images")
-    each = 1 if result.target.dim() == 1 else result.target.shape[1]
-    columns = min(columns, len(result.target)) if each == 1 else each
-    total = result.target.numel()
-    count = min(total, limit)
-    maps = result.heatmap.flatten(0, result.target.dim() - 1)[:count].detach().cpu().double().numpy()
-    targets, scores = result.target.flatten()[:count], result.score.flatten()[:count]
-    parts = maps.min() >= -1e-5 * abs(maps).max() and bool((scores > 0).all())  # signed relevance may cancel
-    unit = unit or ("share" if parts and not result.what else "raw")
-    if unit == "share":
-        maps = maps / scores.where(scores != 0, 1).cpu().double().numpy()[:, None, None]
-    scale = scale or shared_scale([*maps], percentile=percentile, score=1.0 if unit == "share" else None)
-    rows = math.ceil(count / columns)
-    height = _CELL * maps.shape[1] / maps.shape[2]
-    drawn = Figure(figsize=(_CELL * columns + 0.9, (height + 0.3) * rows + 0.35), dpi=dpi, layout="constrained")
-    axes = drawn.subplots(rows, columns, squeeze=False)
-    for index, ax in enumerate(axes.flat):
-        if index >= count:
-            ax.set_axis_off()
-            continue
-        image = None if images is None else images[index // each]
-        picture(ax, blend(image, maps[index], scale))
-        words = "\n".join(textwrap.wrap(caption(result, targets[index], scores[index]), 30))
-        ax.set_title(words, fontsize=8, color="#1f1f1f")
-    draw_bar(axes, scale)
-    rest = f"; {total - count} more maps are not drawn" if total > count else ""
-    drawn.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)
-    return drawn
+    each = result.target.numel() // len(result.target)
+    maps = result.heatmap.flatten(0, result.target.dim() - 1).detach().cpu().double().numpy()
+    pairs = zip(maps, result.target.flatten(), result.score.flatten(), strict=True)
+    return [
+        _Panel(
+            heatmap,
+            None if images is None else images[place // each],
+            (f"{prefix}{heatmap.sum():.3g} of " if prefix else "") + caption(result, target, score),
+            float(score),
+        )
+        for place, (heatmap, target, score) in enumerate(pairs)
+    ]
+
+
+def is_map(result: Relevance) -> bool:
+    """Whether relevance is of an image, so that it can be drawn."""
+    return result.relevance.dim() - result.target.dim() == 3

@@ -7,10 +7,11 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-from relprop.viz.figure import figure
+from relprop.viz.figure import figure, is_map
 
 if TYPE_CHECKING:
     from relprop.core.result.relevance import Relevance
+    from relprop.core.result.several import Relevances
 
 LIMIT = 8
 """At most so many maps are drawn, and lines printed."""
@@ -18,9 +19,12 @@ LIMIT = 8
 _CELL = 'style="text-align: right; padding: 0.1em 0.8em"'
 
 
-def png(result: Relevance) -> bytes | None:
+def png(result: Relevance | Relevances) -> bytes | None:
     """The first maps of a result on one scale, as PNG; None where there is nothing to draw."""
-    if result.relevance.dim() - result.target.dim() != 3 or not bool(result.relevance.isfinite().all()):
+    from relprop.core.result.several import Relevances
+
+    parts = [*result] if isinstance(result, Relevances) else [result]
+    if not any(map(is_map, parts)) or not all(bool(part.relevance.isfinite().all()) for part in parts):
         return None
     buffer = io.BytesIO()
     figure(result, limit=LIMIT, dpi=90).savefig(buffer, format="png")

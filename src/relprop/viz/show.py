@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from relprop.core.result.relevance import Relevance
+    from relprop.core.result.several import Relevances
 
 
 def show(
-    result: Relevance,
+    result: Relevance | Relevances,
     ax: Axes | None = None,
     *,
     image: Any = None,
@@ -32,7 +33,7 @@ def show(
     """Draw one heatmap of a result, over `image` if given.
 
     Args:
-        result: what `relprop.explain` returned.
+        result: what `relprop.explain` returned; of several inputs, one of them: `result["depth"]`.
         ax: where to draw; None makes a figure (`ax.figure`).
         image: the picture the network saw, see `blend`.
         index: which sample of the batch; a pair (sample, class) where several classes were explained.
@@ -45,8 +46,15 @@ def show(
         title: text above; default is the class index (or what else was explained) and its score.
 
     Raises:
-        InputError: there is no such sample.
+        InputError: there is no such sample; relevance of several inputs.
     """
+    from relprop.core.result.several import Relevances
+
+    if isinstance(result, Relevances):
+        names = ", ".join(map(repr, result.names))
+        raise InputError(
+            f"relevance of several inputs has a map each: show(result[NAME]) of {names}, or figure(result)"
+        )
     maps = result.heatmap if levels is None or contours else result.quantized(levels=levels)
     try:
         heatmap, score, target = maps[index], result.score[index], result.target[index]

@@ -59,11 +59,13 @@ class Kind:
     Attributes:
         translated: the graph, and the number in a recording of each node's value.
         supports: positions of each value that depend on the image.
-        read: constants of the run whose numbers the supports depend on: places.
+        batch: where the batch lies in each value; None where images mix.
+        read: constants of the run whose numbers these depend on: places.
     """
 
     translated: Translated
     supports: tuple[Support, ...]
+    batch: tuple[Place | None, ...]
     read: Mapping[str, Tensor]
     _plans: list[tuple[Composite, Mapping[str, Rule], Plan]] = field(default_factory=list)
 
@@ -75,12 +77,12 @@ class Kind:
     @cached_property
     def mixing(self) -> tuple[Node, ...]:
         """Steps in whose value the images of a batch do not stay apart."""
-        return mixing(self.graph)
+        return mixing(self.graph, self.batch)
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """Where the batch lies in each value."""
-        return tuple(place or FIRST for place in places(self.graph))
+        """Where the batch lies in each value, where images stay apart."""
+        return tuple(place or FIRST for place in self.batch)
 
     @cached_property
     def nonnegative(self) -> tuple[bool, ...]:
@@ -149,7 +151,8 @@ def _kind(recording: Recording) -> Kind:
     translated = graph_of(recording)
     states = {name: value for name, value in recording.values.items() if isinstance(name, str)}
     found, read = supports(translated.graph, states)
-    return Kind(translated, found, {name: states[name].clone() for name in read})
+    batch, picked = places(translated.graph, states)
+    return Kind(translated, found, batch, {name: states[name].clone() for name in read | picked})
 
 
 def keeps(composites: Sequence[Composite | None]) -> Keeps:

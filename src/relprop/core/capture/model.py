@@ -172,6 +172,12 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
     ordered = isinstance(output, tuple | list) and not hasattr(output, "_fields")
     if named or len(entries) == 1 or (entries and ordered):
         return entries[named[0] if named else next(iter(entries))]
+    parts = output if isinstance(output, list | tuple) else [output]
+    if parts and all(isinstance(one, Mapping) and {"boxes", "scores"} <= {*one} for one in parts):
+        raise CaptureError(
+            "the model returns detections, boxes with scores: say which one to explain, as "
+            "target=relprop.targets.Detection(0)"
+        )
     raise CaptureError(
         f"the model returns {type(output).__name__}; relprop explains an (N, classes) tensor, alone, first in a tuple, "
         f"or as the entry {' or '.join(map(repr, NAMES))} ({found}): say which with output=NAME, or wrap the model so "

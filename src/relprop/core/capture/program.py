@@ -13,15 +13,16 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_unflatten
 
 from relprop.core.capture.scripted import Scopes
-from relprop.errors import CaptureError, InputError
+from relprop.errors import InputError
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s+([^\n]*)')
 
 
 class ProgramModule(nn.Module):
-    """Runs an exported program on one input.
+    """Runs an exported program.
 
     Attributes:
+        argument_names: of its inputs, in order.
         scopes: (call, path) of each module around the node that runs.
         source: file, line and text of the code that the node came from.
     """
@@ -30,12 +31,8 @@ class ProgramModule(nn.Module):
         super().__init__()
         self.training = False
         signature = program.graph_signature
-        if len(signature.user_inputs) != 1:
-            raise CaptureError(
-                f"the program takes {len(signature.user_inputs)} inputs; relprop explains one image tensor"
-            )
         self._program = program
-        self._image = str(signature.user_inputs[0])
+        self.argument_names = tuple(map(str, signature.user_inputs))
         values = {**program.constants, **program.state_dict}
         self._given = {
             spec.arg.name: values[spec.target]
@@ -56,13 +53,20 @@ class ProgramModule(nn.Module):
             if isinstance(value, Tensor):
                 yield str(name), value
 
-    def forward(self, x: Tensor) -> Any:
-        """(N, ...) -> what the program returns."""
-        self._require_shape(x)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """(N, ...), one for each input -> what the program returns."""
+        given = {**dict(zip(self.argument_names, inputs, strict=False)), **named}
+        if {*given} != {*self.argument_names} or len(given) != len(inputs) + len(named):
+            raise InputError(
+                f"the program takes {len(self.argument_names)} inputs, {', '.join(self.argument_names)}; it was given "
+                f"{len(inputs) + len(named)}. Several inputs are a tuple of tensors, or a dict of them by name"
+            )
+        for name, value in given.items():
+            self._require_shape(name, value)
         values: dict[torch.fx.Node, Any] = {}
         for node in self._program.graph.nodes:
             if node.op == "placeholder":
-                values[node] = x if node.name == self._image else self._given[node.name]
+                values[node] = given[node.name] if node.name in given else self._given[node.name]
             elif node.op == "get_attr":
                 values[node] = operator.attrgetter(str(node.target))(self._program.graph_module)
             elif node.op == "output":
@@ -78,14 +82,17 @@ class ProgramModule(nn.Module):
         users = [r for r, spec in zip(results, kinds, strict=True) if spec.kind.name == "USER_OUTPUT"]
         return tree_unflatten(users, self._program.call_spec.out_spec)
 
-    def _require_shape(self, x: Tensor) -> None:
+    def _require_shape(self, name: str, x: Any) -> None:
         """Refuse an input that the program was not exported for."""
-        node = next(n for n in self._program.graph.nodes if n.op == "placeholder" and n.name == self._image)
+        node = next(n for n in self._program.graph.nodes if n.op == "placeholder" and n.name == name)
+        if not isinstance(x, Tensor):
+            return  # a number that was part of the program's call
         expected = tuple(size if isinstance(size, int) else None for size in node.meta["val"].shape)
         if len(expected) != x.dim() or any(e not in (None, s) for e, s in zip(expected, x.shape, strict=True)):
             wanted = ", ".join("N" if size is None else str(size) for size in expected)
+            who = "x" if len(self.argument_names) == 1 else name
             raise InputError(
-                f"the program was exported for inputs of shape ({wanted}); x has {tuple(x.shape)}. Give it such "
+                f"the program was exported for inputs of shape ({wanted}); {who} has {tuple(x.shape)}. Give it such "
                 "inputs, or export it again, for any batch with dynamic_shapes=({0: torch.export.Dim('batch')},)"
             )
 

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from relprop.core.capture.calls import Call, Facts, facts_of, plain
+from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALVES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.graph import Ref, State, ref, state
+from relprop.core.graph.ops import IN_BOXES
 from relprop.core.graph.views import write
 from relprop.core.weights.packed import packs
 from relprop.core.weights.prepared import Prepared
@@ -46,7 +48,7 @@ class Recording:
     Attributes:
         calls: in order; each is hashable, so that equal runs are found by comparing them.
         lines: where each call stands in the user's code.
-        image: (N, ...) the input as the model was given it.
+        inputs: as the model was given them.
         output: (N, ...) the scores, and the number of their value.
         values: tensors by the number of their value, or by the name of the weight or constant.
         states: (name, shape, type) of each weight and constant that was used.
@@ -55,7 +57,7 @@ class Recording:
 
     calls: tuple[Call, ...]
     lines: tuple[Line, ...]
-    image: Tensor
+    inputs: Inputs
     output: tuple[Tensor, int]
     values: dict[int | str, Tensor]
     states: tuple[tuple[State, torch.Size, torch.dtype], ...]
@@ -64,17 +66,17 @@ class Recording:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for runs of the same calls, on inputs and weights of the same shapes: their graphs are equal too."""
-        return self.calls, self.output[1], self.states, self.image.shape, self.image.dtype, self.image.device
+        return self.calls, self.output[1], self.states, self.inputs.kind
 
 
 def record(
-    model: nn.Module, image: Tensor, keeps: Keeps, prepared: Prepared, names: Names, output: Output = None
+    model: nn.Module, inputs: Inputs, keeps: Keeps, prepared: Prepared, names: Names, output: Output = None
 ) -> Recording:
     """Run a model once on a batch, and write down what it calls.
 
     Args:
         model: a module in evaluation mode.
-        image: (N, ...) finite numbers; not written to.
+        inputs: what it is given; not written to.
         keeps: which values rules will read.
         prepared: weights laid out for this run; says in which memory format images are run.
         names: of the model's weights and modules.
@@ -86,7 +88,7 @@ def record(
     """
     layouts = (True, False) if prepared.channels_last else (False,)
     for layout in layouts:
-        recorder = _Recorder(names, keeps, prepared, _laid_out(image, layout))
+        recorder = _Recorder(names, keeps, prepared, inputs.copied(channels_last=layout))
         try:
             return recorder.run(model, output)
         except _OtherLayoutError:
@@ -99,15 +101,11 @@ def record(
             if recorder.refused is not None:
                 raise recorder.refused from error
             reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
-            raise InputError(f"the model cannot take x of shape {tuple(image.shape)}: {reason}") from error
+            takes = f"; its arguments are {', '.join(parameters_of(model))}" if isinstance(error, TypeError) else ""
+            raise InputError(f"the model cannot take {inputs.described()}: {reason}{takes}") from error
         finally:
             recorder.put_back()
     raise AssertionError("images in row-major order need no other layout")
-
-
-def _laid_out(image: Tensor, channels_last: bool) -> Tensor:
-    """A copy, which the model may write to."""
-    return image.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class _OtherLayoutError(Exception):
@@ -120,22 +118,34 @@ class _Recorder(TorchDispatchMode):
     refused: RelpropError | None = None
     relaid: bool = False
 
-    def __init__(self, names: Names, keeps: Keeps, prepared: Prepared, image: Tensor) -> None:
+    def __init__(self, names: Names, keeps: Keeps, prepared: Prepared, inputs: Inputs) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._names, self._keeps, self._prepared, self._image = names, keeps, prepared, image
+        self._names, self._keeps, self._prepared, self._inputs = names, keeps, prepared, inputs
+        self._device = inputs.device.type
         self._tensors = Tensors()
         self._calls: list[Call] = []
         self._lines: list[Line] = []
         self._values: dict[int | str, Tensor] = {}
         self._states: dict[str, tuple[State, torch.Size, torch.dtype]] = {}
-        self._shapes: dict[int, torch.Size] = {0: image.shape}
+        self._shapes: dict[int, torch.Size] = {0: inputs.shape}
         self._constants = 0
         self._read_again = False
         self._before: list[tuple[Tensor, Tensor]] = []
         self._within: tuple[Scopes, Line] | None = None
         self._eager: Any = None
-        self._tensors.add(image, ref(0))
         self._modules = Modules(names, None)
+        self._take(inputs)
+
+    def _take(self, inputs: Inputs) -> None:
+        """Take note of the inputs: one is the source of the graph itself, several are parts of it."""
+        if not inputs.several:
+            self._tensors.add(inputs.tensors[0], ref(0))
+            return
+        for name, (start, end), tensor in zip(inputs.names, inputs.bounds, inputs.tensors, strict=True):
+            new, path = self._next(tensor.shape), f"inputs.{name}"
+            args = (ref(0), start, end, tuple(tensor.shape[1:]))
+            self._write_down(one_input, args, {}, (new.index,), True, (), ((path, path),), None)
+            self._tensors.add(tensor, new)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -148,7 +158,7 @@ class _Recorder(TorchDispatchMode):
         if self._prepared.differentiable:
             self._eager = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
         with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self:
-            scores = scores_in(model(self._image), output)
+            scores = scores_in(self._inputs.call(model), output)
         if self.refused is not None:  # and the user's code caught it
             raise self.refused
         if self.relaid:
@@ -160,7 +170,7 @@ class _Recorder(TorchDispatchMode):
         last = scores.float() if scores.dtype in HALVES else scores
         last = last if self._prepared.differentiable else last.detach()
         return Recording(
-            calls, lines, self._image, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
+            calls, lines, self._inputs, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
         )
 
     @contextlib.contextmanager
@@ -208,6 +218,9 @@ class _Recorder(TorchDispatchMode):
             facts = facts_of(func)
         tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         values = [self._known(tensor) for tensor in tensors]
+        if facts.op in IN_BOXES and isinstance(values[1].leaf, Ref):
+            boxes = tensors[1].clone()  # what they are from here on, whatever becomes of the tensor
+            values[1], tensors[1] = Value(boxes, self._new_constant(boxes, False), None, None, False), boxes
         inputs = sum(type(value.leaf) is Ref for value in values)
         written = [_argument(place, args, kwargs) for place in facts.writes]
         if not inputs or facts.constant:
@@ -326,8 +339,8 @@ class _Recorder(TorchDispatchMode):
 
     def _computed(self, func: Any, facts: Facts, args: Any, kwargs: Any, named: Any, *, halved: bool) -> Any:
         """The result of a call; half precision is computed with as float32, also under the model's own autocast."""
-        if torch.is_autocast_enabled(self._image.device.type):
-            with torch.autocast(self._image.device.type, enabled=False):
+        if torch.is_autocast_enabled(self._device):
+            with torch.autocast(self._device, enabled=False):
                 return self._computed(func, facts, args, kwargs, named, halved=halved)
         if halved or (facts.typed and _half_type(args, kwargs)):
             args, kwargs = self._widened(args, named), {n: self._widened(v, None) for n, v in kwargs.items()}
@@ -347,7 +360,7 @@ class _Recorder(TorchDispatchMode):
         try:
             viewed: Tensor = func(*args)
         except RuntimeError:
-            if self._image.is_contiguous():
+            if all(tensor.is_contiguous() for tensor in self._inputs.tensors):
                 raise
             viewed = args[0].reshape(args[1])
             for tensor, value in ((args[0], self._known(args[0])), (viewed, self._tensors.add(viewed, None))):

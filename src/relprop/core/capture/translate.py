@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relprop.core.capture.calls import Call
+from relprop.core.capture.inputs import Inputs, one_input
 from relprop.core.capture.model import Model, Names, require_evaluation_mode, unwrap
 from relprop.core.capture.modules import text_of
 from relprop.core.capture.program import ProgramModule
@@ -56,7 +57,7 @@ def graph_of(recording: Recording) -> Translated:
     calls = recording.calls
     made_by = {number: place for place, call in enumerate(calls) for number in call.results if number is not None}
     needed = _needed(calls, made_by, recording.output[1])
-    nodes = [Node(0, "input", "input", _no_call, shape=recording.image.shape)]
+    nodes = [Node(0, "input", "input", _no_call, shape=recording.shapes[0])]
     index = {0: 0}
     for number in sorted(needed):
         call = calls[made_by[number]]
@@ -90,8 +91,8 @@ def capture(model: Model, image: Tensor) -> Graph:
     model = unwrap(model)
     runs = ProgramModule(model) if isinstance(model, torch.export.ExportedProgram) else model
     require_evaluation_mode(runs)
-    prepared = Prepared().for_run(image)
-    return graph_of(record(runs, image, lambda op, inputs: (False, False), prepared, Names(runs))).graph
+    prepared = Prepared().for_run((image,))
+    return graph_of(record(runs, Inputs((image,)), lambda op, inputs: (False, False), prepared, Names(runs))).graph
 
 
 def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) -> set[int]:
@@ -133,8 +134,8 @@ def _no_call(*_: Any) -> Any:
 def _node(index: int, call: Call, place: int) -> Node:
     """Translate one result of a call."""
     func: Any = call.func
-    if func is write:
-        return Node(index, "", "write", func, call.args, scopes=call.scopes)
+    if func in (write, one_input):
+        return Node(index, "", func.__name__, func, call.args, scopes=call.scopes)
     op = canonical(func._schema.name)
     if func in _VIEWS:  # we choose the memory format of values, and not every one can be viewed
         func = aten.reshape.default

@@ -7,6 +7,7 @@ Relevance and its ledger are kept apart for each image. Moving the batch is no o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind
-from relprop.core.graph.ops import COPIES
+from relprop.core.graph.ops import COPIES, IN_BOXES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
     {
         "mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]",
-        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm",
+        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm", "topk[0]", "sort[0]",
     }
 )  # fmt: skip
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin", "std", "var", "prod", "linalg_vector_norm", "norm"})
@@ -66,34 +67,53 @@ class Place:
 FIRST = Place()
 
 
-def places(graph: Graph) -> tuple[Place | None, ...]:
-    """Place of the batch in the value of each node; None where it has none, since images mix there."""
+def places(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Place | None, ...], frozenset[str]]:
+    """Place of the batch in the value of each node; None where it has none, since images mix there.
+
+    Also the names of the constants whose numbers that depends on: places, where values are picked by them.
+    """
     count = graph.nodes[0].shape[0]
     found: list[Place | None] = [FIRST] * len(graph)
+    read: set[str] = set()
     for node in graph.steps if count > 1 else ():
         below = [found[i] for i in node.inputs]
-        found[node.index] = None if None in below else _place(graph, node, below, count)  # type: ignore[arg-type]
-    return tuple(found)
+        if None in below:
+            found[node.index] = None
+            continue
+        picked = {name: state[name] for name in _states(node.args) if not state[name].is_floating_point()}
+        read |= {*picked} if node.op in COPIES else set()
+        found[node.index] = _place(graph, node, below, count, picked)  # type: ignore[arg-type]
+    return tuple(found), frozenset(read)
 
 
-def mixing(graph: Graph) -> tuple[Node, ...]:
+def mixing(graph: Graph, found: Sequence[Place | None]) -> tuple[Node, ...]:
     """The first steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
-    found = places(graph)
     return tuple(n for n in graph.steps if found[n.index] is None and None not in [found[i] for i in n.inputs])
 
 
-def _place(graph: Graph, node: Node, below: list[Place], count: int) -> Place | None:
+def _states(argument: Any) -> Iterator[str]:
+    """Names of the constants in an argument."""
+    if isinstance(argument, State):
+        yield argument.name
+    elif isinstance(argument, list | tuple):
+        for part in argument:
+            yield from _states(part)
+
+
+def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Mapping[str, Tensor]) -> Place | None:
     """The batch's place in a value, from its places in those that the value is computed from."""
     shapes = [graph.nodes[i].shape for i in node.inputs]
     first, shape = below[0], shapes[0]
     if node.op in _RESHAPES:
         return _reshaped(node.shape, first, shape, count)
     if node.op in COPIES or node.op == "as_strided":
-        return _copied(node, first, shape, count)
+        return _copied(node, first, shape, count, picked)
     if node.op in _BY_DIM:
         return _reduced(node, first, len(shape))
     if node.op in ("cat", "stack"):
         return _joined(node, below, shapes)
+    if node.op in IN_BOXES or (node.op == "index_put" and isinstance(node.args[2], Ref)):
+        return None  # rows go where boxes or places say, whose numbers are not known here
     if node.op in _BY_ROW and first.axis:
         return None
     if node.op in ("linear", "softmax") and first.axis == len(shape) - 1:
@@ -131,15 +151,17 @@ def _reshaped(shape: tuple[int, ...], place: Place, given: tuple[int, ...], coun
     return None if rest or rows % before else Place(axis, before, rows)
 
 
-def _copied(node: Node, place: Place, given: tuple[int, ...], count: int) -> Place | None:
-    """Where the numbers of the images come to lie when the step moves them."""
+def _copied(node: Node, place: Place, given: tuple[int, ...], count: int, picked: Mapping[str, Tensor]) -> Place | None:
+    """Where the numbers of the images come to lie when the step moves them, to the places that it picks."""
     behind = place.rows // place.before
     numbers = torch.arange(count, dtype=torch.float64).repeat_interleave(behind).repeat(place.before)
     sizes = [1] * len(given)
     sizes[place.axis] = len(numbers)
 
     def value(argument: Ref | State) -> Any:
-        return numbers.view(sizes).expand(given) if isinstance(argument, Ref) else None
+        if isinstance(argument, Ref):
+            return numbers.view(sizes).expand(given)
+        return picked[argument.name].cpu() if argument.name in picked else None
 
     try:
         moved: Tensor = _without_value(node)(*bind(node.args, value), **bind(_kwargs(node), value))
@@ -187,8 +209,10 @@ def _lie(numbers: Tensor, before: int, behind: int, count: int) -> bool:
 def _reduced(node: Node, place: Place, rank: int) -> Place | None:
     """A step along dimensions: None where the batch's is among them."""
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if node.op in ("linalg_vector_norm", "norm"):
+    if node.op in ("linalg_vector_norm", "norm", "topk[0]"):
         dims = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
+    if node.op in ("topk[0]", "sort[0]") and dims is None:
+        dims = -1
     if dims is None or dims == ():
         if node.op in _ALL_DIMS:
             return None

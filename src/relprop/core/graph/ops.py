@@ -17,6 +17,7 @@ COPIES = frozenset(
         "slice", "select", "pad", "constant_pad_nd", "flip", "roll", "expand", "repeat", "pixel_shuffle",
         "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "index_select", "_unsafe_view", "narrow",
         "unfold", "im2col", "index", "_unsafe_index", "gather", "take_along_dim", "diagonal", "rot90",
+        "one_input",
     }
 )  # fmt: skip
 
@@ -32,6 +33,9 @@ ELEMENTWISE = frozenset(
         "rsqrt", "reciprocal", "square", "pow", "abs", "erf", "sin", "cos", "nan_to_num", "masked_fill",
     }
 )  # fmt: skip
+
+#: averages over boxes, which are their second argument: the boxes of the run are taken as constants
+IN_BOXES = frozenset({"roi_align"})
 
 #: values that do not depend on the tensors they are given
 CONSTANT = frozenset(

@@ -19,12 +19,14 @@ from torch import Tensor
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind
-from relprop.core.graph.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE
+from relprop.core.graph.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE, IN_BOXES
 
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset({"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write"})
+_TAKES_CONSTANTS = frozenset(
+    {"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write", "index_put"}
+)
 
 
 def supports(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Support, ...], frozenset[str]]:
@@ -68,6 +70,8 @@ def _support(node: Node, masks: _Masks) -> Support:
     shape = masks.shapes[node.index]
     if node.op in AFFINE and len(node.inputs) == 1:
         return _of_affine(node, below[0], masks)
+    if node.op in IN_BOXES:
+        return _in_boxes(node, below[0], masks)
     if node.op in _TAKES_CONSTANTS or (node.op in COPIES and below[0] is not None):
         whole = node.op in ("cat", "stack") and len(node.inputs) == len(node.args[0])
         return None if whole and all(support is None for support in below) else _of_copy(node, masks)
@@ -153,6 +157,18 @@ def _of_affine(node: Node, below: Support, masks: _Masks) -> Support:
     if below is None and not conv.may_see_padding_alone:
         return None
     return conv.count(masks.of(node.inputs[0])).repeat_interleave(conv.outputs_per_group, 1) > 0
+
+
+def _in_boxes(node: Node, below: Support, masks: _Masks) -> Support:
+    """A cell of a box depends on the image if a position that it averages does; outside the map there is none."""
+    boxes = node.args[1]
+    if not isinstance(boxes, State):
+        return None
+    masks.read.add(boxes.name)
+    count, _, *size = masks.shapes[node.inputs[0]]
+    seen = torch.ones(count, 1, *size) if below is None else below.expand(masks.shapes[node.inputs[0]])[:, :1].float()
+    averaged: Tensor = node.call(seen, masks.state[boxes.name].cpu().float(), *node.args[2:], **node.kwargs)
+    return (averaged > 0).expand(masks.shapes[node.index])
 
 
 def _pooled(node: Node, below: Tensor) -> Support:

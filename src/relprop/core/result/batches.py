@@ -12,7 +12,7 @@ from relprop.core.result.relevance import Relevance
 from relprop.shortage import is_out_of_memory
 
 #: explains images with what belongs to them (targets, start): one result for each composite
-Explain = Callable[[Tensor, Any, Any], tuple[Relevance, ...]]
+Explain = Callable[[Any, Any, Any], tuple[Relevance, ...]]
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class Chunks:
 
     size: int | None = None
 
-    def explain(self, x: Tensor, target: Any, start: Any, explain: Explain) -> tuple[Relevance, ...]:
+    def explain(self, x: Any, target: Any, start: Any, explain: Explain) -> tuple[Relevance, ...]:
         """Explain a batch in as many parts as it takes, and put the results together."""
         count, at = len(x), 0
         parts: list[tuple[Relevance, ...]] = []

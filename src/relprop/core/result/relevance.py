@@ -208,14 +208,19 @@ class Relevance:
         Returns:
             The directory.
         """
+        return write_result(directory, self.tensors(), self.manifest())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the result by the names that they are saved under."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {f"kept/{side}/{name}": value for (name, side), value in self.kept.items()}
         if self.ledger is not None:
             tensors |= {f"ledger/{name}": column for name, column in self.ledger.columns().items()}
             tensors |= {"ledger/start": self.ledger.start, "ledger/end": self.ledger.end}
-        return write_result(directory, tensors, self._manifest())
+        return tensors
 
-    def _manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
+        """What a saved result says of itself."""
         entries = [] if self.ledger is None else self.ledger.entries
         return {
             "format": _FORMAT,
@@ -240,8 +245,21 @@ class Relevance:
             InputError: there is no saved result, it is of an unknown format, or its parts do not fit one another.
         """
         stored = Stored(directory)
+        if "inputs" in stored.manifest:
+            raise InputError(f"{directory} holds relevance of several inputs; read it with relprop.Relevances.load")
+        return cls.of_stored(stored)
+
+    @classmethod
+    def of_stored(cls, stored: Stored) -> Relevance:
+        """Put a result together from what was saved.
+
+        Raises:
+            InputError: it is of an unknown format, or its parts do not fit one another.
+        """
         if stored.manifest.get("format") != _FORMAT:
-            raise InputError(f"{directory} has format {stored.manifest.get('format')}; this version reads {_FORMAT}")
+            raise InputError(
+                f"{stored.directory} has format {stored.manifest.get('format')}; this version reads {_FORMAT}"
+            )
         target, logits, what = stored.tensor("target"), stored.tensor("logits"), stored.get("what", str, "")
         relevance = stored.tensor("relevance")
         count = target.dim()

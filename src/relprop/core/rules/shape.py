@@ -12,6 +12,7 @@ from relprop.core.graph.ops import COPIES
 from relprop.core.graph.views import view
 from relprop.core.rules.rule import rule
 from relprop.core.rules.step import Absent, Step
+from relprop.errors import UnsupportedOpError
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
@@ -37,6 +38,11 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     if step.node.op == "select":
         back = torch.ops.aten.select_backward(relevance, list(shape), *step.args[1:3])
         return back
+    if step.node.op == "one_input":
+        start, end, _ = step.args[1:]
+        whole = relevance.new_zeros(shape)
+        whole[:, start:end] = relevance.reshape(len(relevance), -1)
+        return whole
     if step.node.op == "expand":
         return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)
     if step.node.op == "pad" and (
@@ -108,6 +114,45 @@ def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     rest = relevance.clone()
     view(rest, views).zero_()
     return tuple(given for given, argument in ((rest, base), (there, part)) if isinstance(argument, Absent))
+
+
+@rule("index_put", name="split up", reads=(), several=True)
+def put_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """`y[places] = x`: x gets the relevance of its places, y the rest; what is written to one place shares it evenly.
+
+    An x without rows, as where no box lies on a level of a pyramid, gets none.
+    """
+    base, places, values, *more = step.args
+    if more[:1] == [True]:
+        raise UnsupportedOpError(
+            f"{step.node.name} adds values up at places that repeat (index_put with accumulate=True), which has no rule"
+        )
+    ones = torch.ones(values.shape, dtype=relevance.dtype, device=relevance.device)
+    times = torch.ops.aten.index_put(
+        torch.zeros_like(relevance), places, ones.expand_as(relevance[_slots(places)]), True
+    )
+    there = (relevance / times.clamp(min=1))[_slots(places)].sum_to_size(values.shape)
+    rest = torch.where(times > 0, 0, relevance)
+    parts = ((rest, base), (there if there.numel() else None, values))
+    return tuple(part for part, argument in parts if isinstance(argument, Absent))
+
+
+def _slots(places: Any) -> tuple[Any, ...]:
+    """Places as `tensor[...]` takes them: None stands for a whole dimension."""
+    return tuple(slice(None) if place is None else place for place in places)
+
+
+@rule("topk[0]", "sort[0]", name="move")
+def to_the_chosen(step: Step, relevance: Tensor) -> Tensor:
+    """The largest, or all in order: each to the value that it is."""
+
+    def choose(value: Tensor) -> Tensor:
+        chosen: Tensor = step.node.call(value, *step.args[1:], **step.kwargs)
+        return chosen
+
+    pull: Any = torch.func.vjp(choose, step.input)[1]
+    moved: Tensor = pull(relevance)[0]
+    return moved
 
 
 @rule("copy", name="move", reads=(), several=True)

@@ -21,7 +21,7 @@ from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node
 from relprop.core.graph.signs import always_nonnegative
 from relprop.core.rules.affine import quotient
-from relprop.core.rules.rule import DEFAULTS, Rule, Shares
+from relprop.core.rules.rule import DEFAULTS, Rule, Shares, rule
 from relprop.core.rules.step import Absent, Step
 
 #: operations that are linear in one tensor, with weights in another or without any (their weights are >= 0 then)
@@ -192,6 +192,38 @@ def _share_halves(step: Step, relevance: Tensor) -> Shares:
         assert isinstance(parts, tuple)
         shares.append(parts[k])
     return tuple(shares)
+
+
+@rule("roi_align", name="z+ average in boxes")
+def average_in_boxes(step: Step, relevance: Tensor) -> Tensor:
+    """Share each cell of a box by positive contribution (z⁺-rule, Eq. 2): RoI align is a weighted average.
+
+        R_i = Σ_j w_ji max(0, h_i) / Σ_k w_jk max(0, h_k) · R_j
+
+    w_ji ≥ 0 are the weights of bilinear interpolation at the samples of cell j, averaged (He et al. 2017); boxes are
+    constants. A cell that nothing positive excites shares by w_ji. Maps (K, C, h, w) to (N, C, H, W).
+    """
+    boxes, *options = step.args[1:]
+    value, support = step.input, step.supports[0]
+    backward: Any = torch.ops.torchvision._roi_align_backward
+    scale, height, width, samples, aligned = options
+
+    def average(h: Tensor) -> Tensor:
+        averaged: Tensor = step.node.call(h, boxes, *options)
+        return averaged
+
+    def pull(r: Tensor) -> Tensor:
+        shared: Tensor = backward(r.contiguous(), boxes, scale, height, width, *value.shape, samples, aligned)
+        return shared
+
+    there = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
+    above = value.clamp(min=0) * there
+    divided, dead = quotient(relevance, average(above))
+    shared = above * pull(divided)
+    if dead is None:
+        return shared
+    divided, _ = quotient(dead, average(there))
+    return shared + there * pull(divided)
 
 
 #: where neither operand weighs the other each gets half (the uniform rule of AttnLRP, Achtibat et al. 2024, Eq. 13)

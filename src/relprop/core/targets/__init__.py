@@ -1,5 +1,6 @@
 """What of an output is explained, and with how much relevance the backward pass starts."""
 
+from relprop.core.targets.detection import Detection, InstanceMask
 from relprop.core.targets.start import Sigmoid
 from relprop.core.targets.target import (
     Binary,
@@ -17,8 +18,10 @@ from relprop.core.targets.target import (
 __all__ = [
     "Binary",
     "Contrast",
+    "Detection",
     "Function",
     "Given",
+    "InstanceMask",
     "Mask",
     "OutputTarget",
     "Scale",

@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -116,12 +116,13 @@ class Prepared:
     store: Store = field(default_factory=Store)
     _checked: dict[int, int] = field(default_factory=dict)
 
-    def for_run(self, image: Tensor) -> Prepared:
-        """The same store for one run on images of a size."""
-        size = tuple(image.shape[1:])
+    def for_run(self, tensors: Sequence[Tensor]) -> Prepared:
+        """The same store for one run on inputs of these sizes."""
+        size = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
         self.store.use(size)
         differentiable = self.differentiable and torch.is_grad_enabled()
-        packs = image.dim() == 4 and image.device.type == "cpu" and image.dtype == torch.float32
+        images = any(tensor.dim() == 4 for tensor in tensors)
+        packs = images and tensors[0].device.type == "cpu" and tensors[0].dtype == torch.float32
         channels_last = packs and not differentiable
         return replace(self, channels_last=channels_last, differentiable=differentiable, size=size, _checked={})
 

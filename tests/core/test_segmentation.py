@@ -1,0 +1,74 @@
+"""Torchvision's segmentation networks as they are: a class over some pixels, over its own pixels, at one pixel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import relprop
+from relprop.core.targets.target import Mask
+
+segmentation = pytest.importorskip("torchvision.models.segmentation")
+
+SIZE, CLASSES = 48, 4
+GAP = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def network(name: str, dtype: torch.dtype) -> nn.Module:
+    """Random weights, and batch norms as after training."""
+    torch.manual_seed(0)
+    model = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=CLASSES)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.to(dtype).eval()
+
+
+def images(dtype: torch.dtype) -> torch.Tensor:
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def region() -> torch.Tensor:
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[8:30, 12:40] = True
+    return mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+)
+def test_a_class_over_a_region(name, dtype):
+    model, x = network(name, dtype), images(dtype)
+    result = relprop.explain(model, x, target=Mask(2, region()))
+    with torch.no_grad():
+        expected = model(x)["out"].softmax(1)[:, 2][:, region()].mean(1)
+    torch.testing.assert_close(result.score, expected, rtol=1e-5, atol=0)
+    total = result.relevance.double().flatten(1).sum(1)
+    assert float(((total - result.score.double()) / result.score.double()).abs().max()) < GAP[dtype]
+    assert result.ledger.gap < GAP[dtype]
+    assert result.ledger.absorbed == 0
+
+
+def test_a_pixel_is_a_function_of_the_output_or_a_mask_of_one_pixel():
+    model, x = network("lraspp_mobilenet_v3_large", torch.float64), images(torch.float64)
+    with torch.no_grad():
+        out = model(x)["out"]
+    of_function = relprop.explain(model, x, target=lambda y: y[:, 3, 10, 20])
+    torch.testing.assert_close(of_function.score, out[:, 3, 10, 20])
+    pixel = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    pixel[10, 20] = True
+    of_mask = relprop.explain(model, x, target=Mask(3, pixel), start="logit")
+    torch.testing.assert_close(of_mask.relevance, of_function.relevance)
+
+
+def test_where_a_class_is_predicted():
+    model, x = network("lraspp_mobilenet_v3_large", torch.float64), images(torch.float64)
+    with torch.no_grad():
+        out = model(x)["out"]
+    predicted = int(out.argmax(1).flatten().bincount().argmax())
+    probability = out.softmax(1)[:, predicted]
+    expected = torch.stack([p[o.argmax(0) == predicted].mean() for p, o in zip(probability, out, strict=True)])
+    torch.testing.assert_close(relprop.explain(model, x, target=Mask(predicted)).score, expected)
