@@ -66,11 +66,11 @@ def weighted(quirks: Quirks = frozenset(), *, ones: bool = False) -> Rule:
             parts = [(step.input, plus)]
         else:
             parts = [(step.input.clamp(min=0), plus), (step.input.clamp(max=0), minus)]
-        z = torch.stack([layer.push(h, w).expand_as(relevance) for h, w in parts]).sum(0)
+        z = torch.stack([layer.forward(h, w).expand_as(relevance) for h, w in parts]).sum(0)
         divided, dead = divide(relevance, z, quirks)
-        shared = torch.stack([(h * layer.pull(divided, w)).expand(step_shape(step, relevance)) for h, w in parts]).sum(
-            0
-        )
+        shared = torch.stack(
+            [(h * layer.transpose(divided, w)).expand(step_shape(step, relevance)) for h, w in parts]
+        ).sum(0)
         return shared if "dead" in quirks else shared + evenly(layer, dead)
 
     return Rule("z+ with quirks", share, conserves=False, positive=False)

@@ -163,7 +163,7 @@ def test_kept_layers_and_readings_have_a_graph():
     model = Tiny().double()
     result = relprop.LRP(model, keep=["relu"], differentiable=True)(X, 1)
     assert result.at("relu").requires_grad
-    result.read({"relu": 0.5, "input": 0.5}).square().sum().backward()
+    result.combine({"relu": 0.5, "input": 0.5}).square().sum().backward()
     assert model.conv1.weight.grad.abs().sum() > 0
 
 

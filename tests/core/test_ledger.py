@@ -12,10 +12,10 @@ from relprop.core.rules import pass_through
 from relprop.errors import ConservationError
 
 
-def entry(name, received, sent, *, conserves=True, magnitude=None, blind=0.0):
+def entry(name, received, sent, *, conserves=True, magnitude=None, outside=0.0):
     received, sent = (tensor(value, dtype=torch.float64) for value in (received, sent))
     magnitude = received.abs() if magnitude is None else tensor(magnitude, dtype=torch.float64)
-    return Entry(name, "conv", "z+", conserves, received, sent, magnitude, blind)
+    return Entry(name, "conv", "z+", conserves, received, sent, magnitude, outside)
 
 
 def book(*entries, start=(1.0, 2.0), end=(1.0, 2.0)):
@@ -48,7 +48,7 @@ def test_what_a_rule_absorbs_is_no_leak():
 
 
 def test_what_reaches_blind_positions_is_absorbed_and_the_rest_must_be_sent():
-    ledger = book(entry("a", [1.0, 2.0], [0.75, 2.0], blind=tensor([0.25, 0.0], dtype=torch.float64)))
+    ledger = book(entry("a", [1.0, 2.0], [0.75, 2.0], outside=tensor([0.25, 0.0], dtype=torch.float64)))
     assert ledger.gap == 0
     assert ledger.absorbed == 0.25
 

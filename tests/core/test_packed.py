@@ -11,7 +11,7 @@ from torch import nn
 import relprop
 from relprop.core.backward.plan import Kind
 from relprop.core.graph.convolution import ConvGeometry
-from relprop.core.weights.packed import available, pack_pull, pack_push, packs
+from relprop.core.weights.packed import available, pack_forward, pack_transpose, packs
 from relprop.core.weights.prepared import Prepared
 from tiny import Tiny, images
 
@@ -48,25 +48,27 @@ def test_packed_convolutions_and_their_transposes_equal_the_plain_ones(kind, cou
     weight = torch.randn(shape, generator=generator)
     value = torch.randn(count, inputs, *size, generator=generator).contiguous(memory_format=torch.channels_last)
     assert packs(geometry, value, weight)
-    expected = geometry.push(value, weight)
+    expected = geometry.forward(value, weight)
     bias = torch.randn(outputs, generator=generator)
-    pushed = pack_push(geometry, weight, value.shape).push(value, bias)
+    pushed = pack_forward(geometry, weight, value.shape).forward(value, bias)
     torch.testing.assert_close(pushed, expected + bias[:, None, None], rtol=1e-4, atol=1e-4)
-    pulled = pack_pull(geometry, weight, expected.shape, size).pull(expected, size)
-    torch.testing.assert_close(pulled, geometry.pull(expected, weight, value), rtol=1e-4, atol=1e-4)
+    pulled = pack_transpose(geometry, weight, expected.shape, size).transpose(expected, size)
+    torch.testing.assert_close(pulled, geometry.transpose(expected, weight, value), rtol=1e-4, atol=1e-4)
 
 
 @needs_packing
 def test_what_is_packed_for_one_batch_and_size_serves_others():
     geometry = ConvGeometry((4, 6, 3, 3), (2, 2), (1, 1), (1, 1), False, (0, 0), 1)
     weight, few, many = torch.randn(4, 6, 3, 3), torch.randn(1, 6, 9, 9), torch.randn(7, 6, 9, 9)
-    packed = pack_push(geometry, weight, few.shape)
-    torch.testing.assert_close(packed.push(many), geometry.push(many, weight), rtol=1e-4, atol=1e-4)
-    back = pack_pull(geometry, weight, packed.push(few).shape, (9, 9))
+    packed = pack_forward(geometry, weight, few.shape)
+    torch.testing.assert_close(packed.forward(many), geometry.forward(many, weight), rtol=1e-4, atol=1e-4)
+    back = pack_transpose(geometry, weight, packed.forward(few).shape, (9, 9))
     for size in ((9, 9), (10, 9), (30, 21)):
         value = torch.randn(3, 6, *size)
-        pushed = geometry.push(value, weight)
-        torch.testing.assert_close(back.pull(pushed, size), geometry.pull(pushed, weight, value), rtol=1e-4, atol=1e-4)
+        pushed = geometry.forward(value, weight)
+        torch.testing.assert_close(
+            back.transpose(pushed, size), geometry.transpose(pushed, weight, value), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
@@ -83,8 +85,8 @@ def test_changed_weights_are_packed_anew():
     for factor in (1.0, 10.0):
         weight.mul_(factor)
         run = prepared.for_run(value)
-        assert run.push("w", geometry, value, weight)[0, :, 0, 0].tolist() == [10 * factor, 15 * factor]
-        pulled = run.pull("w", geometry, torch.ones(1, 2, 2, 2), weight, value)
+        assert run.forward("w", geometry, value, weight)[0, :, 0, 0].tolist() == [10 * factor, 15 * factor]
+        pulled = run.transpose("w", geometry, torch.ones(1, 2, 2, 2), weight, value)
         assert pulled[0, 0, 0].tolist() == [5 * factor, 5 * factor]
 
 

@@ -43,7 +43,7 @@ def test_the_default_reads_the_late_blocks_and_the_pixels_smoothed():
 def test_networks_without_blocks_are_read_at_their_last_map(network):
     model, x, target = made(network), pictures(side=12), torch.tensor([0, 1, 3])
     result = LRP(model, two_sided(), keep=["last-map"])(x, target=target)
-    expected = result.read({"last-map~1.6": 0.75, "input~1.6": 0.25})
+    expected = result.combine({"last-map~1.6": 0.75, "input~1.6": 0.25})
     assert torch.allclose(EXPLAINERS.build("lrp-cuts")(model, x, target), expected, rtol=1e-5, atol=1e-8)
 
 
@@ -94,7 +94,7 @@ def test_a_reading_that_nobody_knows_is_an_error():
         EXPLAINERS.build("lrp-cuts:weights=defualt")
     with pytest.raises(UsageError, match="must add up to 1"):
         EXPLAINERS.build("lrp-cuts:weights=0.5*input")
-    with pytest.raises(UsageError, match=r"'layer1.0.conv1' is no cut that holds a map"):
+    with pytest.raises(UsageError, match=r"'layer1.0.conv1' is no separator layer that holds a map"):
         EXPLAINERS.build("lrp-cuts:weights=1*layer1.0.conv1")(small(), pictures(), torch.tensor([0, 1, 2]))
 
 

@@ -137,4 +137,4 @@ def test_the_maps_stay_what_they_were(saved):
     again = relprop.Relevance.load(saved)
     assert np.isclose(float(again.score[0]), float(again.ledger.start[0]))
     assert {side for _, side in again.kept} == {"input", "output"}
-    assert again.read({"late": 1.0}).shape == (1, 8, 8)
+    assert again.combine({"late": 1.0}).shape == (1, 8, 8)

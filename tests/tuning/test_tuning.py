@@ -11,7 +11,7 @@ from torch import nn
 
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
-from relprop.core.graph.separators import find_cuts
+from relprop.core.graph.separators import find_separators
 from relprop.data import Sample, open_dataset
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS
@@ -70,7 +70,7 @@ def test_reporting_an_image_of_the_selection_is_an_error():
 
 
 def test_the_grid_reads_each_late_part_once_with_each_width_and_share():
-    cuts = find_cuts(capture(cifar_resnet(14, width=4).eval(), torch.zeros(1, 3, 32, 32)))
+    cuts = find_separators(capture(cifar_resnet(14, width=4).eval(), torch.zeros(1, 3, 32, 32)))
     found = grid(cuts, ("paper", "epsilon"), (0.0, 0.25), (0.0, 1.6))
     late = [f"{name}{width}" for name in ("last-map", "late", "late-blocks") for width in ("", "~1.6")]
     expected = [text for name in late for text in (f"1*{name}", f"0.75*{name}+0.25*input~1.6")]
@@ -78,7 +78,7 @@ def test_the_grid_reads_each_late_part_once_with_each_width_and_share():
     assert found[0] == Candidate("paper", "1*last-map")
     assert found[-1].composite == "epsilon"
     assert found[3].by_layer == {"last-map~1.6": 0.75, "input~1.6": 0.25}
-    plain = find_cuts(capture(tiny().model, torch.zeros(1, 3, 16, 16)))
+    plain = find_separators(capture(tiny().model, torch.zeros(1, 3, 16, 16)))
     assert [c.weights for c in grid(plain, ("paper",), (0.0,), (0.0,))] == ["1*late-blocks", "1*input"]
 
 

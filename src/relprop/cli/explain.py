@@ -190,9 +190,9 @@ class View:
 
     def heatmap(self, result: Relevance) -> Tensor:
         """The map (N, H, W) of a result: at the pixels, or of several layers combined."""
-        from relprop.core.result.combine import parse_reading
+        from relprop.core.result.combine import parse_weights
 
-        return result.heatmap if self.combine is None else result.read(parse_reading(self.combine))
+        return result.heatmap if self.combine is None else result.combine(parse_weights(self.combine))
 
     def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""

@@ -1,4 +1,4 @@
-"""`LRP(model)(x)`: capture once, run forwards once, walk backwards once."""
+"""`LRP(model)(x)`: capture once, run forwards once, pass relevance back once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from relprop.core.backward.ledger import Ledger
 from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
-from relprop.core.backward.propagate import Walk, propagate
+from relprop.core.backward.propagate import BackwardPass, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
 from relprop.core.capture.inputs import Fixed, Given, Inputs
@@ -21,9 +21,9 @@ from relprop.core.capture.model import Names, Output, first_weight, says_multi_l
 from relprop.core.capture.program import ProgramModule
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
-from relprop.core.graph.separators import find_cuts
+from relprop.core.graph.separators import find_separators
 from relprop.core.result.batches import Chunks
-from relprop.core.result.combine import parse_cut
+from relprop.core.result.combine import parse_layer
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
 from relprop.core.targets.detection import Picked
@@ -59,12 +59,12 @@ class LRP(nn.Module):
             convolutional networks `relprop.paper()`.
         output: which of the tensors that the model returns is explained: its name or position, or a function that takes
             it out of what is returned. By default the one tensor, the first of a tuple, or "logits" or "out" in a dict.
-        keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.read` takes; or
+        keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.combine` takes; or
             "all".
-        ledger: whether to keep the books (about 1 to 3 % of the time).
+        ledger: whether to keep a ledger (about 1 to 3 % of the time).
         strict: whether to raise `ConservationError` unless they balance.
         rtol: the largest leak that `strict` lets pass, relative.
-        compile: whether forward run and walk become one graph for `torch.compile`, which takes a minute or more at
+        compile: whether the backward pass becomes one graph for `torch.compile`, which takes a minute or more at
             the first calls and saves time at each later one. For classes as targets; where that cannot be, a warning
             says so once, and it runs as without.
         bf16: whether rules take their products of convolutions in bfloat16: faster on processors that know it, and
@@ -160,7 +160,7 @@ class LRP(nn.Module):
             CaptureError: the model cannot be captured, or does not return (N, classes).
             UnsupportedOpError: steps have no rule; all are named.
             TargetError: no such class.
-            ConservationError: with `strict`, the books do not balance.
+            ConservationError: with `strict`, relevance leaks.
         """
         return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed)[0]
 
@@ -260,30 +260,30 @@ class LRP(nn.Module):
         scores = [score for _, score in beginning.columns]
         results = []
         for plan in plans:
-            walks = []
+            passes = []
             for place, (begun, _) in enumerate(beginning.columns, 1):
                 last = plan is plans[-1] and place == len(beginning.columns)
-                walks.append(self._walk(plan, trace, prepared, begun, keep, last))
-            results.append(self._result(plan, walks, scores, beginning, trace.output, layers))
+                passes.append(self._pass_back(plan, trace, prepared, begun, keep, last))
+            results.append(self._result(plan, passes, scores, beginning, trace.output, layers))
         return tuple(results)
 
-    def _walk(
+    def _pass_back(
         self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], last: bool
-    ) -> Walk:
+    ) -> BackwardPass:
         """One backward pass, compiled if that is asked for and can be had."""
         if self._compiler is not None:
             found = self._compiler.propagate(plan, trace, prepared, start, keep, self.ledger)
             if found is not None:
                 return found
-        walk = propagate(plan, trace, prepared, start, keep=keep, book=self.ledger, last=last)
+        passed = propagate(plan, trace, prepared, start, keep=keep, ledger=self.ledger, last=last)
         if self._compiler is not None:
             self._compiler.ran(plan)
-        return walk
+        return passed
 
     def _result(
         self,
         plan: Plan,
-        walks: list[Walk],
+        passes: list[BackwardPass],
         scores: list[Tensor],
         beginning: Beginning,
         logits: Tensor,
@@ -295,15 +295,15 @@ class LRP(nn.Module):
         def gather(parts: list[Tensor]) -> Tensor:
             return parts[0].contiguous() if single else torch.stack(parts, 1)
 
-        kept = {key: gather([walk.kept[index] for walk in walks]) for key, index in layers.items()}
-        ledger = Ledger.stack([walk.ledger for walk in walks if walk.ledger is not None]) if self.ledger else None
+        kept = {key: gather([passed.kept[index] for passed in passes]) for key, index in layers.items()}
+        ledger = Ledger.stack([one.ledger for one in passes if one.ledger is not None]) if self.ledger else None
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
-        image = gather([walk.image for walk in walks])
-        cuts = find_cuts(plan.graph) if layers else None
+        image = gather([passed.image for passed in passes])
+        separators = find_separators(plan.graph) if layers else None
         composite = plan.assignment.name
         what, link = beginning.what, beginning.link
-        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, cuts, link)
+        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, separators, link)
 
     def _one_by_one(
         self,
@@ -356,8 +356,8 @@ class LRP(nn.Module):
     def _kept_names(self, graph: Graph) -> list[str]:
         """The layers that `keep` stands for, other than "all"."""
         given = [self.keep] if isinstance(self.keep, str) else self.keep
-        cuts = [parse_cut(name)[0] for name in given]
-        return [part.removesuffix("@input") for name in cuts for part in find_cuts(graph).expand(name)]
+        separators = [parse_layer(name)[0] for name in given]
+        return [part.removesuffix("@input") for name in separators for part in find_separators(graph).expand(name)]
 
 
 @overload

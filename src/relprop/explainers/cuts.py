@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
-from relprop.core.result.combine import parse_reading
+from relprop.core.result.combine import parse_weights
 from relprop.documents import read_object
 from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
@@ -44,7 +44,7 @@ class LayerWeights:
     """Which separator layers are combined, with which weights, under which rules.
 
     Attributes:
-        text: weights as `relprop.core.graph.separators.parse_reading` reads them.
+        text: weights as `relprop.core.graph.separators.parse_weights` reads them.
         composite: spec in `relprop.core.composites.presets.COMPOSITES`.
         provenance: how they were chosen: "selection", the label of each image by its id, then metric, candidates,
             scores; empty where nobody chose by measuring.
@@ -55,13 +55,13 @@ class LayerWeights:
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        parse_reading(self.text)
+        parse_weights(self.text)
         COMPOSITES.build(self.composite)
 
     @cached_property
     def by_layer(self) -> dict[str, float]:
         """Weight of each separator layer."""
-        return parse_reading(self.text)
+        return parse_weights(self.text)
 
     def chosen_on(self, samples: Iterable[Labelled]) -> frozenset[str]:
         """Ids of the samples that they were chosen on.
@@ -171,7 +171,7 @@ class LrpCuts:
             return LRP(known, COMPOSITES.build(weights.composite), keep=[*weights.by_layer], ledger=False)
 
         result: Relevance = remembered(self._known, model, make)(x, target=target, start=self.start)
-        return result.read(weights.by_layer).float()
+        return result.combine(weights.by_layer).float()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relprop.core.result.combine import parse_reading
+from relprop.core.result.combine import parse_weights
 from relprop.core.result.relevance import Relevance
 from relprop.documents import read_object
 from relprop.errors import InputError
@@ -57,7 +57,7 @@ def read_comparison(folder: Path) -> tuple[Comparison, dict[str, Any]]:
     label = str(about.get("composite", result.composite or folder.parent.name))
     heatmap = result.heatmap[0]
     if "combine" in about:
-        label, heatmap = f"{label} · {about['combine']}", result.read(parse_reading(str(about["combine"])))[0]
+        label, heatmap = f"{label} · {about['combine']}", result.combine(parse_weights(str(about["combine"])))[0]
     comparison = Comparison(
         folder.name,
         read_image(folder / PICTURE),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relprop.core.capture import require_evaluation_mode, unwrap
 from relprop.core.composites.composite import Composite
 from relprop.core.lrp import LRP
-from relprop.core.result.batches import cut
+from relprop.core.result.batches import part_of
 from relprop.core.result.relevance import Relevance
 from relprop.core.targets.start import Start, Target
 from relprop.core.targets.target import Similarity
@@ -98,7 +98,7 @@ class TokenLRP:
         for at in range(0, len(listed), self.batch_size):
             piece = slice(at, at + self.batch_size)
             tokens = self._tokens(listed[piece])
-            result = self._explain(tokens, cut(chosen, piece, len(listed)), cut(start, piece, len(listed)))
+            result = self._explain(tokens, part_of(chosen, piece, len(listed)), part_of(start, piece, len(listed)))
             parts.append((result, tokens))
         return gathered(listed, parts, labels_of(self.model), pooled=self._pooling is not None)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relprop.core.result.combine import format_reading
-from relprop.core.result.combine import parse_reading as parse
+from relprop.core.result.combine import format_weights
+from relprop.core.result.combine import parse_weights as parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.graph.separators import Cuts
+    from relprop.core.graph.separators import Separators
 
 COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
 SHARES = (0.0, 0.1, 0.25)
@@ -37,7 +37,7 @@ class Candidate:
 
 
 def grid(
-    cuts: Cuts,
+    cuts: Separators,
     composites: Sequence[str] = COMPOSITES,
     shares: Sequence[float] = SHARES,
     widths: Sequence[float] = WIDTHS,
@@ -52,12 +52,12 @@ def grid(
         cuts: of the network.
         composites: specs of the rules.
         shares: of the pixels.
-        widths: of the Gaussian, in pixels (`parse_cut`); 0 is none.
+        widths: of the Gaussian, in pixels (`parse_layer`); 0 is none.
     """
     late = {tuple(map(cuts.place, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
     pixels = _smoothed("input", max(widths, default=0.0))
     every = [
-        format_reading({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})
+        format_weights({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})
         for positions, name in late.items()
         for width in widths
         for share in shares

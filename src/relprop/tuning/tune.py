@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.composites.presets import COMPOSITES
-from relprop.core.graph.separators import find_cuts
+from relprop.core.graph.separators import find_separators
 from relprop.core.lrp import LRP
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, Explainer
@@ -179,13 +179,13 @@ def _try(
     for batch in batches:
         if not candidates:
             graph = LRP(loaded.model).graph(batch.x)
-            candidates = grid(find_cuts(graph), settings.composites, settings.shares, settings.widths)
+            candidates = grid(find_separators(graph), settings.composites, settings.shares, settings.widths)
             keep = [*dict.fromkeys(name for c in candidates for name in c.by_layer)]
             lrps = {
                 spec: LRP(loaded.model, COMPOSITES.build(spec), keep=keep, ledger=False) for spec in settings.composites
             }
         results = {spec: lrp(batch.x, target=batch.target) for spec, lrp in lrps.items()}
-        maps = torch.stack([results[c.composite].read(c.by_layer) for c in candidates])
+        maps = torch.stack([results[c.composite].combine(c.by_layer) for c in candidates])
         scores.append(metric(loaded.model, batch.x, maps, batch.target, preprocess=loaded.preprocess)["id"])
     return candidates, torch.cat(scores, 1)
 
@@ -202,7 +202,7 @@ def _report(
 
     def chosen(model: Model, x: Tensor, target: Tensor) -> Tensor:
         result: Relevance = lrp(x, target=target)
-        return result.read(weights.by_layer)
+        return result.combine(weights.by_layer)
 
     explainers: dict[str, Explainer] = {"chosen": chosen, **references}
     scores = []

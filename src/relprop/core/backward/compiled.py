@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
 from relprop.core.backward.plan import Plan
-from relprop.core.backward.propagate import Walk, propagate
+from relprop.core.backward.propagate import BackwardPass, propagate
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.weights.packed import Packed
@@ -39,11 +39,11 @@ class Task:
 
     Attributes:
         keep: nodes whose relevance is returned.
-        book: whether to keep a ledger.
+        ledger: whether to keep a ledger.
     """
 
     keep: frozenset[int]
-    book: bool
+    ledger: bool
 
 
 class Compiler:
@@ -59,12 +59,12 @@ class Compiler:
         self._ran[plan] = True
 
     def propagate(
-        self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], book: bool
-    ) -> Walk | None:
+        self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], ledger: bool
+    ) -> BackwardPass | None:
         """As `propagate.propagate`, with a start of one sign; None where the caller has to do it eagerly."""
         if self._failed or plan not in self._ran or not _of_one_sign(start):
             return None  # the first pass of its kind is eager and prepares the weights
-        task = Task(keep, book)
+        task = Task(keep, ledger)
         made = self._made.setdefault(plan, {})
         try:
             if task not in made:
@@ -117,15 +117,15 @@ class Compiled:
         """Trace and compile; the first call compiles in earnest."""
         numbers, states, keys = [*trace.values], [*trace.states], [*prepared.tensors()]
         lines: list[Entry] = []
-        stand_in = _StandIn.of(prepared)
+        fake = _FakePrepared.of(prepared)
 
         def explain(start: Tensor, output: Tensor, *given: Tensor) -> list[Tensor]:
             values = dict(zip(numbers, given, strict=False))
             weights = dict(zip(states, given[len(numbers) :], strict=False))
-            stand_in.stand_ins = dict(zip(keys, given[len(numbers) + len(states) :], strict=True))
+            fake.fakes = dict(zip(keys, given[len(numbers) + len(states) :], strict=True))
             run = Trace(values, weights, trace.shapes, output)
-            walk = propagate(plan, run, stand_in, start, keep=task.keep, book=task.book)
-            return _row(walk, task, lines)
+            passed = propagate(plan, run, fake, start, keep=task.keep, ledger=task.ledger)
+            return _row(passed, task, lines)
 
         real = [start, trace.output, *trace.values.values(), *trace.states.values(), *prepared.tensors().values()]
         graph, used = _traced(explain, real)
@@ -134,9 +134,9 @@ class Compiled:
         function = torch.compile(graph, fullgraph=True, backend=BACKEND, mode=mode)
         first = 2 + len(numbers) + len(states)
         taken = tuple(key for place, key in enumerate(keys, first) if place in used)
-        return cls(task, function, used, (numbers, states), (*taken, *stand_in.packed_keys), tuple(keys), tuple(lines))
+        return cls(task, function, used, (numbers, states), (*taken, *fake.packed_keys), tuple(keys), tuple(lines))
 
-    def __call__(self, trace: Trace, prepared: Prepared, start: Tensor) -> Walk:
+    def __call__(self, trace: Trace, prepared: Prepared, start: Tensor) -> BackwardPass:
         """Pass relevance back."""
         made = prepared.tensors()
         given = [start, trace.output, *map(trace.values.__getitem__, self.names[0])]
@@ -148,20 +148,20 @@ class Compiled:
         outputs = self.function(*map(given.__getitem__, self.used))
         image, *rest = (value.clone() for value in outputs) if on_gpu else outputs  # the next run reuses them
         kept = dict(zip(sorted(self.task.keep), rest, strict=False))
-        if not self.task.book:
-            return Walk(image, kept, None)
+        if not self.task.ledger:
+            return BackwardPass(image, kept, None)
         *columns, ends = rest[len(kept) :]
         ledger = Ledger.of_columns(self.lines, dict(zip(COLUMNS, columns, strict=True)), ends[0], ends[1])
-        return Walk(image, kept, ledger)
+        return BackwardPass(image, kept, ledger)
 
 
-def _row(walk: Walk, task: Task, lines: list[Entry]) -> list[Tensor]:
+def _row(passed: BackwardPass, task: Task, lines: list[Entry]) -> list[Tensor]:
     """Everything that comes of a pass in a row; the ledger's lines go to `lines`."""
-    results = [walk.image.contiguous(), *(walk.kept[i] for i in sorted(task.keep))]
-    if walk.ledger is not None:
-        lines[:] = walk.ledger.entries
-        results += walk.ledger.columns().values()
-        results.append(torch.stack([walk.ledger.start, walk.ledger.end]))
+    results = [passed.image.contiguous(), *(passed.kept[i] for i in sorted(task.keep))]
+    if passed.ledger is not None:
+        lines[:] = passed.ledger.entries
+        results += passed.ledger.columns().values()
+        results.append(torch.stack([passed.ledger.start, passed.ledger.end]))
     return results
 
 
@@ -182,18 +182,18 @@ def _traced(function: Callable[..., Any], inputs: list[Tensor]) -> tuple[fx.Grap
     return graph, tuple(used)
 
 
-class _StandIn(Prepared):
+class _FakePrepared(Prepared):
     """Prepared weights while a graph is traced: fake tensors for those that exist."""
 
     original: Prepared
-    stand_ins: Mapping[Key, Tensor]
+    fakes: Mapping[Key, Tensor]
     packed_keys: list[Key]
 
     @classmethod
-    def of(cls, prepared: Prepared) -> _StandIn:
+    def of(cls, prepared: Prepared) -> _FakePrepared:
         """Take the place of `prepared`."""
         new = cls(prepared.channels_last, prepared.bf16, size=prepared.size, store=Store())
-        new.original, new.stand_ins, new.packed_keys = prepared, {}, []
+        new.original, new.fakes, new.packed_keys = prepared, {}, []
         return new
 
     def get(
@@ -206,12 +206,12 @@ class _StandIn(Prepared):
             self.packed_keys.append(key)
             named: Any = _Named(_number(self.original.store), key, packed.geometry)
             return cast("Made", named)
-        known = self.stand_ins.get(key)
+        known = self.fakes.get(key)
         return make() if known is None else cast("Made", known)
 
     def derived(self, weight: Tensor) -> Derived:
         """As `Prepared.derived`."""
-        key = next((key for key, made in self.stand_ins.items() if made is weight), None)
+        key = next((key for key, made in self.fakes.items() if made is weight), None)
         return Derived("weight" if key is None else key[1], (weight,), lambda: weight, weight)
 
 
@@ -223,17 +223,17 @@ class _Named:
     key: Key
     geometry: ConvGeometry
 
-    def push(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `Packed.push`."""
+    def forward(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """As `Packed.forward`."""
         size = (value.shape[0], self.geometry.weight_shape[0], *self.geometry.size(value.shape[2:]))
-        pushed: Tensor = torch.ops.relprop.packed(value, bias, self.cache, *self.key, size)
-        return pushed
+        computed: Tensor = torch.ops.relprop.packed(value, bias, self.cache, *self.key, size)
+        return computed
 
-    def pull(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
-        """As `Packed.pull`."""
+    def transpose(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
+        """As `Packed.transpose`."""
         size = (value.shape[0], self.geometry.weight_shape[1] * self.geometry.groups, *outward)
-        pulled: Tensor = torch.ops.relprop.packed(value, None, self.cache, *self.key, size)
-        return pulled
+        sent_back: Tensor = torch.ops.relprop.packed(value, None, self.cache, *self.key, size)
+        return sent_back
 
 
 _CACHES: WeakValueDictionary[int, Store] = WeakValueDictionary()
@@ -255,7 +255,7 @@ _LIBRARY.define("packed(Tensor value, Tensor? bias, int cache, str owner, str na
 
 def _packed(value: Tensor, bias: Tensor | None, cache: int, owner: str, name: str, size: list[int]) -> Tensor:
     packed: Packed = _CACHES[cache].entries[owner, name].made
-    result = packed.pull(value, tuple(size[2:])) if packed.transposed else packed.push(value, bias)
+    result = packed.transpose(value, tuple(size[2:])) if packed.transposed else packed.forward(value, bias)
     return result.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""Double-entry book of relevance: what each step received, what it sent on, and what is missing.
+"""The ledger of relevance: what each step received, what it sent on, and what is missing.
 
 A difference at a rule that must conserve is a *leak*; elsewhere (bias, ε, units that see padding alone) it is
 *absorbed*. Both are judged against the sum of absolute relevance, since signed relevance cancels.
@@ -18,12 +18,12 @@ from torch import Tensor
 from relprop.errors import ConservationError
 
 #: the numbers of an entry, (N,) each
-COLUMNS = ("received", "sent", "magnitude", "blind")
+COLUMNS = ("received", "sent", "magnitude", "outside")
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One step's line in the book; sums are (N,) float64, over everything but the batch.
+    """One step of the ledger; sums are (N,) float64, over everything but the batch.
 
     Attributes:
         name, op, rule: of the step.
@@ -31,7 +31,7 @@ class Entry:
         received: relevance that arrived.
         sent: relevance passed on to its inputs.
         magnitude: sum of absolute relevance that arrived.
-        blind: relevance that arrived at positions which do not depend on the image: it can only be absorbed.
+        outside: relevance that arrived at positions which do not depend on the image: it can only be absorbed.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Entry:
     received: Tensor
     sent: Tensor
     magnitude: Tensor
-    blind: Tensor | float = 0.0
+    outside: Tensor | float = 0.0
 
     def column(self, name: str) -> Tensor:
         """(N,) one of `COLUMNS`."""
@@ -105,7 +105,7 @@ class Conservation:
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """The book of one explanation.
+    """The ledger of one explanation.
 
     Attributes:
         entries: one a step, from the output to the input.
@@ -188,13 +188,13 @@ class Ledger:
     def leaks(self) -> Tensor:
         """(steps, N) relevance that got lost (or arose, if negative) where it must not."""
         return torch.stack(
-            [e.received - e.blind - e.sent if e.conserves else torch.zeros_like(e.sent) for e in self.entries]
+            [e.received - e.outside - e.sent if e.conserves else torch.zeros_like(e.sent) for e in self.entries]
         )
 
     @cached_property
     def absorptions(self) -> Tensor:
         """(steps, N) relevance that a rule absorbed (or made, if negative) as it says it does."""
-        return torch.stack([0 * e.sent + e.blind if e.conserves else e.received - e.sent for e in self.entries])
+        return torch.stack([0 * e.sent + e.outside if e.conserves else e.received - e.sent for e in self.entries])
 
     @cached_property
     def gaps(self) -> Tensor:
@@ -203,17 +203,17 @@ class Ledger:
 
     @cached_property
     def drift(self) -> Tensor:
-        """(steps, N) leak added up from the output to each step, relative: how far a cut there is off the start."""
+        """(steps, N) leak added up from the output to each step, relative: how far relevance there is off the start."""
         return self.leaks.cumsum(0).abs() / self.scale
 
     @property
     def gap(self) -> float:
-        """Largest relative leak, over all steps, cuts and samples; never negative, NaN if any number is."""
+        """Largest relative leak, over all steps, layers and samples; never negative, NaN if any number is."""
         return float(torch.maximum(self.gaps.max(), self.drift.max()))
 
     @property
     def absorbed(self) -> float:
-        """Largest relative amount absorbed on the way to any cut, over samples."""
+        """Largest relative amount absorbed on the way to any layer, over samples."""
         return float((self.absorptions.abs().cumsum(0) / self.scale).max())
 
     def balances(self, rtol: float = 1e-5) -> bool:
@@ -221,7 +221,7 @@ class Ledger:
         return self.gap <= rtol
 
     def require_balance(self, rtol: float = 1e-5) -> None:
-        """Raise unless the books balance.
+        """Raise unless relevance is conserved.
 
         Raises:
             ConservationError: names the first step, counted from the output, that leaks.
@@ -238,7 +238,7 @@ class Ledger:
         )
 
     def table(self, by: str = "layer") -> str:
-        """The book as text: one line a step that changes sums ("layer"), or a step ("step"), worst sample each."""
+        """The ledger as text: one line a step that changes sums ("layer"), or a step ("step"), worst sample each."""
         width = max(len(entry.name) for entry in self.entries)
         lines = [f"{'layer':{width}}  {'rule':18}  {'received':>12}  {'sent':>12}  {'leak':>9}  {'absorbed':>9}"]
         for entry, gap, took, scale in zip(self.entries, self.gaps, self.absorptions, self.scale, strict=True):

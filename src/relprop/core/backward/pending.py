@@ -1,4 +1,4 @@
-"""Relevance of one tensor while the walk passes it, with its sums for the ledger."""
+"""Relevance of one tensor while the backward pass holds it, with its sums for the ledger."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from relprop.core.graph.support import Support
 
 
 @dataclass(eq=False)
-class Account:
-    """Relevance of a tensor on the way.
+class Pending:
+    """Relevance that waits for the step of its tensor.
 
     Attributes:
         relevance: in the tensor's shape.
-        total: (N,) its sum, reused where relevance merely passes through; None where no book is kept.
+        total: (N,) its sum, reused where relevance merely passes through; None where no ledger is kept.
         owned: whether nobody else holds this memory, so that it may be added to in place.
         place: where the batch lies in it.
     """
@@ -27,23 +27,23 @@ class Account:
     owned: bool
     place: Place = FIRST
 
-    def plus(self, other: Account) -> Account:
+    def plus(self, other: Pending) -> Pending:
         """The sum of what two consumers send to one tensor."""
         into, by = (other, self) if other.owned else (self, other)
         added = into.relevance.add_(by.relevance) if into.owned else into.relevance + by.relevance
-        return Account(added, self._total_of(added), owned=True, place=self.place)
+        return Pending(added, self._total_of(added), owned=True, place=self.place)
 
-    def seen(self, there: Support) -> tuple[Account, Tensor | float]:
+    def seen(self, there: Support) -> tuple[Pending, Tensor | float]:
         """What lies where the image reaches, and the sum (N,) of the rest, which goes no further."""
         if there is None:
             return self, 0.0
         seen = torch.where(there, self.relevance, 0)
-        account = replace(self, relevance=seen, total=self._total_of(seen), owned=True)
-        blind = None if self.total is None else self._total_of(torch.where(there, 0, self.relevance))
-        return account, 0.0 if blind is None else blind
+        here = replace(self, relevance=seen, total=self._total_of(seen), owned=True)
+        outside = None if self.total is None else self._total_of(torch.where(there, 0, self.relevance))
+        return here, 0.0 if outside is None else outside
 
-    def passed(self, share: Tensor, place: Place, *, held: bool, shared: bool) -> Account:
-        """The account of an input that is sent `share` of this relevance.
+    def passed(self, share: Tensor, place: Place, *, held: bool, shared: bool) -> Pending:
+        """The pending relevance of an input that is sent `share` of this relevance.
 
         Args:
             share: in the input's shape.
@@ -53,9 +53,9 @@ class Account:
         """
         same = memory_of(share) == memory_of(self.relevance)
         if same and share.numel() == self.relevance.numel():
-            return Account(share, self.total, self.owned and not held and not shared, place)
+            return Pending(share, self.total, self.owned and not held and not shared, place)
         total = None if self.total is None else place.total(share, self.total.shape[0])
-        return Account(share, total, not (same or shared or _repeats(share)), place)
+        return Pending(share, total, not (same or shared or _repeats(share)), place)
 
     def magnitude(self) -> Tensor:
         """(N,) sum of absolute relevance."""

@@ -1,4 +1,4 @@
-"""Walk a traced graph backwards, once, and pass relevance from the output to the image."""
+"""BackwardPass a traced graph backwards, once, and pass relevance from the output to the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import Entry, Ledger
-from relprop.core.backward.pending import Account, memory_of
+from relprop.core.backward.pending import Pending, memory_of
 from relprop.core.backward.plan import Plan
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
@@ -18,15 +18,15 @@ from relprop.core.graph.graph import Node, Ref, State, bind
 from relprop.core.graph.support import Support
 from relprop.core.rules.elementwise import pass_through
 from relprop.core.rules.rule import Rule, Shares
-from relprop.core.rules.step import Absent, Step, is_stand_in
+from relprop.core.rules.step import Absent, Step, is_fake
 from relprop.core.weights.folding import folded
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
-    """Outcome of one walk.
+class BackwardPass:
+    """Outcome of one backward pass.
 
     Attributes:
         image: (N, ...) relevance of the input.
@@ -46,9 +46,9 @@ def propagate(
     start: Tensor,
     *,
     keep: frozenset[int],
-    book: bool,
+    ledger: bool,
     last: bool = False,
-) -> Walk:
+) -> BackwardPass:
     """Pass `start`, the relevance of the output, back to the image.
 
     Args:
@@ -57,24 +57,24 @@ def propagate(
         prepared: what rules derive from weights.
         start: relevance of the output, in its shape.
         keep: nodes whose relevance is returned.
-        book: whether to keep a ledger.
+        ledger: whether to keep a ledger.
         last: whether nobody needs the trace afterwards: its values are given up on the way.
     """
     graph, count = plan.graph, start.shape[0]
     total = FIRST.total(start, count)
-    accounts: dict[int, Account] = {graph.output: Account(start, total if book else None, owned=False)}
+    pending: dict[int, Pending] = {graph.output: Pending(start, total if ledger else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     positive = plan.assignment.positive and _of_one_sign(start)
     for node in reversed(graph.steps):
         for value in plan.spent[node.index] if last else ():
             trace.values.pop(value, None)
-        account = accounts.pop(node.index, None)
+        here = pending.pop(node.index, None)
         if node.index in keep:
-            kept[node.index] = account.relevance if account else start.new_zeros(trace.shapes[node.index])
-        if account is None:
+            kept[node.index] = here.relevance if here else start.new_zeros(trace.shapes[node.index])
+        if here is None:
             continue
-        seen, blind = account.seen(_there(plan, trace, node.index))
+        seen, outside = here.seen(_there(plan, trace, node.index))
         sources, shares = _share(plan, trace, prepared, node, seen.relevance)
         held = node.index in keep or len(shares) > 1
         several = len(shares) > 1 and len({_where(share) for share in shares}) < len(shares)
@@ -84,14 +84,14 @@ def propagate(
             for source, share in zip(sources, shares, strict=True)
         ]
         for source, part in zip(sources, sent, strict=True):
-            known = accounts.get(source)
-            accounts[source] = part if known is None else known.plus(part)
-        if book:
-            entries.append(_entry(plan, node, account, blind, sent, positive))
-    image = accounts[0].relevance if 0 in accounts else start.new_zeros(trace.shapes[0])
+            known = pending.get(source)
+            pending[source] = part if known is None else known.plus(part)
+        if ledger:
+            entries.append(_entry(plan, node, here, outside, sent, positive))
+    image = pending[0].relevance if 0 in pending else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
-    return Walk(image, kept, Ledger(tuple(entries), total, FIRST.total(image, count)) if book else None)
+    return BackwardPass(image, kept, Ledger(tuple(entries), total, FIRST.total(image, count)) if ledger else None)
 
 
 def _where(share: Tensor) -> tuple[int, object]:
@@ -160,18 +160,18 @@ def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node, rule: Rule) 
 
 def _of_one_sign(start: Tensor) -> bool:
     """Whether each image's relevance begins nowhere above, or nowhere below, zero; a contrast's does not."""
-    if is_stand_in(start):
+    if is_fake(start):
         return True  # compiled graphs explain classes, whose relevance begins at one place
     rows = start.reshape(start.shape[0], -1)
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 
 def _entry(
-    plan: Plan, node: Node, account: Account, blind: Tensor | float, sent: list[Account], positive: bool
+    plan: Plan, node: Node, here: Pending, outside: Tensor | float, sent: list[Pending], positive: bool
 ) -> Entry:
-    assert account.total is not None
-    magnitude = account.total if positive else account.magnitude()
+    assert here.total is not None
+    magnitude = here.total if positive else here.magnitude()
     totals = [part.total for part in sent if part.total is not None]
-    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(account.total)
+    total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(here.total)
     rule = plan.assignment.rules[node.index]
-    return Entry(node.name, node.op, rule.name, rule.conserves, account.total, total, magnitude, blind)
+    return Entry(node.name, node.op, rule.name, rule.conserves, here.total, total, magnitude, outside)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.capture.model import HALVES, no_numbers
+from relprop.core.capture.model import HALF_TYPES, no_numbers
 from relprop.errors import InputError, UsageError
 
 #: one tensor, a tuple of the first arguments, or arguments by name
@@ -130,10 +130,10 @@ class Inputs:
         """Some of the images, with what belongs to them among the constants: rows of tensors that have one for each."""
         count = len(self)
 
-        def cut(value: Any) -> Any:
+        def rows_of(value: Any) -> Any:
             return value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == count else value
 
-        fixed = {key: cut(value) for key, value in self.fixed.items()}
+        fixed = {key: rows_of(value) for key, value in self.fixed.items()}
         return replace(self, tensors=tuple(tensor[rows] for tensor in self.tensors), fixed=fixed)
 
     def detached(self) -> Inputs:
@@ -201,7 +201,7 @@ def checked(x: Any, name: str, weight: Tensor | None) -> Tensor:
         return x
     if weight.dtype == torch.float32 and x.dtype == torch.float64:
         raise InputError(f"{name} is float64 and the model float32; use x.float(), or model.double()")
-    return x.to(torch.float32 if weight.dtype in HALVES else weight.dtype)
+    return x.to(torch.float32 if weight.dtype in HALF_TYPES else weight.dtype)
 
 
 def parameters_of(model: Any) -> tuple[str, ...]:

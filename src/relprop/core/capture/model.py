@@ -22,7 +22,7 @@ Output = str | int | Callable[[Any], Tensor] | None
 #: entries that hold the scores where there are several tensors: Hugging Face's name, and torchvision's
 NAMES = ("logits", "out")
 
-HALVES = (torch.float16, torch.bfloat16)
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 #: methods that may set the mode, and compute nothing
 _NO_COMPUTATION = frozenset({"__init__", "__setstate__", "__deepcopy__", "train", "eval"})

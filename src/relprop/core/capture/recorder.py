@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from relprop.core.capture.calls import Call, Facts, facts_of, plain
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import Memory, Tensors, Value
-from relprop.core.capture.model import HALVES, Names, Output, scores_in
+from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import conv_geometry
@@ -167,7 +167,7 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(value.leaf, Ref):
             raise CaptureError("the model's output does not depend on its input")
         calls, lines = tuple(self._calls), tuple(self._lines)
-        last = scores.float() if scores.dtype in HALVES else scores
+        last = scores.float() if scores.dtype in HALF_TYPES else scores
         last = last if self._prepared.differentiable else last.detach()
         return Recording(
             calls, lines, self._inputs, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
@@ -292,7 +292,7 @@ class _Recorder(TorchDispatchMode):
             self._before_write(tensor)
         if facts.writes:
             keywords = {name: value for name, value in keywords.items() if name not in facts.writes}
-        halved = any(tensor.dtype in HALVES for tensor in tensors)
+        halved = any(tensor.dtype in HALF_TYPES for tensor in tensors)
         result = self._computed(func, facts, args, kwargs, named, halved=halved)
         results: list[int | None] = []
         writes: list[tuple[Value, Ref]] = []
@@ -350,7 +350,7 @@ class _Recorder(TorchDispatchMode):
                 geometry = conv_geometry(func, (*args[:3], *named[3:]))
                 if packs(geometry, args[0], args[1]):
                     bias = args[2] if len(args) > 2 else None
-                    return self._prepared.push(weight.name, geometry, args[0], args[1], bias, exact=True)
+                    return self._prepared.forward(weight.name, geometry, args[0], args[1], bias, exact=True)
         if func is aten.view.default or func is aten._unsafe_view.default:
             return self._viewed(func, args)
         return func(*args, **kwargs)
@@ -529,7 +529,7 @@ class _Recorder(TorchDispatchMode):
 
     def _wide(self, tensor: Tensor, leaf: Ref | State) -> Tensor:
         """A tensor in half precision as float32; that of a weight is kept for as long as the weight is the same."""
-        if tensor.dtype not in HALVES:
+        if tensor.dtype not in HALF_TYPES:
             return tensor
         if isinstance(leaf, State) and leaf.kept:
             return self._prepared.get(leaf.name, "float32", (tensor,), tensor.float)
@@ -541,7 +541,7 @@ class _Recorder(TorchDispatchMode):
         if isinstance(argument, list | tuple):
             parts = named if isinstance(named, tuple) else (None,) * len(argument)
             return type(argument)(self._widened(a, n) for a, n in zip(argument, parts, strict=False))
-        return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else argument
+        return torch.float32 if isinstance(argument, torch.dtype) and argument in HALF_TYPES else argument
 
     def _next(self, shape: torch.Size) -> Ref:
         new = ref(len(self._shapes))
@@ -558,7 +558,7 @@ def _named(argument: Any, values: Iterator[Value]) -> Any:
         return next(values).leaf
     if isinstance(argument, list | tuple):
         return tuple([_named(part, values) for part in argument])
-    return torch.float32 if isinstance(argument, torch.dtype) and argument in HALVES else argument
+    return torch.float32 if isinstance(argument, torch.dtype) and argument in HALF_TYPES else argument
 
 
 def _tensors(arguments: Any) -> list[Tensor]:
@@ -583,7 +583,7 @@ def _argument(place: int | str, args: Any, kwargs: Any) -> Any:
 
 
 def _half_type(args: Any, kwargs: Any) -> bool:
-    return any(isinstance(a, torch.dtype) and a in HALVES for a in (*args, *kwargs.values()))
+    return any(isinstance(a, torch.dtype) and a in HALF_TYPES for a in (*args, *kwargs.values()))
 
 
 def _hashable(argument: Any) -> Any:

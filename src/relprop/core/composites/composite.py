@@ -108,7 +108,7 @@ class Composite:
                 reached.update(node.inputs)
             else:
                 chosen[node.index] = rule
-                reached.update(rule.paid(node))
+                reached.update(rule.receivers(node))
         unused = [pattern for pattern, _ in self.names if not any(_matches(node, pattern) for node in graph.steps)]
         if unused:
             raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")

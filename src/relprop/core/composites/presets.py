@@ -269,7 +269,7 @@ def transformer(
 
 @COMPOSITES.register("attnlrp")
 def attnlrp(eps: float = 1e-6) -> Composite:
-    """AttnLRP (Achtibat et al. 2024, arXiv 2402.05602): ε at weighted layers and joins, products in halves.
+    """AttnLRP (Achtibat et al. 2024, arXiv 2402.05602): ε at weighted layers and joins, products in equal shares.
 
     Signed; ε, bias and softmax absorb. For image transformers the authors take γ at weighted layers.
     """

@@ -1,4 +1,4 @@
-"""Convolutions as two functions of weight and value: forwards (`push`) and transposed (`pull`)."""
+"""Convolutions as two functions of weight and value: forwards (`forward`) and transposed (`transpose`)."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class ConvGeometry:
         """All of it in a few letters."""
         return f"s{self.stride}p{self.padding}d{self.dilation}g{self.groups}"
 
-    def push(self, value: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, value: Tensor, weight: Tensor) -> Tensor:
         """W h: (N, in, *size) -> (N, out, *size')."""
         if self.before:
             value = F.pad(value, self.before)
-        pushed: Tensor = aten.convolution(
+        computed: Tensor = aten.convolution(
             value, weight, None, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups,
         )  # fmt: skip
-        return pushed
+        return computed
 
-    def pull(self, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+    def transpose(self, value: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Wᵀ s: (N, out, *size') -> the shape of `like`, whose values are not read."""
         if self.before:
             like = F.pad(like, self.before)
@@ -97,22 +97,22 @@ class ConvGeometry:
 
     def count(self, mask: Tensor) -> Tensor:
         """Number of inputs in the receptive field of each output: mask (1, in, *size) -> (1, groups, *size')."""
-        return self.one_channel_a_group.push(_sum_groups(mask, self.groups), self.kernel_of_ones(mask))
+        return self.one_channel_a_group.forward(_sum_groups(mask, self.groups), self.kernel_of_ones(mask))
 
     def spread(
-        self, value: Tensor, size: Sequence[int], mask: Tensor | None, pull: Callable[[Tensor], Tensor] | None = None
+        self, value: Tensor, size: Sequence[int], mask: Tensor | None, back: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """Send each output's value to every input of its receptive field: the transpose with all weights one.
 
-        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is; None masks nothing. `pull` is the
+        (N, out, *size') -> (N, in, *size), zero where `mask` (1, in, *size) is; None masks nothing. `back` is the
         transpose of `one_channel_a_group` with ones, where it is at hand.
         """
         sums = _sum_groups(value, self.groups)
-        if pull is None:
+        if back is None:
             like = value.new_empty((value.shape[0], self.groups, *size))
-            spread = self.one_channel_a_group.pull(sums, self.kernel_of_ones(value), like)
+            spread = self.one_channel_a_group.transpose(sums, self.kernel_of_ones(value), like)
         else:
-            spread = pull(sums)
+            spread = back(sums)
         spread = spread.unsqueeze(2).expand(-1, -1, self.inputs_per_group, *spread.shape[2:]).flatten(1, 2)
         return spread if mask is None else spread * mask
 

@@ -1,12 +1,12 @@
-"""Cuts: tensors that all relevance passes on its way, and maps read from several of them.
+"""Separators: tensors that all relevance passes on its way, and maps read from several of them.
 
-A value is a cut where every way from the image to the scores leads through it. All cuts hold the same total, the
-score less what rules absorb above them, so a weighted mean of the relevance at several cuts holds it too:
+A tensor separates the image from the scores where every way between them leads through it. All of these hold the same
+total, the score less what rules absorb above them, so a weighted mean of the relevance at several holds it too:
 
     map = Σ_k w_k G_k U_k Σ_c R_k,   Σ_k w_k = 1
 
-R_k is the relevance at cut k, summed over its channels, U_k brings it to the size of the image, and G_k smooths it, if
-asked. Each of its cells hands out exactly what it holds (`relprop.core.result.enlarge`), whatever the sign.
+R_k is the relevance at layer k, summed over its channels, U_k brings it to the size of the image, and G_k smooths it,
+if asked. Each of its cells hands out exactly what it holds (`relprop.core.result.enlarge`), whatever the sign.
 """
 
 from __future__ import annotations
@@ -27,23 +27,27 @@ _ASPECT = 4 / 3  # a map may depart from the image's proportions by padding and 
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """The cuts of one network that hold a map, by name.
+class Separators:
+    """The separator layers of one network that hold a map, by name.
 
     Attributes:
-        places: place of each name's cut, counted from the image, which is at 0. "layer4.2" is what leaves a layer,
-            "layer4.2@input" what enters it; several names can have the same place.
+        places: position of each name's tensor, counted from the image, which is at 0. "layer4.2" is what leaves a
+            layer, "layer4.2@input" what enters it; several names can have the same position.
         blocks: paths of the residual blocks, and of the modules named like them, in order.
     """
 
     places: Mapping[str, int]
     blocks: tuple[str, ...] = ()
 
+    def document(self) -> dict[str, object]:
+        """What a manifest holds of them."""
+        return {"places": dict(self.places), "blocks": list(self.blocks)}
+
     def expand(self, name: str) -> tuple[str, ...]:
         """The names that a short name stands for; any other stands for itself.
 
         `last-block` is the output of the last block and `last-block@input` its input, `blocks` the inputs of all,
-        `last-map` the last cut before positions are lost, `late` the input of the last block, and `late-blocks` the
+        `last-map` the last layer before positions are lost, `late` the input of the last block, and `late-blocks` the
         inputs of the last third of the blocks and the last map. The last map stands for the latter two in a network
         without blocks.
 
@@ -67,7 +71,7 @@ class Cuts:
         return (name.replace("last-block", self.blocks[-1]),)
 
     def place(self, name: str) -> int:
-        """Place of a cut.
+        """Position of a separator layer.
 
         Raises:
             UsageError: it is none, or holds no map.
@@ -75,21 +79,21 @@ class Cuts:
         if name in self.places:
             return self.places[name]
         raise UsageError(
-            f"{name!r} is no cut that holds a map: not all relevance passes it, or its positions are not the image's, "
-            f"or there is no such layer; {self.near(name)}"
+            f"{name!r} is no separator layer that holds a map: not all relevance passes it, or its positions are not "
+            f"the image's, or there is no such layer; {self.near(name)}"
         )
 
     def near(self, name: str) -> str:
-        """Say which cuts there are, those spelled like `name` first."""
+        """Say which layers there are, those spelled like `name` first."""
         close = difflib.get_close_matches(name, self.places, n=4, cutoff=0.5)
         return f"near it: {', '.join(close)}; {self}" if close else str(self)
 
     def __str__(self) -> str:
-        """All cuts in words, each under its plainest name."""
+        """All of them in words, each under its plainest name."""
         plainest: dict[int, str] = {}
         for name in sorted(self.places, key=_plainness, reverse=True):
             plainest[self.places[name]] = name
-        return f"cuts are {', '.join(plainest[place] for place in sorted(plainest))}"
+        return f"separator layers are {', '.join(plainest[place] for place in sorted(plainest))}"
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:
@@ -97,17 +101,17 @@ def _plainness(name: str) -> tuple[bool, int, str]:
     return name.endswith(_INPUT), name.count(".") + 2 * name.count("@"), name
 
 
-_KNOWN: WeakKeyDictionary[Graph, Cuts] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Graph, Separators] = WeakKeyDictionary()
 
 
-def find_cuts(graph: Graph) -> Cuts:
-    """Name the cuts of a graph that hold a map (N, C, h, w), no larger than the image and shaped alike."""
+def find_separators(graph: Graph) -> Separators:
+    """Name the separator layers of a graph that hold a map (N, C, h, w), no larger than the image and shaped alike."""
     if graph not in _KNOWN:
-        _KNOWN[graph] = _find_cuts(graph)
+        _KNOWN[graph] = _find_separators(graph)
     return _KNOWN[graph]
 
 
-def _find_cuts(graph: Graph) -> Cuts:
+def _find_separators(graph: Graph) -> Separators:
     maps = {index: place for place, index in enumerate(separators(graph)) if _is_map(graph, index)}
     places = {"input": 0}
     for name in (*(node.name for node in graph.steps), *graph.modules):
@@ -115,7 +119,7 @@ def _find_cuts(graph: Graph) -> Cuts:
             index = _tensor(graph, name, side)
             if index in maps:
                 places[label] = maps[index]
-    return Cuts(places, _blocks(graph, places))
+    return Separators(places, _blocks(graph, places))
 
 
 def separators(graph: Graph) -> list[int]:
@@ -151,7 +155,7 @@ def _tensor(graph: Graph, name: str, side: str) -> int | None:
 
 
 def _blocks(graph: Graph, places: Mapping[str, int]) -> tuple[str, ...]:
-    """Modules that hold a join and have a cut on both sides, and those whose paths differ from theirs by numbers.
+    """Modules that hold a join and are separated on both sides, and those whose paths differ from theirs by numbers.
 
     The latter are the blocks of the same family that have no skip, as where the stride is two.
     """

@@ -33,7 +33,7 @@ class Chunks:
             size = min(self.size or count, count - at)
             piece = slice(at, at + size)
             whole = size == count
-            given = (target, start) if whole else (cut(target, piece, count), cut(start, piece, count))
+            given = (target, start) if whole else (part_of(target, piece, count), part_of(start, piece, count))
             try:
                 parts.append(explain(x if whole else x[piece], *given))
             except (RuntimeError, ValueError) as error:
@@ -48,12 +48,13 @@ class Chunks:
         return tuple(Relevance.cat(results) for results in zip(*parts, strict=True))
 
 
-def cut(given: Any, piece: slice, count: int) -> Any:
+def part_of(given: Any, piece: slice, count: int) -> Any:
     """The part of targets, or of a start, that belongs to some of `count` images; what is for all goes to each."""
     if isinstance(given, Tensor):
         return given[piece] if given.dim() > 0 and len(given) == count else given
     if isinstance(given, Sequence) and not isinstance(given, str):
         return given[piece] if len(given) == count else given
     if is_dataclass(given) and not isinstance(given, type):
-        return replace(given, **{f.name: cut(getattr(given, f.name), piece, count) for f in fields(given) if f.init})
+        parts = {f.name: part_of(getattr(given, f.name), piece, count) for f in fields(given) if f.init}
+        return replace(given, **parts)
     return given

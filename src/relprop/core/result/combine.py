@@ -21,17 +21,17 @@ def require_weights(weights: Mapping[str, float]) -> None:
         UsageError: there are none, one is not a number, or their sum is not one.
     """
     if not weights:
-        raise UsageError("a reading needs at least one cut, such as {'late': 0.9, 'input': 0.1}")
+        raise UsageError("at least one layer needs a weight, such as {'late': 0.9, 'input': 0.1}")
     total = math.fsum(weights.values()) if all(map(math.isfinite, weights.values())) else math.nan
     if not abs(total - 1) <= 1e-6:
         raise UsageError(
-            f"the weights of a reading must add up to 1, so that it holds what every cut holds; "
+            f"the weights of layers must add up to 1, so that the map holds what every layer holds; "
             f"{', '.join(f'{name} {weight:g}' for name, weight in weights.items())} add up to {total:g}"
         )
 
 
-def parse_reading(text: str) -> dict[str, float]:
-    """Read "0.9*late+0.1*input~1.5" (`~`: smoothed, see `parse_cut`); a name without a number has weight 1.
+def parse_weights(text: str) -> dict[str, float]:
+    """Read "0.9*late+0.1*input~1.5" (`~`: smoothed, see `parse_layer`); a name without a number has weight 1.
 
     Raises:
         UsageError: not of this form, or weights that do not add up to one.
@@ -45,16 +45,15 @@ def parse_reading(text: str) -> dict[str, float]:
             name = ""
         if not name.strip() or name.strip() in weights:
             raise UsageError(
-                f"{part.strip()!r} in the reading {text!r} is not WEIGHT*CUT, each cut once; "
-                "write it as 0.9*late+0.1*input"
+                f"{part.strip()!r} in {text!r} is not WEIGHT*LAYER, each layer once; write it as 0.9*late+0.1*input"
             )
         weights[name.strip()] = weight
     require_weights(weights)
     return weights
 
 
-def parse_cut(text: str) -> tuple[str, float]:
-    """Read "input~1.5": a cut, and the Gaussian that its map is smoothed with, in pixels. Without `~` it is not (0).
+def parse_layer(text: str) -> tuple[str, float]:
+    """Read "input~1.5": a layer, and the Gaussian that its map is smoothed with, in pixels. Without `~` it is not (0).
 
     Raises:
         UsageError: what follows `~` is no width.
@@ -72,6 +71,6 @@ def parse_cut(text: str) -> tuple[str, float]:
     return name.strip(), smooth
 
 
-def format_reading(weights: Mapping[str, float]) -> str:
-    """Write weights as `parse_reading` reads them."""
+def format_weights(weights: Mapping[str, float]) -> str:
+    """Write weights as `parse_weights` reads them."""
     return "+".join(f"{weight:g}*{name}" for name, weight in weights.items())

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
-from relprop.core.graph.separators import Cuts
-from relprop.core.result.combine import parse_cut, require_weights
+from relprop.core.graph.separators import Separators
+from relprop.core.result.combine import parse_layer, require_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.result.quantize import Edges, quantize
 from relprop.core.result.stored import Stored, write_result
@@ -32,14 +32,15 @@ class Relevance:
     Attributes:
         relevance: (N, C, H, W), or (N, K, C, H, W) for K targets an image; float32 (float64 for float64 models).
         target: (N,) or (N, K) the class explained; -1 where that was not the score of one class.
-        score: (N,) or (N, K) the relevance that the walk started with: its probability or logit.
+        score: (N,) or (N, K) the relevance that the backward pass started with: its probability or logit.
         logits: (N, classes), or of any other shape, what the model said; of one that ends in a softmax, log-softmax or
             sigmoid, what it says before that step.
-        ledger: the books, or None where none were kept. With K targets, its samples are N·K in row-major order.
+        ledger: what each step received and sent; None where none was kept. With K targets, its samples are N·K in
+            row-major order.
         kept: relevance of the layers asked for, by (name, side).
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
-        cuts: the network's cuts by name, for `read`; None where nothing was kept.
+        separators: the network's separator layers by name, for `combine`; None where nothing was kept.
         link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a multi-label model.
     """
 
@@ -51,7 +52,7 @@ class Relevance:
     kept: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     composite: str = ""
     what: str = ""
-    cuts: Cuts | None = None
+    separators: Separators | None = None
     link: str = "softmax"
 
     @cached_property
@@ -101,46 +102,48 @@ class Relevance:
             f"the relevance of {layer!r} was not kept; {kept}. Ask for it with LRP(model, keep=[{layer!r}])"
         )
 
-    def read(self, weights: Mapping[str, float]) -> Tensor:
-        """A map of several cuts: (N, H, W) or (N, K, H, W), Σ_k w_k U_k Σ_c R_k with Σ_k w_k = 1.
+    def combine(self, weights: Mapping[str, float]) -> Tensor:
+        """A map of several separator layers: (N, H, W) or (N, K, H, W), Σ_k w_k U_k Σ_c R_k with Σ_k w_k = 1.
 
-            relprop.LRP(model, keep=["late"])(x).read({"late": 0.9, "input": 0.1})
+            relprop.LRP(model, keep=["late"])(x).combine({"late": 0.9, "input": 0.1})
 
-        Every cut holds the score less what is absorbed above it, and `enlarge` (U) keeps the total of each map, so the
-        map holds the weighted mean of that. See `relprop.core.graph.separators`.
+        Every separator layer holds the score less what is absorbed above it, and `enlarge` (U) keeps the total of each
+        map, so the map holds the weighted mean of that. See `relprop.core.graph.separators`.
 
         Args:
-            weights: weight of each cut: a layer's name for what leaves it, "NAME@input" for what enters it, "input" for
-                the image, or one of the names that `Cuts.expand` explains: "late", "last-block", "last-map", and
+            weights: weight of each layer: its name for what leaves it, "NAME@input" for what enters it, "input" for
+                the image, or one of the names that `Separators.expand` explains: "late", "last-block", "last-map", and
                 "blocks" and "late-blocks", whose members share their weight evenly. All but "input" have to be kept.
                 "input~1.5" is smoothed by a Gaussian of so many pixels, which keeps its total too.
 
         Raises:
-            UsageError: weights that do not add up to 1; a name that is no cut, or was not kept; no width after `~`.
+            UsageError: weights that do not add up to 1; a name that is no separator layer, or was not kept; no
+                width after `~`.
         """
         require_weights(weights)
         if self.relevance.dim() - self.target.dim() != 3:
-            raise UsageError(f"only maps of images can be read, not relevance of shape {tuple(self.relevance.shape)}")
-        if self.cuts is None:
-            raise UsageError(f"no cut was kept. Ask for those to read with LRP(model, keep={list(weights)})")
+            shape = tuple(self.relevance.shape)
+            raise UsageError(f"only maps of images can be combined, not relevance of shape {shape}")
+        if self.separators is None:
+            raise UsageError(f"no separator layer was kept. Ask for them with LRP(model, keep={list(weights)})")
         size = self.relevance.shape[-2:]
         total = torch.zeros_like(self.heatmap)
         for text, weight in weights.items():
-            name, smooth = parse_cut(text)
-            parts = self.cuts.expand(name)
+            name, smooth = parse_layer(text)
+            parts = self.separators.expand(name)
             for part in parts:
-                total += (weight / len(parts)) * enlarge(self._cut(self.cuts, part), size, smooth)
+                total += (weight / len(parts)) * enlarge(self._layer(self.separators, part), size, smooth)
         return total
 
-    def _cut(self, cuts: Cuts, name: str) -> Tensor:
-        """Relevance of a cut, summed over its channels."""
-        place = cuts.place(name)
+    def _layer(self, separators: Separators, name: str) -> Tensor:
+        """Relevance of a separator layer, summed over its channels."""
+        place = separators.place(name)
         if place == 0:
             return self.heatmap
         for (layer, side), relevance in self.kept.items():
-            if cuts.places.get(layer if side == "output" else f"{layer}@input") == place:
+            if separators.places.get(layer if side == "output" else f"{layer}@input") == place:
                 return relevance.sum(self.target.dim())
-        raise UsageError(f"the cut {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
+        raise UsageError(f"the layer {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
 
     @classmethod
     def cat(cls, parts: Sequence[Relevance]) -> Relevance:
@@ -190,8 +193,8 @@ class Relevance:
         targets, scores = self.target.flatten().tolist(), self.score.flatten().tolist()
         said = [f"{self.what or f'class {t}'}: {s:.4g}" for t, s in zip(targets[:4], scores[:4], strict=True)]
         more = f", and {len(targets) - 4} more" if len(targets) > 4 else ""
-        books = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
-        return f"Relevance({shape} by {self.composite or 'rules unknown'}; {', '.join(said)}{more}{books})"
+        leak = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
+        return f"Relevance({shape} by {self.composite or 'rules unknown'}; {', '.join(said)}{more}{leak})"
 
     def _repr_png_(self) -> bytes | None:
         picture: bytes | None = require("relprop.viz.notebook", "all").png(self)
@@ -233,7 +236,7 @@ class Relevance:
             "gap": None if self.ledger is None else self.ledger.gap,
             "absorbed": None if self.ledger is None else self.ledger.absorbed,
             "conservation": None if self.ledger is None else self.ledger.conservation().document(),
-            "cuts": None if self.cuts is None else {"places": dict(self.cuts.places), "blocks": list(self.cuts.blocks)},
+            "separators": None if self.separators is None else self.separators.document(),
             "ledger": [{"name": e.name, "op": e.op, "rule": e.rule, "conserves": e.conserves} for e in entries],
         }
 
@@ -278,7 +281,7 @@ class Relevance:
             kept=_load_kept(stored),
             composite=stored.get("composite", str),
             what=what,
-            cuts=_load_cuts(stored),
+            separators=_load_cuts(stored),
             link=link,
         )
 
@@ -298,19 +301,20 @@ def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
     return kept
 
 
-def _load_cuts(stored: Stored) -> Cuts | None:
-    cuts: Any = stored.manifest.get("cuts")
-    if cuts is None:
+def _load_cuts(stored: Stored) -> Separators | None:
+    separators: Any = stored.manifest.get("separators")
+    if separators is None:
         return None
-    fits = isinstance(cuts, dict) and isinstance(cuts.get("places"), dict) and isinstance(cuts.get("blocks"), list)
+    fits = isinstance(separators, dict) and isinstance(separators.get("places"), dict)
+    fits = fits and isinstance(separators.get("blocks"), list)
     if (
         not fits
-        or not cuts["places"]
-        or {type(place) for place in cuts["places"].values()} - {int}
-        or set(map(type, cuts["blocks"])) - {str}
+        or not separators["places"]
+        or {type(place) for place in separators["places"].values()} - {int}
+        or set(map(type, separators["blocks"])) - {str}
     ):
-        stored.refuse(f"its cuts are {repr(cuts)[:60]}")
-    return Cuts(cuts["places"], tuple(cuts["blocks"]))
+        stored.refuse(f"its separators are {repr(separators)[:60]}")
+    return Separators(separators["places"], tuple(separators["blocks"]))
 
 
 def _load_ledger(stored: Stored, count: int) -> Ledger | None:

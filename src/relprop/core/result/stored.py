@@ -25,7 +25,7 @@ def write_result(directory: str | Path, tensors: Mapping[str, Tensor], manifest:
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    # a copy each: the format holds no two tensors of one memory, which views of one walk may be
+    # a copy each: the format holds no two tensors of one memory, which views of one backward pass may be
     copies = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
     try:
         save_file(copies, directory / _TENSORS)

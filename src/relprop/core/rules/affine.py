@@ -17,7 +17,7 @@ from torch import Tensor
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.graph import Node, State
 from relprop.core.rules.rule import Rule, rule
-from relprop.core.rules.step import Step, is_stand_in
+from relprop.core.rules.step import Step, is_fake
 from relprop.core.weights.prepared import Derived, Weight
 from relprop.errors import InputError
 
@@ -27,10 +27,10 @@ class Affine:
     """A weighted sum, as two functions of weight and value.
 
     Attributes:
-        weight: in the layout that `push` and `pull` take.
+        weight: in the layout that `forward` and `transpose` take.
         bias: one number an output channel, shaped to broadcast on the output; or None.
-        push: (value, weight) -> W h.
-        pull: (value, weight) -> Wᵀ s, in the shape of the input.
+        forward: (value, weight) -> W h.
+        transpose: (value, weight) -> Wᵀ s, in the shape of the input.
         spread: value -> the transpose with all weights one, over in-bounds inputs that depend on the image.
         count: number of inputs that `spread` sends each output to, shaped to broadcast on the output.
         text: its geometry, in a few letters.
@@ -38,8 +38,8 @@ class Affine:
 
     weight: Tensor
     bias: Tensor | None
-    push: Callable[[Tensor, Weight], Tensor]
-    pull: Callable[[Tensor, Weight], Tensor]
+    forward: Callable[[Tensor, Weight], Tensor]
+    transpose: Callable[[Tensor, Weight], Tensor]
     spread: Callable[[Tensor], Tensor]
     count: Callable[[], Tensor]
     text: str = ""
@@ -59,21 +59,21 @@ def _conv(step: Step) -> Affine:
 
     kept, owner, prepared = _is_kept(step), weight_name(step), step.prepared
 
-    def push(value: Tensor, w: Weight) -> Tensor:
+    def forward(value: Tensor, w: Weight) -> Tensor:
         if isinstance(w, Tensor) and not kept:
-            return geometry.push(value, w)
-        return prepared.push(owner, geometry, value, w)
+            return geometry.forward(value, w)
+        return prepared.forward(owner, geometry, value, w)
 
-    def pull(value: Tensor, w: Weight) -> Tensor:
+    def transpose(value: Tensor, w: Weight) -> Tensor:
         if isinstance(w, Tensor) and not kept:
-            return geometry.pull(value, w, like)
-        return prepared.pull(owner, geometry, value, w, like)
+            return geometry.transpose(value, w, like)
+        return prepared.transpose(owner, geometry, value, w, like)
 
     support = step.supports[0]
     sources = (weight,) if support is None else (weight, support)
 
     def once(name: str, make: Callable[[], Tensor]) -> Tensor:
-        fixed = kept and not any(map(is_stand_in, sources[1:]))
+        fixed = kept and not any(map(is_fake, sources[1:]))
         if not fixed:
             return make()
         return prepared.get(owner, f"{name}{tuple(shape[1:])} {geometry.text}", sources, make, sized=True)
@@ -87,19 +87,19 @@ def _conv(step: Step) -> Affine:
         return counts.repeat_interleave(geometry.outputs_per_group, 1)
 
     def spread(value: Tensor) -> Tensor:
-        if not kept or prepared.bf16 or is_stand_in(value):
+        if not kept or prepared.bf16 or is_fake(value):
             return geometry.spread(value, shape[2:], mask())
         ones: Tensor = prepared.get(owner, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
         single = geometry.one_channel_a_group
         narrow = value.new_empty(1).expand(value.shape[0], geometry.groups, *shape[2:])
-        pull_ones = partial(prepared.pull, f"{owner}, ones", single, weight=ones, goal=narrow)
-        return geometry.spread(value, shape[2:], mask(), pull_ones)
+        transpose_ones = partial(prepared.transpose, f"{owner}, ones", single, weight=ones, goal=narrow)
+        return geometry.spread(value, shape[2:], mask(), transpose_ones)
 
     return Affine(
         weight,
         None if bias is None else bias.reshape(1, -1, *[1] * dims),
-        push,
-        pull,
+        forward,
+        transpose,
         spread,
         lambda: once("count", count),
         geometry.text,
@@ -139,11 +139,11 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     negative zero of rounding are dead. Needs z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
-    if not is_stand_in(z) and z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
+    if not is_fake(z) and z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
         return relevance / z, None
     divided = relevance / F.threshold(z, tiny, torch.inf)
     dead = torch.where(z > tiny, 0, relevance)
-    if is_stand_in(z):
+    if is_fake(z):
         return divided, dead
     # one after the other, since aminmax copies what is not in row-major order, as channels-last maps are not
     return divided, dead if dead.amin() or dead.amax() else None
@@ -204,12 +204,12 @@ def z_plus(step: Step, relevance: Tensor) -> Tensor:
     layer = affine(step)
     plus = part(step, layer.weight, "plus")
     if step.nonnegative[0]:
-        divided, dead = quotient(relevance, layer.push(step.input, plus))
-        return _with_dead(layer, layer.pull(divided, plus).mul_(step.input), dead)
+        divided, dead = quotient(relevance, layer.forward(step.input, plus))
+        return _with_dead(layer, layer.transpose(divided, plus).mul_(step.input), dead)
     minus = part(step, layer.weight, "minus")
     above, below = step.input.clamp(min=0), step.input.clamp(max=0)
-    divided, dead = quotient(relevance, layer.push(above, plus).add_(layer.push(below, minus)))
-    shared = layer.pull(divided, plus).mul_(above).addcmul_(below, layer.pull(divided, minus))
+    divided, dead = quotient(relevance, layer.forward(above, plus).add_(layer.forward(below, minus)))
+    shared = layer.transpose(divided, plus).mul_(above).addcmul_(below, layer.transpose(divided, minus))
     return _with_dead(layer, shared, dead)
 
 
@@ -225,10 +225,10 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
     size = tuple(step.shapes[0][1:])
     sources = plus.sources if isinstance(plus, Derived) else (plus,)
     name = f"z of ones {size} {layer.text}"
-    made = partial(layer.push, ones, plus)
+    made = partial(layer.forward, ones, plus)
     z = step.prepared.get(weight_name(step), name, sources, made, sized=True) if _is_kept(step) else made()
     divided, dead = quotient(relevance, z)
-    return _with_dead(layer, ones * layer.pull(divided, plus), dead)
+    return _with_dead(layer, ones * layer.transpose(divided, plus), dead)
 
 
 def _ones(step: Step, weight: Tensor) -> Tensor:
@@ -249,8 +249,8 @@ def w_square(step: Step, relevance: Tensor) -> Tensor:
     layer = affine(step)
     square = part(step, layer.weight, "square")
     ones = _ones(step, layer.weight)
-    divided, dead = quotient(relevance, layer.push(ones, square))
-    return _with_dead(layer, ones * layer.pull(divided, square), dead)
+    divided, dead = quotient(relevance, layer.forward(ones, square))
+    return _with_dead(layer, ones * layer.transpose(divided, square), dead)
 
 
 def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
@@ -263,10 +263,10 @@ def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        z = layer.push(step.input, layer.weight)
+        z = layer.forward(step.input, layer.weight)
         if bias and layer.bias is not None:
             z = z + layer.bias
-        return step.input * layer.pull(stabilised_quotient(relevance, z, eps), layer.weight)
+        return step.input * layer.transpose(stabilised_quotient(relevance, z, eps), layer.weight)
 
     return Rule(f"ε={eps:g}" if eps else "0", share, conserves=False, positive=False)
 
@@ -288,7 +288,7 @@ def z_plus_epsilon(eps: float = 1e-5, *, ones: bool = False) -> Rule:
         layer = affine(step)
         plus = part(step, layer.weight, "plus")
         value = _ones(step, layer.weight) if ones else step.input
-        return value * layer.pull(relevance / (layer.push(value, plus) + eps), plus)
+        return value * layer.transpose(relevance / (layer.forward(value, plus) + eps), plus)
 
     reads: frozenset[str] = frozenset() if ones else frozenset({"inputs"})
     name = f"z+ {'(ones) ' if ones else ''}ε={eps:g}"
@@ -305,11 +305,11 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
         layer = affine(step)
         plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
         parts = signed_parts(step)
-        z = pushed(layer, parts, (plus, minus)) + eps
+        z = forward_sum(layer, parts, (plus, minus)) + eps
         if layer.bias is not None:
             z = z + layer.bias.clamp(min=0)
         divided = relevance / z.masked_fill(z == 0, torch.inf)
-        shared = [h * layer.pull(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
+        shared = [h * layer.transpose(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
         return sum(shared[1:], shared[0])
 
     return Rule("z+ with bias", share, conserves=False)
@@ -328,26 +328,26 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
         layer = affine(step)
         plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
         parts = signed_parts(step)
-        z = layer.push(step.input, layer.weight)
-        above = pushed(layer, parts, (plus, minus))
+        z = layer.forward(step.input, layer.weight)
+        above = forward_sum(layer, parts, (plus, minus))
         below = z - above
         if bias and layer.bias is not None:
             z, above, below = z + layer.bias, above + layer.bias.clamp(min=0), below + layer.bias.clamp(max=0)
         on, off = torch.where(z > 0, relevance, 0), torch.where(z > 0, 0, relevance)
         up = stabilised_quotient(on, z + g * above, eps)
         down = stabilised_quotient(off, z + g * below, eps)
-        shared = step.input * layer.pull(up + down, layer.weight)
+        shared = step.input * layer.transpose(up + down, layer.weight)
         for h, same, other in zip(parts, (plus, minus), (minus, plus), strict=False):
-            shared = shared + g * h * (layer.pull(up, same) + layer.pull(down, other))
+            shared = shared + g * h * (layer.transpose(up, same) + layer.transpose(down, other))
         return shared
 
     return Rule(f"γ={g:g}", share, conserves=False, positive=False)
 
 
-def pushed(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
+def forward_sum(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
     """Σ W h over the parts of the input, each with its part of the weights."""
-    pushed = [layer.push(h, w) for h, w in zip(parts, weights, strict=False)]
-    return sum(pushed[1:], pushed[0])
+    computed = [layer.forward(h, w) for h, w in zip(parts, weights, strict=False)]
+    return sum(computed[1:], computed[0])
 
 
 def signed_parts(step: Step) -> tuple[Tensor, ...]:
@@ -373,11 +373,11 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias
         for factor, pair, sign in ((alpha, (plus, minus), 1.0), (-beta, (minus, plus), -1.0)):
             if not factor:
                 continue
-            z = pushed(layer, parts, pair) + sign * eps
+            z = forward_sum(layer, parts, pair) + sign * eps
             if bias and layer.bias is not None:
                 z = z + (layer.bias * sign).clamp(min=0) * sign
             divided = factor * relevance / z.masked_fill(z == 0, torch.inf)
-            shared = shared + sum(h * layer.pull(divided, w) for h, w in zip(parts, pair, strict=False))
+            shared = shared + sum(h * layer.transpose(divided, w) for h, w in zip(parts, pair, strict=False))
         assert isinstance(shared, Tensor)
         return shared
 
@@ -406,9 +406,9 @@ def z_box(low: float | Tensor, high: float | Tensor) -> Rule:
                 "box; give the low and high that pixels can have after normalisation"
             )
         plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
-        z = layer.push(x - l, plus) + layer.push(x - u, minus)
+        z = layer.forward(x - l, plus) + layer.forward(x - u, minus)
         divided, dead = quotient(relevance, z)
-        shared = (x - l) * layer.pull(divided, plus) + (x - u) * layer.pull(divided, minus)
+        shared = (x - l) * layer.transpose(divided, plus) + (x - u) * layer.transpose(divided, minus)
         return _with_dead(layer, shared, dead)
 
     return Rule("zᴮ", share)

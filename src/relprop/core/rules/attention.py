@@ -87,12 +87,12 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
 
 
 def _choose_values(graph: Graph, node: Node) -> Rule:
-    """The value is paid alone: of what depends on the image, queries, keys and the mask only weigh it."""
+    """The value alone receives relevance: of what depends on the image, queries, keys and the mask only weigh it."""
     by_image = [isinstance(a, Ref) for a in node.args]
     if not by_image[2] or any(by_image[4:]) or len(node.inputs) != sum(by_image):
         return Rule(attention_values.name, _share_values)  # cannot serve
-    pays = tuple(place == 2 for place, depends in enumerate(by_image) if depends)
-    return replace(attention_values, choose=None, pays=pays)
+    receives = tuple(place == 2 for place, depends in enumerate(by_image) if depends)
+    return replace(attention_values, choose=None, receives=receives)
 
 
 #: relevance goes to the values alone
@@ -129,11 +129,11 @@ def matmul_rule(eps: float = 1e-6) -> Rule:
         first, second = step.inputs
         assert first is not None
         assert second is not None
-        output, pull = transposed(on_inputs(step), first, second)
-        to_first, to_second = pull(stabilised_quotient(relevance, 2 * output, eps))
+        output, transpose = transposed(on_inputs(step), first, second)
+        to_first, to_second = transpose(stabilised_quotient(relevance, 2 * output, eps))
         return first * to_first, second * to_second
 
-    made = Rule("matmul (AttnLRP)", share, conserves=False, positive=False, pays=(True, True))
+    made = Rule("matmul (AttnLRP)", share, conserves=False, positive=False, receives=(True, True))
     return replace(made, choose=lambda _, node: made if len(node.inputs) == 2 else by_transpose(0))
 
 
@@ -156,5 +156,5 @@ def attention_attnlrp(eps: float = 1e-6) -> Rule:
         """Where the query is learned, say, by values: the other rules need all three."""
         return made if len(node.inputs) == 3 else attention_values.at(graph, node) or attention_values
 
-    made = Rule("attention (AttnLRP)", share, conserves=False, positive=False, pays=(True, True, True))
+    made = Rule("attention (AttnLRP)", share, conserves=False, positive=False, receives=(True, True, True))
     return replace(made, choose=choose)

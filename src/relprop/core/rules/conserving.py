@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relprop.core.rules.affine import Affine, affine, evenly, part, pushed, signed_parts
+from relprop.core.rules.affine import Affine, affine, evenly, forward_sum, part, signed_parts
 from relprop.core.rules.rule import Rule
-from relprop.core.rules.step import Step, is_stand_in
+from relprop.core.rules.step import Step, is_fake
 
 
 def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
@@ -73,15 +73,15 @@ def conserving_gamma(g: float = 0.25) -> Rule:
 def _sums(step: Step, layer: Affine) -> tuple[Tensor, Tensor]:
     """Σ_k z⁺_kj and Σ_k z⁻_kj."""
     plus, minus, parts = part(step, layer.weight, "plus"), part(step, layer.weight, "minus"), signed_parts(step)
-    return pushed(layer, parts, (plus, minus)), pushed(layer, parts, (minus, plus))
+    return forward_sum(layer, parts, (plus, minus)), forward_sum(layer, parts, (minus, plus))
 
 
 def _shared(step: Step, layer: Affine, up: Tensor, down: Tensor, dead: Tensor) -> Tensor:
     """Σ_j z⁺_ij up_j + z⁻_ij down_j, and what outputs without contributions share evenly."""
     plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
     shared = [
-        h * (layer.pull(up, same) + layer.pull(down, other))
+        h * (layer.transpose(up, same) + layer.transpose(down, other))
         for h, same, other in zip(signed_parts(step), (plus, minus), (minus, plus), strict=False)
     ]
     total = sum(shared[1:], shared[0])
-    return total + evenly(layer, dead) if is_stand_in(dead) or dead.any() else total
+    return total + evenly(layer, dead) if is_fake(dead) or dead.any() else total

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relprop.core.rules.affine import affine, evenly
 from relprop.core.rules.rule import rule
-from relprop.core.rules.step import Step, is_stand_in
+from relprop.core.rules.step import Step, is_fake
 
 
 @rule(name="centred", positive=False)
@@ -23,10 +23,10 @@ def centred(step: Step, relevance: Tensor) -> Tensor:
     """
     layer = affine(step)
     classes = -1 if step.node.op == "linear" else 1
-    z = layer.push(step.input, layer.weight)
+    z = layer.forward(step.input, layer.weight)
     z = z - z.mean(classes, keepdim=True)
     alive = z.abs() > torch.finfo(z.dtype).tiny
     divided = relevance / torch.where(alive, z, torch.inf)
-    shared = step.input * layer.pull(divided - divided.mean(classes, keepdim=True), layer.weight)
+    shared = step.input * layer.transpose(divided - divided.mean(classes, keepdim=True), layer.weight)
     dead = torch.where(alive, 0, relevance)
-    return shared + evenly(layer, dead) if is_stand_in(dead) or dead.any() else shared
+    return shared + evenly(layer, dead) if is_fake(dead) or dead.any() else shared

@@ -117,11 +117,11 @@ def _reduced(step: Step) -> tuple[int, ...]:
 
 
 def _share_average(
-    step: Step, relevance: Tensor, push: Callable[[Tensor], Tensor], pull: Callable[[Tensor], Tensor]
+    step: Step, relevance: Tensor, forward: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
 ) -> Tensor:
     above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
-    divided, dead = quotient(relevance, push(above))
-    shared = above * pull(divided)
+    divided, dead = quotient(relevance, forward(above))
+    shared = above * transpose(divided)
     if dead is None:
         return shared
     support = step.supports[0]
@@ -129,7 +129,7 @@ def _share_average(
     # of one image, unless the first dimension is itself averaged: an ensemble's, stacked before the batch
     counted = step.node.op in ("mean", "sum") and 0 in _reduced(step)
     members = members.expand(above.shape if counted else (1, *above.shape[1:]))
-    return shared + members * pull(dead / push(members).clamp(min=torch.finfo(above.dtype).tiny))
+    return shared + members * transpose(dead / forward(members).clamp(min=torch.finfo(above.dtype).tiny))
 
 
 def _average_of(step: Step) -> Callable[[Tensor], Tensor]:
@@ -142,23 +142,23 @@ def _pull_average(step: Step, value: Tensor) -> Tensor:
     dims = _dims(step)
     if step.node.op == "adaptive_avg_pool":
         return _adaptive_pull(value, like, dims)
-    pulled: Tensor
+    sent_back: Tensor
     if dims == 1:
-        pulled = aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1))
-        return pulled.squeeze(-2)
+        sent_back = aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1))
+        return sent_back.squeeze(-2)
     backward = aten.avg_pool3d_backward if dims == 3 else aten.avg_pool2d_backward
-    pulled = backward(value, like, *_pool_arguments(step, dims))
-    return pulled
+    sent_back = backward(value, like, *_pool_arguments(step, dims))
+    return sent_back
 
 
 def _adaptive_pull(value: Tensor, like: Tensor, dims: int) -> Tensor:
-    pulled: Tensor
+    sent_back: Tensor
     if dims == 1:
-        pulled = aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2))
-        return pulled.squeeze(-2)
+        sent_back = aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2))
+        return sent_back.squeeze(-2)
     backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
-    pulled = backward(value, like)
-    return pulled
+    sent_back = backward(value, like)
+    return sent_back
 
 
 def _pool_arguments(step: Step, dims: int) -> tuple[Any, ...]:
@@ -187,7 +187,8 @@ def max_as_average(step: Step, relevance: Tensor) -> Tensor:
         return _share_average(step, relevance, lambda v: average(v, size), lambda v: _adaptive_pull(v, like, dims))
     windows, ones = _windows(step, relevance)
     like = step.input.new_empty(step.shapes[0])
-    return _share_average(step, relevance, lambda v: windows.push(v, ones), lambda v: windows.pull(v, ones, like))
+    forward, back = lambda v: windows.forward(v, ones), lambda v: windows.transpose(v, ones, like)
+    return _share_average(step, relevance, forward, back)
 
 
 def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
@@ -242,9 +243,9 @@ def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
                 f"released() takes {step.node.name} for a {window}x{window} average of stride {window}, which gives "
                 f"{tuple(average.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
             )
-        pulled: Tensor = aten.avg_pool2d_backward(
+        sent_back: Tensor = aten.avg_pool2d_backward(
             relevance / (average + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
         )
-        return value * pulled
+        return value * sent_back
 
     return Rule(f"average {f'{window}x{window} ' if window else ''}ε={eps:g}", share, conserves=False, positive=False)

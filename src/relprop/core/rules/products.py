@@ -32,7 +32,7 @@ def product(gate: float = 0.0) -> Rule:
             return made  # cannot serve: a step of three values
         signal = 0 if node.op == "div" else signal_of(graph, node)
         if signal is None:
-            return _shared((0.5, 0.5), "product: halves")
+            return _shared((0.5, 0.5), "product: equal shares")
         shares = (1 - gate, gate) if signal == 0 else (gate, 1 - gate)
         return _shared(shares, "product: signal" if not gate else f"product: gate {gate:g}")
 
@@ -51,7 +51,7 @@ def _shared(shares: tuple[float, float], name: str) -> Rule:
             parts[1] = relevance - parts[0]
         return tuple(fit(r, s) if p else None for r, s, p in zip(parts, step.shapes, shares, strict=True))
 
-    return Rule(name, share, frozenset(), pays=(shares[0] > 0, shares[1] > 0))
+    return Rule(name, share, frozenset(), receives=(shares[0] > 0, shares[1] > 0))
 
 
 DEFAULTS["mul"] = DEFAULTS["div"] = product()
@@ -60,8 +60,8 @@ DEFAULTS["mul"] = DEFAULTS["div"] = product()
 def _where(graph: Graph, node: Node) -> Rule:
     """The condition gets nothing; where a constant is chosen, it absorbs."""
     by_image = [isinstance(a, Ref) for a in node.args]
-    pays = tuple(place > 0 for place, depends in enumerate(by_image) if depends)
-    return Rule("chosen", where_chosen, frozenset({"inputs"}), conserves=all(by_image[1:]), pays=pays)
+    receives = tuple(place > 0 for place, depends in enumerate(by_image) if depends)
+    return Rule("chosen", where_chosen, frozenset({"inputs"}), conserves=all(by_image[1:]), receives=receives)
 
 
 def where_chosen(step: Step, relevance: Tensor) -> Shares:
@@ -81,7 +81,7 @@ DEFAULTS["where"] = Rule("chosen", where_chosen, choose=_where)
 
 @rule("maximum", "minimum", name="chosen", several=True)
 def larger_chosen(step: Step, relevance: Tensor) -> Shares:
-    """`maximum(a, b)`, `minimum`: to the one that the value is of, in halves where both are."""
+    """`maximum(a, b)`, `minimum`: to the one that the value is of, in equal shares where both are."""
     if len(step.inputs) == 1:
         return fit(relevance, step.shapes[0])
     first, second = step.inputs

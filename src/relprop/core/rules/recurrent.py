@@ -23,8 +23,8 @@ def to_signal(step: Step, relevance: Tensor) -> Shares:
 
 def _choose(graph: Graph, node: Node) -> Rule:
     if isinstance(node.args[0], Ref):
-        return Rule("gate: signal", to_signal, frozenset(), pays=(True, *[False] * (len(node.inputs) - 1)))
-    return Rule("constant state", to_signal, frozenset(), conserves=False, pays=(False,) * len(node.inputs))
+        return Rule("gate: signal", to_signal, frozenset(), receives=(True, *[False] * (len(node.inputs) - 1)))
+    return Rule("constant state", to_signal, frozenset(), conserves=False, receives=(False,) * len(node.inputs))
 
 
 DEFAULTS["gated"] = Rule("gate", to_signal, frozenset(), choose=_choose)

@@ -40,6 +40,6 @@ def _spread(step: Step, relevance: Tensor) -> Tensor:
         result: Tensor = call(value, *step.args[1:], **step.kwargs)
         return result
 
-    pull: Any = torch.func.vjp(interpolate, relevance.new_zeros(step.shapes[0]))[1]
-    shared: Tensor = pull(relevance)[0]
+    transpose: Any = torch.func.vjp(interpolate, relevance.new_zeros(step.shapes[0]))[1]
+    shared: Tensor = transpose(relevance)[0]
     return shared

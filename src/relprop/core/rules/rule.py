@@ -29,9 +29,9 @@ class Rule:
         reads: the forward values it looks at; nothing else is kept for it.
         conserves: whether the parts must add up to the whole. A difference is a leak then; else it is absorbed.
         positive: whether relevance that is nowhere negative stays so.
-        pays: for each input whether it may get relevance, where some get none; what lies behind those needs no rule
+        receives: for each input whether it may get relevance, where some get none; what lies behind those needs no rule
             and keeps no value. None means that all may.
-        several: whether it shares between several inputs; with `pays` it does.
+        several: whether it shares between several inputs; with `receives` it does.
         sources: the nodes that share its relevance, where those are not the inputs of the step: the branches of a join
             that is a chain of sums.
         choose: (graph, node) -> the rule of this very step, where that depends on its place: on which operand of a
@@ -43,7 +43,7 @@ class Rule:
     reads: frozenset[Reads] = frozenset({"inputs"})
     conserves: bool = True
     positive: bool = True
-    pays: tuple[bool, ...] | None = None
+    receives: tuple[bool, ...] | None = None
     several: bool = False
     choose: Callable[[Graph, Node], Rule] | None = None
     sources: tuple[int, ...] | None = None
@@ -55,17 +55,19 @@ class Rule:
     def at(self, graph: Graph, node: Node) -> Rule | None:
         """The rule of one step; None where it cannot serve there: a built-in rule of one value at a step of several."""
         rule = self if self.choose is None else self.choose(graph, node)
-        several = rule.several or rule.pays is not None or not rule.of_relprop
+        several = rule.several or rule.receives is not None or not rule.of_relprop
         return rule if several or len(node.inputs) == 1 else None
 
     def sources_of(self, node: Node) -> tuple[int, ...]:
         """The nodes between whose values it shares."""
         return node.inputs if self.sources is None else self.sources
 
-    def paid(self, node: Node) -> tuple[int, ...]:
+    def receivers(self, node: Node) -> tuple[int, ...]:
         """Those of them that may get relevance."""
         sources = self.sources_of(node)
-        return sources if self.pays is None else tuple(s for s, pays in zip(sources, self.pays, strict=True) if pays)
+        if self.receives is None:
+            return sources
+        return tuple(source for source, gets in zip(sources, self.receives, strict=True) if gets)
 
     @property
     def of_relprop(self) -> bool:

@@ -150,8 +150,8 @@ def to_the_chosen(step: Step, relevance: Tensor) -> Tensor:
         chosen: Tensor = step.node.call(value, *step.args[1:], **step.kwargs)
         return chosen
 
-    pull: Any = torch.func.vjp(choose, step.input)[1]
-    moved: Tensor = pull(relevance)[0]
+    transpose: Any = torch.func.vjp(choose, step.input)[1]
+    moved: Tensor = transpose(relevance)[0]
     return moved
 
 

@@ -15,7 +15,7 @@ from relprop.core.graph.support import Support
 from relprop.core.weights.prepared import Prepared
 
 
-def is_stand_in(value: Tensor) -> bool:
+def is_fake(value: Tensor) -> bool:
     """Whether it has a shape and no data, as values have while a graph is made: code may not branch on it then."""
     return isinstance(value, FakeTensor)
 

@@ -54,7 +54,7 @@ def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bo
         )
         return tuple(shared if place == signal else None for place in range(len(step.inputs)))
 
-    return Rule("z+ linear", share, pays=None if weighs is None else (signal == 0, signal == 1))
+    return Rule("z+ linear", share, receives=None if weighs is None else (signal == 0, signal == 1))
 
 
 Apply = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
@@ -137,13 +137,13 @@ def share_weighted(
 ) -> Tensor:
     """The z⁺-rule by transposes: see `by_transpose`."""
     above = value.clamp(min=0)
-    z, pull = transposed(lambda v: apply(v, _clamped(weights, positive, above=True)), above)
-    shares: list[tuple[Tensor, Any]] = [(above, pull)]
+    z, transpose = transposed(lambda v: apply(v, _clamped(weights, positive, above=True)), above)
+    shares: list[tuple[Tensor, Any]] = [(above, transpose)]
     if not (nonnegative or positive or not weights):
         below = value.clamp(max=0)
-        more, pull = transposed(lambda v: apply(v, _clamped(weights, False, above=False)), below)
+        more, transpose = transposed(lambda v: apply(v, _clamped(weights, False, above=False)), below)
         z = z + more
-        shares.append((below, pull))
+        shares.append((below, transpose))
     divided, dead = quotient(relevance, z)
     shared: Tensor = shares[0][0] * shares[0][1](divided)[0]
     for h, back in shares[1:]:
@@ -152,9 +152,9 @@ def share_weighted(
         return shared
     members = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
     for sizes in (tuple(w.abs() for w in weights), tuple(torch.ones_like(w) for w in weights)):
-        z, pull = transposed(lambda v, sizes=sizes: apply(v, sizes), members)
+        z, transpose = transposed(lambda v, sizes=sizes: apply(v, sizes), members)
         divided, dead = quotient(dead, z)
-        shared = shared + members * pull(divided)[0]
+        shared = shared + members * transpose(divided)[0]
         if dead is None:
             break
     return shared
@@ -162,8 +162,8 @@ def share_weighted(
 
 def transposed(function: Callable[..., Tensor], *values: Tensor) -> tuple[Tensor, Any]:
     """Value of a linear function, and the function's transpose."""
-    value, pull = torch.func.vjp(function, *values)[:2]
-    return value, pull
+    value, transpose = torch.func.vjp(function, *values)[:2]
+    return value, transpose
 
 
 def _clamped(weights: tuple[Tensor, ...], already: bool, *, above: bool) -> tuple[Tensor, ...]:
@@ -180,12 +180,12 @@ def _choose(graph: Graph, node: Node) -> Rule:
         return linear
     signal = signal_of(graph, node)
     if signal is None:
-        return halves
+        return equal_shares
     weight = graph.nodes[node.inputs[1 - signal]]
     return by_transpose(signal, weighs=1 - signal, positive_weights=always_nonnegative(graph, weight))
 
 
-def _share_halves(step: Step, relevance: Tensor) -> Shares:
+def _share_equally(step: Step, relevance: Tensor) -> Shares:
     shares = []
     for k in (0, 1):
         parts = by_transpose(k, weighs=1 - k).share(step, relevance * 0.5 if k == 0 else relevance - relevance * 0.5)
@@ -212,22 +212,22 @@ def average_in_boxes(step: Step, relevance: Tensor) -> Tensor:
         averaged: Tensor = step.node.call(h, boxes, *options)
         return averaged
 
-    def pull(r: Tensor) -> Tensor:
+    def transpose(r: Tensor) -> Tensor:
         shared: Tensor = backward(r.contiguous(), boxes, scale, height, width, *value.shape, samples, aligned)
         return shared
 
     there = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
     above = value.clamp(min=0) * there
     divided, dead = quotient(relevance, average(above))
-    shared = above * pull(divided)
+    shared = above * transpose(divided)
     if dead is None:
         return shared
     divided, _ = quotient(dead, average(there))
-    return shared + there * pull(divided)
+    return shared + there * transpose(divided)
 
 
 #: where neither operand weighs the other each gets half (the uniform rule of AttnLRP, Achtibat et al. 2024, Eq. 13)
-halves = Rule("z+ linear: halves", _share_halves, pays=(True, True))
+equal_shares = Rule("z+ linear: equal shares", _share_equally, receives=(True, True))
 linear = replace(by_transpose(0), choose=_choose)
 for _op in LINEAR:
     DEFAULTS[_op] = linear

@@ -45,7 +45,7 @@ Target = Classes | Sigmoid | OutputTarget | Function | Sequence[OutputTarget | F
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """What the walk back starts with.
+    """What the backward pass starts with.
 
     Attributes:
         target: (N,) or (N, K) the classes; -1 where it is not the score of one class.

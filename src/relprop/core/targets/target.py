@@ -1,6 +1,6 @@
 """What to explain of an output where it is not the score of one class.
 
-A target says with how much relevance each value of the output begins; the walk then conserves the sum. Besides the
+A target says with how much relevance each value of the output begins; the backward pass conserves the sum. Besides the
 targets below, any function of the output will do (`of_function`), and one function for each image (a list).
 
     relprop.explain(model, x, target=Contrast(281, 285))            # why this class rather than that one

@@ -57,7 +57,7 @@ class Phases:
                 made[:, a, b, :, d, e] = weight[:, :, k, j].t()
         return made.flatten(0, 2)
 
-    def pull(self, value: Tensor, packed: Tensor, outward: tuple[int, ...]) -> Tensor:
+    def transpose(self, value: Tensor, packed: Tensor, outward: tuple[int, ...]) -> Tensor:
         """The transpose, in the size `outward`."""
         rows = [-(-size // self.stride) for size in outward]
         pad = max(-self.first, *(n + self.last - have for n, have in zip(rows, value.shape[2:], strict=True)))
@@ -85,24 +85,24 @@ class Packed:
     transposed: bool = False
     phases: Phases | None = None
 
-    def push(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """W h + b: (N, in, H, W) -> (N, out, H', W')."""
         g = self.geometry
-        pushed: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        computed: Tensor = torch.ops.mkldnn._convolution_pointwise(
             value, self.weight, bias, g.padding, g.stride, g.dilation, g.groups, "none", [], ""
         )
-        return pushed
+        return computed
 
-    def pull(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
+    def transpose(self, value: Tensor, outward: tuple[int, ...]) -> Tensor:
         """Wᵀ s: (N, out, H', W') -> (N, in, H, W), in the size `outward`."""
         g = self.geometry
         if self.phases is not None:
-            return self.phases.pull(value, self.weight, outward)
-        pulled: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            return self.phases.transpose(value, self.weight, outward)
+        sent_back: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
             value, self.weight, None, g.padding, _left_over(g, value.shape[2:], outward), g.stride, g.dilation,
             g.groups, "none", [], "",
         )  # fmt: skip
-        return pulled
+        return sent_back
 
 
 def _left_over(geometry: ConvGeometry, size: torch.Size, outward: tuple[int, ...]) -> list[int]:
@@ -128,7 +128,7 @@ def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor, *, inward: bool
     )
 
 
-def pack_push(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
+def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
     """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
     g = geometry
     return Packed(
@@ -137,7 +137,7 @@ def pack_push(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packe
     )
 
 
-def pack_pull(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
+def pack_transpose(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
     """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W); others run."""
     g = geometry
     phases = Phases.of(g)
@@ -169,10 +169,10 @@ def available() -> bool:
     weight = torch.linspace(-1, 1, 108).reshape(4, 3, 3, 3)
     value = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)
     try:
-        pushed = pack_push(geometry, weight, value.shape).push(value)
-        pulled = pack_pull(geometry, weight, pushed.shape, (8, 8)).pull(pushed, (8, 8))
+        computed = pack_forward(geometry, weight, value.shape).forward(value)
+        sent_back = pack_transpose(geometry, weight, computed.shape, (8, 8)).transpose(computed, (8, 8))
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
     expected = F.conv2d(value, weight, stride=2, padding=1)
     back = F.conv_transpose2d(expected, weight, stride=2, padding=1, output_padding=1)
-    return torch.allclose(pushed, expected, atol=1e-4) and torch.allclose(pulled, back, atol=1e-3)
+    return torch.allclose(computed, expected, atol=1e-4) and torch.allclose(sent_back, back, atol=1e-3)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.graph.convolution import ConvGeometry
-from relprop.core.weights.packed import Packed, pack_pull, pack_push, packs
+from relprop.core.weights.packed import Packed, pack_forward, pack_transpose, packs
 
 Made = TypeVar("Made")
 Key = tuple[str, str]
@@ -185,7 +185,7 @@ class Prepared:
         sources = tuple(source for ref in entry.sources if (source := ref()) is not None)
         return Derived(key[1], sources, lambda: weight, weight)
 
-    def push(
+    def forward(
         self,
         owner: str,
         geometry: ConvGeometry,
@@ -197,36 +197,36 @@ class Prepared:
     ) -> Tensor:
         """W h + b of a convolution; packed, unless it cannot be."""
         if self._narrows(value) and not exact:
-            return self.push(owner, geometry, value.bfloat16(), self._narrow(weight), bias).to(value.dtype)
+            return self.forward(owner, geometry, value.bfloat16(), self._narrow(weight), bias).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, like(weight))):
-            pushed = geometry.push(value, self.numbers(owner, weight))
-            return pushed if bias is None else pushed + bias.reshape(1, -1, *[1] * (pushed.dim() - 2))
+            computed = geometry.forward(value, self.numbers(owner, weight))
+            return computed if bias is None else computed + bias.reshape(1, -1, *[1] * (computed.dim() - 2))
         made = weight if isinstance(weight, Derived) else self.derived(weight)
         packed = self.get(
             owner,
             f"{made.name}, packed {geometry.text}",
             made.sources,
-            lambda: pack_push(geometry, self._laid_out(made.make()), value.shape),
+            lambda: pack_forward(geometry, self._laid_out(made.make()), value.shape),
         )
-        return packed.push(value, bias)
+        return packed.forward(value, bias)
 
-    def pull(self, owner: str, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
+    def transpose(self, owner: str, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
         """Wᵀ s of such a convolution, in the shape of `goal`, whose values are not read."""
         if self._narrows(value):
             narrow = self._narrow(weight)
             goal = narrow.like.new_empty(1).expand(goal.shape)
-            return self.pull(owner, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
+            return self.transpose(owner, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, like(weight), inward=False)):
-            return geometry.pull(value, self.numbers(owner, weight), goal)
+            return geometry.transpose(value, self.numbers(owner, weight), goal)
         made = weight if isinstance(weight, Derived) else self.derived(weight)
         outward = tuple(goal.shape[2:])
         packed = self.get(
             owner,
             f"{made.name}, packed transpose {geometry.text}",
             made.sources,
-            lambda: pack_pull(geometry, self._laid_out(made.make()), value.shape, outward),
+            lambda: pack_transpose(geometry, self._laid_out(made.make()), value.shape, outward),
         )
-        return packed.pull(value, outward)
+        return packed.transpose(value, outward)
 
     def numbers(self, owner: str, weight: Weight) -> Tensor:
         """The numbers of a weight; of one that is derived, kept."""

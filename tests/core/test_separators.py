@@ -1,4 +1,4 @@
-"""Cuts: which tensors all relevance passes, and maps read from several of them."""
+"""Separators: which tensors all relevance passes, and maps read from several of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
 from relprop.core.composites.presets import COMPOSITES
-from relprop.core.graph.separators import Cuts, find_cuts, separators
-from relprop.core.result.combine import format_reading, parse_cut, parse_reading
+from relprop.core.graph.separators import Separators, find_separators, separators
+from relprop.core.result.combine import format_weights, parse_layer, parse_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.rules import rule
 from relprop.core.rules.mean_subtracted import centred
@@ -59,7 +59,7 @@ def test_a_separator_is_a_node_without_which_the_output_cannot_be_reached(block)
 
 
 def test_cuts_of_a_resnet_are_named_after_its_modules():
-    cuts = find_cuts(capture(small(), pictures()))
+    cuts = find_separators(capture(small(), pictures()))
     assert cuts.blocks == ("layer1.0", "layer2.0", "layer3.0")
     assert cuts.expand("blocks") == ("layer1.0@input", "layer2.0@input", "layer3.0@input")
     assert cuts.expand("last-block@input") == ("layer3.0@input",)
@@ -85,14 +85,14 @@ class Stages(nn.Module):
 
 
 def test_blocks_without_a_skip_are_known_by_their_kin():
-    cuts = find_cuts(capture(Stages().eval(), pictures()))
+    cuts = find_separators(capture(Stages().eval(), pictures()))
     assert cuts.blocks == ("blocks.0.0", "blocks.0.1", "blocks.1.0")
 
 
 def test_late_blocks_are_the_last_third_and_what_leaves_them():
-    many = Cuts({f"b.{k}": k + 1 for k in range(7)} | {"input": 0}, tuple(f"b.{k}" for k in range(7)))
+    many = Separators({f"b.{k}": k + 1 for k in range(7)} | {"input": 0}, tuple(f"b.{k}" for k in range(7)))
     assert many.expand("late-blocks") == ("b.5@input", "b.6@input", "b.6")
-    assert Cuts({"input": 0, "conv": 1}).expand("late-blocks") == ("conv",)
+    assert Separators({"input": 0, "conv": 1}).expand("late-blocks") == ("conv",)
 
 
 def test_values_in_another_layout_are_no_maps():
@@ -104,7 +104,7 @@ def test_values_in_another_layout_are_no_maps():
         def forward(self, x):
             return self.fc(self.conv(x).permute(0, 2, 3, 1).relu().mean((1, 2)))
 
-    cuts = find_cuts(capture(LastIsChannels().eval(), pictures()))
+    cuts = find_separators(capture(LastIsChannels().eval(), pictures()))
     assert cuts.expand("last-map") == ("conv",)
     assert "relu" not in cuts.places
 
@@ -177,42 +177,42 @@ def test_a_width_that_is_none_is_an_error(text):
     with pytest.raises(
         UsageError, match=r"is no width to smooth with; give the standard deviation in pixels, .* input~1.5"
     ):
-        parse_cut(text)
+        parse_layer(text)
     with pytest.raises(UsageError, match="is no width to smooth with"):
         LRP(small(), keep=[text])(pictures(count=1))
 
 
 def test_a_smoothed_cut_is_read_by_its_name():
     result = LRP(small(), keep=["last-block~3"])(pictures())
-    assert parse_cut("last-block@input~3") == ("last-block@input", 3.0)
-    assert parse_cut("input") == ("input", 0.0)
+    assert parse_layer("last-block@input~3") == ("last-block@input", 3.0)
+    assert parse_layer("input") == ("input", 0.0)
     fine, coarse = enlarge(result.heatmap, (32, 32), 1.5), enlarge(result.at("layer3.0").sum(1), (32, 32), 3)
     by_hand = 0.25 * fine + 0.75 * coarse
-    found = result.read({"input~1.5": 0.25, "last-block~3": 0.75})
+    found = result.combine({"input~1.5": 0.25, "last-block~3": 0.75})
     assert torch.allclose(found, by_hand, rtol=1e-5, atol=1e-9)
-    assert not torch.allclose(found, result.read({"input": 0.25, "last-block": 0.75}), rtol=1e-2)
+    assert not torch.allclose(found, result.combine({"input": 0.25, "last-block": 0.75}), rtol=1e-2)
 
 
-READINGS = [
+WEIGHTS = [
     {"last-block@input": 0.9, "input": 0.1},
     {"blocks": 0.5, "last-map": 0.25, "layer2.0": 0.25},
     {"late-blocks~3": 0.5, "input~1.5": 0.5},
 ]
 
 
-@pytest.mark.parametrize("weights", READINGS)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("rules", ["paper", "paper:classifier=centred", "two-sided", "two-sided:late=gamma:depth=1"])
-def test_a_reading_holds_the_score(weights, dtype, rtol, rules):
+def test_a_weighted_mean_holds_the_score(weights, dtype, rtol, rules):
     lrp = LRP(small(dtype), COMPOSITES.build(rules), keep=[*weights])
     result = lrp(pictures(dtype), start="logit")
-    total = result.read(weights).sum((1, 2), dtype=torch.float64)
-    size = result.read(weights).abs().sum((1, 2)).double()
+    total = result.combine(weights).sum((1, 2), dtype=torch.float64)
+    size = result.combine(weights).abs().sum((1, 2)).double()
     assert ((total - result.score.double()).abs() <= rtol * torch.maximum(size, result.score.abs().double())).all()
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-def test_a_reading_holds_the_score_less_what_was_absorbed_above_its_cuts(dtype, rtol):
+def test_a_weighted_mean_holds_the_score_less_what_was_absorbed_above_its_layers(dtype, rtol):
     composite = paper(classifier="epsilon", first="image").override(
         rules={"relu": rule(reads=(), conserves=False)(most)}
     )
@@ -220,7 +220,7 @@ def test_a_reading_holds_the_score_less_what_was_absorbed_above_its_cuts(dtype, 
     took = {entry.name: taken for entry, taken in zip(result.ledger.entries, result.ledger.absorptions, strict=True)}
     above = took["fc"]
     within = sum(taken for name, taken in took.items() if name.startswith("layer3.0"))
-    read = result.read({"last-block": 0.75, "last-block@input": 0.25})
+    read = result.combine({"last-block": 0.75, "last-block@input": 0.25})
     expected = result.score.double() - above - 0.25 * within
     assert (above.abs() > 1e-3).all()
     assert (within.abs() > 1e-3).all()
@@ -228,22 +228,22 @@ def test_a_reading_holds_the_score_less_what_was_absorbed_above_its_cuts(dtype, 
     assert ((read.sum((1, 2), dtype=torch.float64) - expected).abs() <= rtol * size).all()
 
 
-def test_a_reading_is_the_weighted_mean_of_its_cuts():
+def test_a_map_is_the_weighted_mean_of_its_layers():
     result = LRP(small(), keep=["layer2.0"])(pictures())
     by_hand = 0.7 * result.heatmap + 0.3 * enlarge(result.at("layer2.0").sum(1), (32, 32))
-    assert torch.equal(result.read({"input": 1.0}), result.heatmap)
-    assert torch.allclose(result.read({"input": 0.7, "layer2.0": 0.3}), by_hand, rtol=1e-6, atol=0)
+    assert torch.equal(result.combine({"input": 1.0}), result.heatmap)
+    assert torch.allclose(result.combine({"input": 0.7, "layer2.0": 0.3}), by_hand, rtol=1e-6, atol=0)
     # the same tensor under another name
-    assert torch.equal(result.read({"layer3.0@input": 1.0}), result.read({"layer2.0": 1.0}))
+    assert torch.equal(result.combine({"layer3.0@input": 1.0}), result.combine({"layer2.0": 1.0}))
 
 
 def test_several_targets_are_read_like_one_each():
     model, x = small(), pictures()
     lrp = LRP(model, keep=["last-block"])
-    both = lrp(x, target=torch.tensor([[0, 1]] * 3)).read({"last-block": 0.5, "input": 0.5})
+    both = lrp(x, target=torch.tensor([[0, 1]] * 3)).combine({"last-block": 0.5, "input": 0.5})
     assert both.shape == (3, 2, 32, 32)
     for k in (0, 1):
-        single = lrp(x, target=k).read({"last-block": 0.5, "input": 0.5})
+        single = lrp(x, target=k).combine({"last-block": 0.5, "input": 0.5})
         assert torch.allclose(both[:, k], single, rtol=1e-5, atol=1e-9)
 
 
@@ -251,51 +251,54 @@ def test_a_saved_result_can_be_read(tmp_path):
     result = LRP(small(), keep=["last-block"])(pictures())
     weights = {"last-block@input": 0.9, "input": 0.1}
     loaded = Relevance.load(result.save(tmp_path / "saved"))
-    assert torch.equal(loaded.read(weights), result.read(weights))
-    assert torch.equal(result.cpu().read(weights), result.read(weights))
+    assert torch.equal(loaded.combine(weights), result.combine(weights))
+    assert torch.equal(result.cpu().read(weights), result.combine(weights))
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"layer1.0.conv1": 1.0}, r"'layer1.0.conv1' is no cut that holds a map.*cuts are input, conv1"),
-        ({"layer9": 1.0}, r"'layer9' is no cut.*near it: layer3, layer2"),
-        ({"fc": 1.0}, "'fc' is no cut that holds a map"),
-        ({"layer1": 1.0}, r"the cut 'layer1' was not kept. Ask for it with LRP\(model, keep=\['layer1'\]\)"),
+        (
+            {"layer1.0.conv1": 1.0},
+            r"'layer1.0.conv1' is no separator layer that holds a map.*separator layers are input, conv1",
+        ),
+        ({"layer9": 1.0}, r"'layer9' is no separator layer.*near it: layer3, layer2"),
+        ({"fc": 1.0}, "'fc' is no separator layer that holds a map"),
+        ({"layer1": 1.0}, r"the layer 'layer1' was not kept. Ask for it with LRP\(model, keep=\['layer1'\]\)"),
         ({"input": 0.5, "layer3": 0.6}, "must add up to 1, .* input 0.5, layer3 0.6 add up to 1.1"),
         ({"input": float("nan")}, "must add up to 1"),
-        ({}, "at least one cut"),
+        ({}, "at least one layer"),
     ],
 )
 def test_what_cannot_be_read_is_said(weights, message):
     result = LRP(small(), keep=["layer3"])(pictures(count=1))
     with pytest.raises(UsageError, match=message):
-        result.read(weights)
+        result.combine(weights)
 
 
 def test_a_result_that_kept_nothing_says_what_to_keep():
-    with pytest.raises(UsageError, match=r"no cut was kept. .* LRP\(model, keep=\['last-map', 'input'\]\)"):
-        LRP(small())(pictures(count=1)).read({"last-map": 0.5, "input": 0.5})
+    with pytest.raises(UsageError, match=r"no separator layer was kept. .* LRP\(model, keep=\['last-map', 'input'\]\)"):
+        LRP(small())(pictures(count=1)).combine({"last-map": 0.5, "input": 0.5})
 
 
 def test_a_network_without_blocks_says_so_and_has_a_last_map():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
     result = LRP(model, keep=["last-map"])(pictures())
-    assert result.read({"last-map": 1.0}).sum().item() == pytest.approx(result.score.sum().item(), rel=1e-6)
-    with pytest.raises(UsageError, match=r"no residual block .* has no 'last-block'; cuts are input, 0, 1"):
+    assert result.combine({"last-map": 1.0}).sum().item() == pytest.approx(result.score.sum().item(), rel=1e-6)
+    with pytest.raises(UsageError, match=r"no residual block .* has no 'last-block'; separator layers are input, 0, 1"):
         LRP(model, keep=["last-block"])(pictures())
 
 
 @pytest.mark.parametrize("text", ["", "0.5*", "x*input", "0.5*input+0.5*input", "0.5*input"])
-def test_a_reading_that_cannot_be_parsed_is_an_error(text):
+def test_weights_that_cannot_be_parsed_are_an_error(text):
     with pytest.raises(UsageError, match=r"add up to 1|write it as"):
-        parse_reading(text)
+        parse_weights(text)
 
 
-def test_readings_are_written_as_they_are_read():
-    assert parse_reading("0.9*last-block@input + 0.1*input") == {"last-block@input": 0.9, "input": 0.1}
-    assert parse_reading("last-map") == {"last-map": 1.0}
-    assert parse_reading(format_reading(READINGS[1])) == READINGS[1]
+def test_weights_are_written_as_they_are_read():
+    assert parse_weights("0.9*last-block@input + 0.1*input") == {"last-block@input": 0.9, "input": 0.1}
+    assert parse_weights("last-map") == {"last-map": 1.0}
+    assert parse_weights(format_weights(WEIGHTS[1])) == WEIGHTS[1]
 
 
 def test_the_centred_rule_shares_by_what_sets_a_class_apart():
