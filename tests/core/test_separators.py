@@ -252,7 +252,7 @@ def test_a_saved_result_can_be_read(tmp_path):
     weights = {"last-block@input": 0.9, "input": 0.1}
     loaded = Relevance.load(result.save(tmp_path / "saved"))
     assert torch.equal(loaded.combine(weights), result.combine(weights))
-    assert torch.equal(result.cpu().read(weights), result.combine(weights))
+    assert torch.equal(result.cpu().combine(weights), result.combine(weights))
 
 
 @pytest.mark.parametrize(
