@@ -1,24 +1,31 @@
-"""Seconds of the first explanation of a network, by a fresh `LRP`, beside a gradient and a later explanation.
+"""Seconds of the first explanation of a network, by a fresh `LRP`, beside a gradient, a later one, and other libraries.
 
     python benchmarks/first.py
+    python benchmarks/first.py resnet18 resnet50      # these networks
 
-One image of 224 px, one thread, random weights; medians of five, each in turns with a gradient of the same model.
+One image of 224 px, one thread, random weights; medians of five, interleaved with a gradient of the same model. Peers are
+made anew for each call too; "-" where one raises for a network.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torchvision
+from peers import captum_lrp, grad_cam, zennit
 
 import relprop
 
 NETWORKS = ("resnet18", "resnet50", "resnet152", "densenet121", "vit_b_16", "convnext_tiny", "efficientnet_b0")
 ROUNDS = 5
+PEERS = {"captum LRP": captum_lrp, "zennit EpsilonPlusFlat": zennit, "Grad-CAM (pytorch-grad-cam)": grad_cam}
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -44,13 +51,24 @@ def measure(name: str) -> str:
         lrp = relprop.LRP(model)
         rows.append([seconds(gradient), *(seconds(lambda lrp=lrp: lrp(x)) for _ in range(3))])
     unit, first, _, later = (statistics.median(column) for column in zip(*rows, strict=True))
-    return f"| {name} | {unit:.2f} | {first:.2f} | {first / unit:.1f} | {later / unit:.2f} |"
+    others = " | ".join(peer(make, name, x, unit) for make in PEERS.values())
+    return f"| {name} | {unit:.2f} | {first:.2f} | {first / unit:.1f} | {later / unit:.2f} | {others} |"
+
+
+def peer(make: Callable[..., Any], name: str, x: torch.Tensor, unit: float) -> str:
+    """First call of another library's explainer, in gradients."""
+    taken = []
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(ROUNDS):
+            taken.append(seconds(make(name, x)))
+    return f"{statistics.median(taken) / unit:.1f}" if len(taken) == ROUNDS else "-"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     relprop.LRP(torchvision.models.resnet18().eval())(torch.rand(1, 3, 64, 64))  # what is loaded once a process
-    print("| network | a gradient, s | first explanation, s | in gradients | later ones, in gradients |")
-    print("|---|--:|--:|--:|--:|")
-    for network in NETWORKS:
+    print(f"| network | a gradient, s | first, s | first, in gradients | later ones | {' | '.join(PEERS)} |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for network in sys.argv[1:] or NETWORKS:
         print(measure(network), flush=True)
