@@ -3,8 +3,8 @@
     python benchmarks/first.py
     python benchmarks/first.py resnet18 resnet50      # these networks
 
-One image of 224 px, one thread, random weights; medians of five, interleaved with a gradient of the same model. Peers are
-made anew for each call too; "-" where one raises for a network.
+One image of 224 px, one thread, random weights; medians of five, interleaved with a gradient of the same model. Other
+libraries' explainers are made anew for each call too; "-" where one raises for a network.
 """
 
 from __future__ import annotations
@@ -57,12 +57,10 @@ def measure(name: str) -> str:
 
 def peer(make: Callable[..., Any], name: str, x: torch.Tensor, unit: float) -> str:
     """First call of another library's explainer, in gradients."""
-    taken = []
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(ROUNDS):
-            taken.append(seconds(make(name, x)))
-    return f"{statistics.median(taken) / unit:.1f}" if len(taken) == ROUNDS else "-"
+        return f"{statistics.median([seconds(make(name, x)) for _ in range(ROUNDS)]) / unit:.1f}"
+    return "-"
 
 
 if __name__ == "__main__":
