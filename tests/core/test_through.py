@@ -59,6 +59,7 @@ def test_maps_of_all_channels_of_a_separator_layer_add_up_to_the_map(block):
     for layer in sorted(find_separators(graph).places):
         name, side = layer.removesuffix("@input"), "input" if layer.endswith("@input") else "output"
         channels = whole.channels(name, side)
+        torch.testing.assert_close(channels, whole.at(name, side).flatten(2).sum(2), rtol=1e-12, atol=1e-15)
         parts = lrp(x, through=[{layer: channel} for channel in range(channels.shape[1])])
         assert parts.relevance.shape == (2, channels.shape[1], *x.shape[1:])
         torch.testing.assert_close(parts.relevance.sum(1), whole.relevance, rtol=1e-12, atol=1e-15)
