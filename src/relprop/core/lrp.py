@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from relprop.core.backward.ledger import Ledger
 from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
 from relprop.core.backward.propagate import BackwardPass, propagate
+from relprop.core.backward.through import Gates, Through, gates_of, tensor_of
 from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
 from relprop.core.capture.inputs import Fixed, Given, Inputs
@@ -28,6 +29,7 @@ from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
 from relprop.core.targets.detection import Picked
 from relprop.core.targets.start import Beginning, Start, Target, begin
+from relprop.core.targets.target import Channel
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import InputError, UnsupportedOpError, UsageError
 from relprop.shortage import give_back
@@ -135,15 +137,39 @@ class LRP(nn.Module):
     if TYPE_CHECKING:
 
         @overload
-        def __call__(self, x: Tensor, target: Target = ..., *, start: Any = ..., fixed: Fixed = ...) -> Relevance: ...
+        def __call__(
+            self,
+            x: Tensor,
+            target: Target = ...,
+            *,
+            start: Any = ...,
+            fixed: Fixed = ...,
+            through: Through | None = ...,
+        ) -> Relevance: ...
 
         @overload
-        def __call__(self, x: Several, target: Target = ..., *, start: Any = ..., fixed: Fixed = ...) -> Relevances: ...
+        def __call__(
+            self,
+            x: Several,
+            target: Target = ...,
+            *,
+            start: Any = ...,
+            fixed: Fixed = ...,
+            through: Through | None = ...,
+        ) -> Relevances: ...
 
         def __call__(self, x: Any, target: Any = None, **options: Any) -> Any:
             """Explain a batch, or several inputs: see `forward`."""
 
-    def forward(self, x: Given, target: Target = None, *, start: Start = "probability", fixed: Fixed = None) -> Any:
+    def forward(
+        self,
+        x: Given,
+        target: Target = None,
+        *,
+        start: Start = "probability",
+        fixed: Fixed = None,
+        through: Through | None = None,
+    ) -> Any:
         """Explain a batch.
 
         Args:
@@ -154,15 +180,20 @@ class LRP(nn.Module):
                 multi-label model, or another of `relprop.targets`.
             start: relevance begins with the class's "probability" (the paper) or its "logit".
             fixed: further arguments of the model, which are constants, by name or position: they get no relevance.
+            through: channels of layers, as in {"layer4.1": [17, 301]}: relevance goes through these alone, and what
+                goes through others ends there, which the ledger says. Channels are the second axis of what leaves the
+                layer ("NAME@input": of what enters it). A list of K of these gives K maps, (N, K, C, H, W), which share
+                the forward run.
 
         Raises:
+            UsageError: no such layer or channel.
             InputError: not a batch of finite numbers that the model takes.
             CaptureError: the model cannot be captured, or does not return (N, classes).
             UnsupportedOpError: steps have no rule; all are named.
             TargetError: no such class.
             ConservationError: with `strict`, relevance leaks.
         """
-        return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed)[0]
+        return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed, through=through)[0]
 
     @overload
     def explain_each(
@@ -173,6 +204,7 @@ class LRP(nn.Module):
         *,
         start: Start = "probability",
         fixed: Fixed = None,
+        through: Through | None = None,
     ) -> tuple[Relevance, ...]: ...
 
     @overload
@@ -184,6 +216,7 @@ class LRP(nn.Module):
         *,
         start: Start = "probability",
         fixed: Fixed = None,
+        through: Through | None = None,
     ) -> tuple[Relevances, ...]: ...
 
     def explain_each(
@@ -194,6 +227,7 @@ class LRP(nn.Module):
         *,
         start: Start = "probability",
         fixed: Fixed = None,
+        through: Through | None = None,
     ) -> tuple[Any, ...]:
         """Explain a batch by several composites, in one forward run: the four of Table 2, say.
 
@@ -205,7 +239,7 @@ class LRP(nn.Module):
 
         def explain(inputs: Inputs, target: Target, start: Start) -> tuple[Relevance, ...]:
             with torch.set_grad_enabled(self._records_gradients), _exact_arithmetic(inputs.device):
-                return self._explain(inputs, target, start, composites)
+                return self._explain(inputs, target, start, composites, through)
 
         inputs = self._inputs(x, fixed)
         results = self._chunks.explain(inputs, target, start, explain)
@@ -220,6 +254,18 @@ class LRP(nn.Module):
     @property
     def _records_gradients(self) -> bool:
         return self.differentiable and torch.is_grad_enabled()
+
+    def activation(self, x: Given, layer: str, *, fixed: Fixed = None) -> Tensor:
+        """What leaves a layer in the forward run, in its shape ("NAME@input": what enters it).
+
+        Raises:
+            UsageError: there is no such layer, or more than one tensor leaves it.
+        """
+        inputs = self._inputs(x, fixed)
+        with torch.no_grad(), _exact_arithmetic(inputs.device):
+            kind, recording, _ = self._record(inputs, (self.composite,), Channel(layer, 0))
+            index = tensor_of(kind.graph, layer)
+            return kind.trace(recording, frozenset([index])).values[index].clone()
 
     def graph(self, x: Given, *, fixed: Fixed = None) -> Graph:
         """The computation that the model makes of `x`."""
@@ -241,42 +287,67 @@ class LRP(nn.Module):
         require_evaluation_mode(model)
         names = self._names = self._names or Names(model)
         prepared = self._prepared.for_run(inputs.tensors)
-        recording = record(model, inputs, keeps(composites), prepared, names, output)
+        kept = keeps(composites)
+        if isinstance(target, Channel):
+            kept = _keep_everything
+        recording = record(model, inputs, kept, prepared, names, output)
         return self._kinds.of(recording), recording, prepared
 
     def _explain(
-        self, inputs: Inputs, target: Target, start: Start, composites: Sequence[Composite | None]
+        self,
+        inputs: Inputs,
+        target: Target,
+        start: Start,
+        composites: Sequence[Composite | None],
+        through: Through | None,
     ) -> tuple[Relevance, ...]:
         kind, recording, prepared = self._record(inputs, composites, target)
         if kind.mixing:
-            return self._one_by_one(kind, recording, inputs, target, start, composites)
+            return self._one_by_one(kind, recording, inputs, target, start, composites, through)
         plans = [kind.plan(composite) for composite in composites]
         layers = self._layers(kind.graph)
-        trace = kind.trace(recording, frozenset().union(*(plan.reads for plan in plans)))
+        gates = gates_of(through, kind.graph, kind.places) if through is not None else ({},)
+        begins_at = tensor_of(kind.graph, target.layer) if isinstance(target, Channel) else kind.graph.output
+        reads = frozenset({begins_at} if isinstance(target, Channel) else ())
+        trace = kind.trace(recording, reads.union(*(plan.reads for plan in plans)))
         del recording  # the trace alone holds the values, and gives them up as they are used
         link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
-        beginning = begin(target, require_finite(trace.output), start, link)
+        explained = trace.values[begins_at] if isinstance(target, Channel) else trace.output
+        beginning = begin(target, require_finite(explained), start, link)
+        if through is not None and not isinstance(through, Mapping):
+            beginning = beginning.repeated(len(gates))
         keep = frozenset(layers.values())
         scores = [score for _, score in beginning.columns]
         results = []
         for plan in plans:
             passes = []
-            for place, (begun, _) in enumerate(beginning.columns, 1):
-                last = plan is plans[-1] and place == len(beginning.columns)
-                passes.append(self._pass_back(plan, trace, prepared, begun, keep, last))
+            for place, (begun, _) in enumerate(beginning.columns):
+                last = plan is plans[-1] and place == len(beginning.columns) - 1
+                own = gates[place % len(gates)]
+                passes.append(self._pass_back(plan, trace, prepared, begun, keep, last, own, begins_at))
             results.append(self._result(plan, passes, scores, beginning, trace.output, layers))
         return tuple(results)
 
     def _pass_back(
-        self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], last: bool
+        self,
+        plan: Plan,
+        trace: Trace,
+        prepared: Prepared,
+        start: Tensor,
+        keep: frozenset[int],
+        last: bool,
+        gates: Gates,
+        begins_at: int,
     ) -> BackwardPass:
         """One backward pass, compiled if that is asked for and can be had."""
-        if self._compiler is not None:
+        whole = not gates and begins_at == plan.graph.output  # what the compiled graph computes
+        if self._compiler is not None and whole:
             found = self._compiler.propagate(plan, trace, prepared, start, keep, self.ledger)
             if found is not None:
                 return found
-        passed = propagate(plan, trace, prepared, start, keep=keep, ledger=self.ledger, last=last)
-        if self._compiler is not None:
+        options: Any = {"keep": keep, "ledger": self.ledger, "last": last}
+        passed = propagate(plan, trace, prepared, start, **options, gates=gates, begins_at=begins_at)
+        if self._compiler is not None and whole:
             self._compiler.ran(plan)
         return passed
 
@@ -313,6 +384,7 @@ class LRP(nn.Module):
         target: Target,
         start: Start,
         composites: Sequence[Composite | None],
+        through: Through | None,
     ) -> tuple[Relevance, ...]:
         """Explain images apart where a run takes them apart, or it is not known where they lie in its values.
 
@@ -322,7 +394,7 @@ class LRP(nn.Module):
         """
         theirs = kind.trace(recording, frozenset()).output
         results = Chunks(1).explain(
-            inputs, target, start, lambda given, target, start: self._explain(given, target, start, composites)
+            inputs, target, start, lambda given, target, start: self._explain(given, target, start, composites, through)
         )
         ours, theirs = results[0].logits.detach(), theirs.detach()
         difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
@@ -371,6 +443,7 @@ def explain(
     keep: Keep = (),
     start: Start = "probability",
     fixed: Fixed = None,
+    through: Through | None = None,
 ) -> Relevance: ...
 
 
@@ -385,6 +458,7 @@ def explain(
     keep: Keep = (),
     start: Start = "probability",
     fixed: Fixed = None,
+    through: Through | None = None,
 ) -> Relevances: ...
 
 
@@ -398,13 +472,19 @@ def explain(
     keep: Keep = (),
     start: Start = "probability",
     fixed: Fixed = None,
+    through: Through | None = None,
 ) -> Any:
     """Which pixels made the model say that.
 
-    The same as `LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed)`.
+    The same as `LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed, through=through)`.
     An `LRP` keeps what is derived from the weights, so make one to explain many batches.
     """
-    return LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed)
+    return LRP(model, composite, output=output, keep=keep)(x, target, start=start, fixed=fixed, through=through)
+
+
+def _keep_everything(op: str, inputs: int) -> tuple[bool, bool]:
+    """A channel of any layer may be asked for, and a recorder knows operations and not names."""
+    return True, True
 
 
 def _compiler() -> Compiler:

@@ -268,13 +268,18 @@ def _with_curves(
 
 def identity(setup: Setup) -> dict[str, Any]:
     """Return digests of all that decides the rows and is not in the plan."""
-    state = setup.model.state_dict
-    weights = (state() if callable(state) else state).items()
     return {
         "samples": digest(f"{sample.id} {sample.label}".encode() for sample in setup.samples.chosen),
-        "weights": digest(part for name, value in sorted(weights) for part in (name.encode(), _bytes(value))),
+        "weights": weights_digest(setup.model),
         "versions": {name: version(name) for name in ("relprop", "torch", "torchvision", "pillow")},
     }
+
+
+def weights_digest(model: Any) -> str:
+    """Return what names the weights and buffers of a model or an exported program."""
+    state = model.state_dict
+    weights = (state() if callable(state) else state).items()
+    return digest(part for name, value in sorted(weights) for part in (name.encode(), _bytes(value)))
 
 
 def digest(parts: Iterable[bytes]) -> str:

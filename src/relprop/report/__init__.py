@@ -6,9 +6,19 @@ write(report, Path("report.html"))
 """
 
 from relprop.report.of_comparisons import report_of_comparisons
+from relprop.report.of_concepts import report_of_concepts
 from relprop.report.of_results import report_of_results
 from relprop.report.of_run import report_of_run
 from relprop.report.render import render, write
 from relprop.sessions import Comparison, Session
 
-__all__ = ["Comparison", "Session", "render", "report_of_comparisons", "report_of_results", "report_of_run", "write"]
+__all__ = [
+    "Comparison",
+    "Session",
+    "render",
+    "report_of_comparisons",
+    "report_of_concepts",
+    "report_of_results",
+    "report_of_run",
+    "write",
+]

@@ -12,6 +12,7 @@ from torch import Tensor
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.backward.pending import Pending, memory_of
 from relprop.core.backward.plan import Plan
+from relprop.core.backward.through import Gates
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
 from relprop.core.graph.graph import Node, Ref, State, bind
@@ -48,6 +49,8 @@ def propagate(
     keep: frozenset[int],
     ledger: bool,
     last: bool = False,
+    gates: Gates | None = None,
+    begins_at: int | None = None,
 ) -> BackwardPass:
     """Pass `start`, the relevance of the output, back to the image.
 
@@ -59,17 +62,20 @@ def propagate(
         keep: nodes whose relevance is returned.
         ledger: whether to keep a ledger.
         last: whether nobody needs the trace afterwards: its values are given up on the way.
+        gates: channels through which alone relevance goes on, by node.
+        begins_at: the node whose relevance `start` is; by default the output.
     """
     graph, count = plan.graph, start.shape[0]
     total = FIRST.total(start, count)
-    pending: dict[int, Pending] = {graph.output: Pending(start, total if ledger else None, owned=False)}
+    gates, first = gates or {}, graph.output if begins_at is None else begins_at
+    pending: dict[int, Pending] = {first: Pending(start, total if ledger else None, owned=False)}
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     positive = plan.assignment.positive and _of_one_sign(start)
     for node in reversed(graph.steps):
         for value in plan.spent[node.index] if last else ():
             trace.values.pop(value, None)
-        here = pending.pop(node.index, None)
+        here = _gated(pending.pop(node.index, None), gates, node.index, entries)
         if node.index in keep:
             kept[node.index] = here.relevance if here else start.new_zeros(trace.shapes[node.index])
         if here is None:
@@ -88,10 +94,20 @@ def propagate(
             pending[source] = part if known is None else known.plus(part)
         if ledger:
             entries.append(_entry(plan, node, here, outside, sent, positive))
-    image = pending[0].relevance if 0 in pending else start.new_zeros(trace.shapes[0])
+    end = _gated(pending.pop(0, None), gates, 0, entries)
+    image = end.relevance if end else start.new_zeros(trace.shapes[0])
     if 0 in keep:
         kept[0] = image
     return BackwardPass(image, kept, Ledger(tuple(entries), total, FIRST.total(image, count)) if ledger else None)
+
+
+def _gated(here: Pending | None, gates: Gates, index: int, entries: list[Entry]) -> Pending | None:
+    """What goes on through the channels that are let through; the ledger says what does not."""
+    if here is None or index not in gates:
+        return here
+    left, line = gates[index].pass_on(here)
+    entries += [line] if line else []
+    return left
 
 
 def _where(share: Tensor) -> tuple[int, object]:

@@ -102,6 +102,19 @@ class Relevance:
             f"the relevance of {layer!r} was not kept; {kept}. Ask for it with LRP(model, keep=[{layer!r}])"
         )
 
+    def channels(self, layer: str, side: str = "output") -> Tensor:
+        """(N, C) or (N, K, C): relevance of each channel of a layer that was kept, summed over its positions.
+
+        Channels are the second axis of the tensor that leaves (or enters) the layer.
+
+        Raises:
+            UsageError: the layer was not kept, or its tensor has no second axis.
+        """
+        relevance, each = self.at(layer, side), self.target.dim()
+        if relevance.dim() <= each:
+            raise UsageError(f"the {side} of {layer!r} has no channels: its relevance is {tuple(relevance.shape)}")
+        return relevance.flatten(each + 1).sum(-1) if relevance.dim() > each + 1 else relevance
+
     def combine(self, weights: Mapping[str, float]) -> Tensor:
         """A map of several separator layers: (N, H, W) or (N, K, H, W), Σ_k w_k U_k Σ_c R_k with Σ_k w_k = 1.
 

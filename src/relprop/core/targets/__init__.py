@@ -4,6 +4,7 @@ from relprop.core.targets.detection import Detection, InstanceMask
 from relprop.core.targets.start import Sigmoid
 from relprop.core.targets.target import (
     Binary,
+    Channel,
     Contrast,
     Function,
     Given,
@@ -17,6 +18,7 @@ from relprop.core.targets.target import (
 
 __all__ = [
     "Binary",
+    "Channel",
     "Contrast",
     "Detection",
     "Function",

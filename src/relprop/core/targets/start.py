@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,18 @@ class Beginning:
     columns: tuple[tuple[Tensor, Tensor], ...]
     what: str = ""
     link: str = "softmax"
+
+    def repeated(self, count: int) -> Beginning:
+        """The same for `count` maps of each image.
+
+        Raises:
+            UsageError: it is already for several targets an image.
+        """
+        if self.target.dim() != 1:
+            raise UsageError(
+                "several maps through channels are of one target an image; give one target, or name the channels of one"
+            )
+        return replace(self, target=self.target[:, None].repeat(1, count), columns=self.columns * count)
 
 
 def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -> Beginning:

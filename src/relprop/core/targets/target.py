@@ -8,6 +8,7 @@ targets below, any function of the output will do (`of_function`), and one funct
     relprop.explain(model, x, target=Binary())                      # yes or no, from one logit
     relprop.explain(model, x, target=Mask(15, mask))                # a class over some pixels of a segmentation
     relprop.explain(model, x, target=Similarity(embedding))         # how alike x and something else are
+    relprop.explain(model, x, target=Channel("layer4.1", 17))       # what excites a channel of an inner layer
     relprop.explain(model, x, target=lambda y: y[:, 3] - y[:, 5])   # a function of the output
 """
 
@@ -69,6 +70,33 @@ class Contrast(OutputTarget):
 
     def __str__(self) -> str:
         return f"class {self.of} against {self.against}"
+
+
+@dataclass(frozen=True)
+class Channel(OutputTarget):
+    """What excites a channel of an inner layer: relevance begins there, with the channel's values at all positions.
+
+    It sums to the sum of these values, less what rules absorb below the layer.
+
+    Attributes:
+        layer: its name; "NAME@input" for what enters it.
+        index: which, along the second axis of what leaves the layer.
+    """
+
+    layer: str
+    index: int
+
+    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+        """(N, channels, ...) -> the same shape; here `output` is what leaves the layer."""
+        count = output.shape[1] if output.dim() > 1 else 0
+        if not 0 <= self.index < count:
+            raise TargetError(f"there is no channel {self.index} of {self.layer!r}; channels are 0 to {count - 1}")
+        begin = torch.zeros_like(output)
+        begin[:, self.index] = output[:, self.index]
+        return begin
+
+    def __str__(self) -> str:
+        return f"channel {self.index} of {self.layer}"
 
 
 @dataclass(frozen=True)
