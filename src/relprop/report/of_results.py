@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relprop.errors import InputError
+from relprop.models.classes import read_classes, require_count
 from relprop.report.of_comparisons import report_of_comparisons
 from relprop.report.saved import read_comparisons, results_in
 
@@ -12,18 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from relprop.models.classes import Names
     from relprop.report.document import Report
+    from relprop.sessions import Comparison
 
 
-def report_of_results(paths: Sequence[Path]) -> Report:
+def report_of_results(paths: Sequence[Path], *, classes: Names | None = None) -> Report:
     """Make the report of saved results; those of one picture and class stand side by side.
 
     Args:
         paths: folders that `relprop explain --out` wrote, or single results in them.
+        classes: names of the model's outputs, as `relprop.models.load_model` takes them; by default those saved with
+            the results.
 
     Raises:
         InputError: one of them holds no result, or one that cannot be read.
+        UsageError: no names can be read from `classes`.
+        ModelError: there are more names or fewer than the model has outputs.
     """
+    names = None if classes is None else read_classes(classes)
     folders: list[Path] = []
     for path in paths:
         found = results_in(path)
@@ -31,4 +40,16 @@ def report_of_results(paths: Sequence[Path]) -> Report:
             raise InputError(f"{path} holds no saved result; `relprop explain --out {path.name}` makes one")
         folders += found
     comparisons, commands = read_comparisons(list(dict.fromkeys(folders)))
+    if names is not None:
+        comparisons = [_named(comparison, names) for comparison in comparisons]
     return report_of_comparisons(comparisons, commands)
+
+
+def _named(comparison: Comparison, names: Sequence[str]) -> Comparison:
+    """Call the classes of a comparison by other names; what a contrast explained stays in the words it was saved in."""
+    for _, result in comparison.results:
+        require_count(comparison.name, names, result.logits.shape[1] if result.logits.dim() == 2 else None)
+    top = tuple((at, names[at] if at < len(names) else name, p) for at, name, p in comparison.top)
+    if comparison.probability is None:
+        return replace(comparison, top=top)
+    return replace(comparison, class_name=names[comparison.target], top=top)
