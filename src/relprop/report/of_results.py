@@ -32,7 +32,6 @@ def report_of_results(paths: Sequence[Path], *, classes: Names | None = None) ->
         UsageError: no names can be read from `classes`.
         ModelError: there are more names or fewer than the model has outputs.
     """
-    names = None if classes is None else read_classes(classes)
     folders: list[Path] = []
     for path in paths:
         found = results_in(path)
@@ -40,9 +39,20 @@ def report_of_results(paths: Sequence[Path], *, classes: Names | None = None) ->
             raise InputError(f"{path} holds no saved result; `relprop explain --out {path.name}` makes one")
         folders += found
     comparisons, commands = read_comparisons(list(dict.fromkeys(folders)))
-    if names is not None:
-        comparisons = [_named(comparison, names) for comparison in comparisons]
-    return report_of_comparisons(comparisons, commands)
+    return report_of_comparisons(named(comparisons, classes), commands)
+
+
+def named(comparisons: Sequence[Comparison], classes: Names | None) -> Sequence[Comparison]:
+    """Call the classes of comparisons by other names, if any are given.
+
+    Raises:
+        UsageError: no names can be read from `classes`.
+        ModelError: there are more names or fewer than the model has outputs.
+    """
+    if classes is None:
+        return comparisons
+    names = read_classes(classes)
+    return [_named(comparison, names) for comparison in comparisons]
 
 
 def _named(comparison: Comparison, names: Sequence[str]) -> Comparison:

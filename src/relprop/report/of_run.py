@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from relprop.data import Dataset, Sample
     from relprop.evaluation.plan import Plan
     from relprop.evaluation.store import State, Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
+    from relprop.models import LoadedModel
     from relprop.models.classes import Names
     from relprop.sessions import Comparison
 
@@ -179,6 +181,26 @@ def comparisons_of_run(
         ModelError: the run names code that would be imported, and is not trusted; or there are not as many names as
             the network has outputs.
     """
+    loaded, dataset, samples = opened(plan, device, trust, names)
+    session = Session(loaded, device)
+    made = []
+    for sample in _spread(samples, count):
+        progress(f"explaining {sample.id}")
+        target = sample.label if plan.target == "label" else None
+        methods = [spec for spec in plan.explainers if not is_control(spec)]
+        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
+    return made
+
+
+def opened(
+    plan: Plan, device: str, trust: bool, names: Sequence[str] | None
+) -> tuple[LoadedModel, Dataset, tuple[Sample, ...]]:
+    """The model, the data set and the samples of a run; classes are called by `names`, the model's or the data's.
+
+    Raises:
+        ModelError: the run names code that would be imported, and is not trusted; or there are not as many names as
+            the network has outputs.
+    """
     from relprop.data import balanced, open_dataset
     from relprop.evaluation.setup import load
 
@@ -193,14 +215,7 @@ def comparisons_of_run(
     if names is not None:
         require_count(loaded.name, names, loaded.outputs())
         loaded = replace(loaded, classes=tuple(names))
-    session = Session(loaded.named_by(dataset.classes), device)
-    made = []
-    for sample in _spread(samples, count):
-        progress(f"explaining {sample.id}")
-        target = sample.label if plan.target == "label" else None
-        methods = [spec for spec in plan.explainers if not is_control(spec)]
-        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
-    return made
+    return loaded.named_by(dataset.classes), dataset, samples
 
 
 def _spread(samples: Sequence[Any], count: int) -> list[Any]:
