@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relprop import adapters as adapters
+    from relprop import clusters as clusters
     from relprop import text as text
     from relprop import viz as viz
     from relprop.core import targets as targets
@@ -61,7 +62,7 @@ _HOME = {
     "quantize": "core.result.quantize",
     "rule": "core.rules",
 }
-_MODULES = {"adapters": "adapters", "targets": "core.targets", "text": "text", "viz": "viz"}
+_MODULES = {"adapters": "adapters", "clusters": "clusters", "targets": "core.targets", "text": "text", "viz": "viz"}
 
 __all__ = sorted(_HOME)
 

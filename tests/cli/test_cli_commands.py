@@ -380,6 +380,11 @@ def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
     assert join["kinds"] == ["main", "identity skip"]
     assert sum(join["shares"]) == pytest.approx(1)
     assert all(0 < share < 1 for share in join["shares"])
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    named = ["--image", str(tmp_path / "noise.png"), "--classes", tmp_path / "names.txt"]
+    name = document("check", *model[1:], *named)["class"]
+    assert name == ["ant", "bee", "cat", "dog", "eel"][int(report["class"].removeprefix("class "))]
+    assert f"of the relevance for {name}:" in run("check", *model[1:], *named).stdout
 
 
 def test_check_says_that_a_run_was_recorded(tmp_path):

@@ -148,6 +148,19 @@ def test_one_result_alone_is_enough_and_its_numbers_are_those_saved(explained):
     read(render(report))
 
 
+def test_saved_results_take_names_of_classes(explained, tmp_path):
+    out, names = tmp_path / "report.html", tmp_path / "names.json"
+    names.write_text('{"0": "puma", "1": "lynx"}')
+    run("report", explained / "paper", "--classes", names, "--out", out)
+    page = read(out.read_text())
+    assert any("0_cat.000: lynx, " in word for word in page.words)
+    assert {"lynx", "puma"} <= set(page.words)  # what the model says of each
+    assert "class 1" not in out.read_text()
+    names.write_text('["puma", "lynx", "lion"]')
+    complaint = run("report", explained / "paper", "--classes", names, "--out", out, code=2)
+    assert "3 class names were given, but the network has 2 outputs" in " ".join(complaint.split())
+
+
 def test_what_cannot_be_read_is_said(explained, tmp_path):
     with pytest.raises(InputError, match="holds no saved result; `relprop explain --out images` makes one"):
         report_of_results([explained / "images"])
@@ -203,6 +216,18 @@ def test_a_run_shows_scores_curves_controls_pictures_and_the_plan(evaluated, tmp
     plan = json.loads(next(word for word in page.words if word.startswith("{")))
     assert plan == open_run(evaluated / "run").plan.to_json()
     assert str(evaluated) not in text.split("How this was made")[0]
+
+
+def test_the_pictures_of_a_run_name_classes_as_the_data_set_or_the_user_does(evaluated, tmp_path):
+    shown = {}
+    (tmp_path / "names.txt").write_text("puma\nlynx\n")
+    for chosen in ([], ["--classes", tmp_path / "names.txt"]):
+        out = tmp_path / "run.html"
+        run("report", evaluated / "run", "--pictures", 6, "--out", out, "--device", "cpu", "--trust", *chosen)
+        shown[bool(chosen)] = {word for word in read(out.read_text()).words if ".png: " in word}
+    assert all(": cat.000, " in word or ": dog.001, " in word for word in shown[False])
+    assert all(": puma, " in word or ": lynx, " in word for word in shown[True])
+    assert len(shown[False]) == len(shown[True]) == 6
 
 
 def test_the_curve_of_the_report_is_the_mean_of_the_samples(evaluated):

@@ -97,6 +97,19 @@ def test_figure3_and_6_take_pictures_by_seed(reproduce, tmp_path):
         written(tmp_path, name)
 
 
+def test_names_of_classes_are_what_pictures_are_asked_by(reproduce, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("puma\nlynx\n")
+    arguments = ("--classes", names, "--images", "lynx", "--out", tmp_path)
+    assert reproduce("figure3", *arguments)[0] == 0
+    written(tmp_path, "figure3")
+    names.write_text("puma\n")
+    code, _, err = reproduce("figure3", *arguments)
+    assert (code, "1 class names were given, but the network has 2 outputs" in " ".join(err.split())) == (2, True)
+    code, _, err = reproduce("table2", "--classes", names)
+    assert (code, "table2 names no classes" in err) == (2, True)
+
+
 def test_pictures_by_id_by_class_and_by_the_papers_classes(data, loaded):
     found = open_dataset(data)
     both = choose(found, loaded, setting(data, images=("1_dog.003.png", "CAT.000")))

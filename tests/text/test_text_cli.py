@@ -54,6 +54,11 @@ def test_a_class_is_explained_as_the_library_does(classifier, tmp_path):
     assert document["gap"] < 1e-5
     assert "lovely" in page.read_text(encoding="utf-8")
     shown = run(*arguments).stdout
+    (tmp_path / "names.txt").write_text("poor\nfine\nfair\n")
+    named = (SHORT, "--model", classifier, "--classes", tmp_path / "names.txt")
+    assert json.loads(run(*named, "--target", "Fine", "--json").stdout)["texts"][0]["explained"] == "fine"
+    (tmp_path / "names.txt").write_text("poor\n")
+    assert "1 class names were given, but the network has 3" in " ".join(run(*named, code=2).stderr.split())
     assert "[CLS] What a lovely film. [SEP]" in shown
     assert f"good: {expected.score[0]:.6f}; relevance sums to" in shown
     assert "one scale for all" in shown

@@ -14,7 +14,7 @@ from PIL import Image
 
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
-from relprop.errors import InputError
+from relprop.errors import InputError, ModelError
 from relprop.viz import contours, figure, grid, scale_of, shared_scale, show
 from relprop.viz.colour import GROUND
 from relprop.viz.notebook import page, png
@@ -53,6 +53,19 @@ def test_a_figure_draws_all_maps_on_one_scale():
     words = texts(whole)
     assert {"class 7, score 0.5", "class 8, score 0.25", "class 9, score 0.125", "relevance per pixel"} <= set(words)
     assert "colours span 0 to 0.5; data from 0 to 0.5" in words
+
+
+def test_classes_are_called_by_the_names_given(tmp_path):
+    names = [f"bird {at}" for at in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    one = result_of(PEAKS, torch.tensor([7, 8, 9]))
+    for given in (names, {name: at for at, name in enumerate(names)}, tmp_path / "names.txt"):
+        assert {"bird 7, score 0.5", "bird 9, score 0.125"} <= set(texts(figure(one, classes=given)))
+        assert show(one, index=1, classes=given).get_title() == "bird 8, score 0.25"
+    contrast = result_of(PEAKS, torch.tensor([-1, -1, -1]), what="class 1 against class 2")
+    assert show(contrast, classes=names).get_title() == "class 1 against class 2, score 0.5"
+    with pytest.raises(ModelError, match="9 class names were given, but the network has 10 outputs"):
+        show(one, classes=names[:9])
 
 
 def test_shares_make_maps_of_different_scores_comparable():

@@ -46,6 +46,7 @@ def check(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
@@ -58,7 +59,7 @@ def check(
     from relprop.images import read_image
 
     rules = None if composite is None else options.composite(composite, split, identity)
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
+    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
     example = options.example(loaded) if image is None else loaded.preprocess(read_image(image))[None]
     with console.waiting("capturing its computation"):
         graph = capture(loaded.model, example.to(options.choose_device(device)))
@@ -66,14 +67,17 @@ def check(
     rules = rules or options.composite(family.composite().name, split, identity)
     assignment = rules.survey(graph)
     rows = _rows(graph, assignment)
-    joins = _joins(loaded, graph, assignment, image) if image is not None and not assignment.missing else []
+    looked = image is not None and not assignment.missing
+    explained, joins = _joins(loaded, graph, assignment, image) if image is not None and looked else (None, [])
     if json:
         document = {"model": loaded.name, "family": family.name, "composite": rules.name}
         missing = [row for row in rows if row["rule"] is None]
+        document |= {} if explained is None else {"class": explained}
         console.print_json({**document, "steps": rows, "missing": missing, "joins": joins})
     else:
         _print(loaded.name, graph, assignment, rows, steps, family)
         if joins:
+            console.out.print(f"of the relevance for {console.escape(str(explained))}:", soft_wrap=True)
             console.show(_join_table(joins))
     return 1 if assignment.missing else 0
 
@@ -102,8 +106,8 @@ def _branches(assignment: Assignment, index: int) -> list[str] | None:
     return ["identity skip" if same else "projection skip" if skip else "main" for skip, same in kinds]
 
 
-def _joins(loaded: LoadedModel, graph: Graph, assignment: Assignment, image: Path) -> list[dict[str, Any]]:
-    """One row a join: its branches, and what share of the join's relevance each gets on an image.
+def _joins(loaded: LoadedModel, graph: Graph, assignment: Assignment, image: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The class explained, and one row a join: its branches, and what share of its relevance each gets on an image.
 
     A branch's share is the relevance of its value where the join alone reads it. One branch, the fork as a rule, may
     be read elsewhere too: it gets what the others leave.
@@ -127,7 +131,7 @@ def _joins(loaded: LoadedModel, graph: Graph, assignment: Assignment, image: Pat
             shares = [rest if share is None else share for share in shares]
         kinds, branches = _branches(assignment, join.node) or [], [names[branch] for branch in join.branches]
         rows.append({"join": names[join.node], "branches": branches, "kinds": kinds, "shares": shares})
-    return rows
+    return loaded.class_name(int(result.target[0])), rows
 
 
 def _join_table(joins: list[dict[str, Any]]) -> Any:

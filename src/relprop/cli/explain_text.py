@@ -46,6 +46,7 @@ def explain_text(
     start: options.Start = "probability",
     out: Out = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     json: options.Json = False,
 ) -> int:
     """Explain texts: which tokens a class, or the similarity to another text, comes from.
@@ -59,7 +60,7 @@ def explain_text(
     with console.waiting("loading the model"):
         from relprop import text
 
-        loaded = text.load(model, device=options.choose_device(device))
+        loaded = text.load(model, classes=classes, device=options.choose_device(device))
     rules = None if composite is None else options.composite(composite, None, None)
     if similar_to is None and loaded.pooling is not None:
         raise UsageError(f"{model!r} is an encoder without classes; give --similar-to TEXT to compare it with")

@@ -78,9 +78,9 @@ def report(
     device, failed = options.choose_device(device), 0
     if runs:
         with console.waiting("reading the run, explaining some of its pictures"):
-            made = report_of_run(runs[0], pictures=pictures, device=device, trust=trust)
+            made = report_of_run(runs[0], pictures=pictures, device=device, trust=trust, classes=classes)
     elif results:
-        made = report_of_results(results)
+        made = report_of_results(results, classes=classes)
     else:
         items = find_items(given or None, recursive=recursive)
         options.require_targets(target, len(items))

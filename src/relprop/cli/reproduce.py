@@ -167,6 +167,7 @@ def reproduce(
     mean: options.Mean = None,
     std: options.Std = None,
     device: options.Device = "auto",
+    classes: options.Classes = None,
     trust: options.Trust = False,
 ) -> int:
     """Repeat a table or figure of the paper, with its numbers beside ours.
@@ -226,14 +227,16 @@ def reproduce(
         device=options.choose_device(device),
     )
     if experiment in _TABLES:
+        if classes is not None:
+            raise UsageError(f"{experiment} names no classes; --classes is of figure3, figure5 and figure6")
         return _table(experiment, setting, out, column, workers, ray)
     if mixed and len(names) == len(sources):
         settings = [
             replace(setting, models=(spec,), data=absolute(where))
             for spec, (_, where) in zip(setting.models, sources, strict=True)
         ]
-        return _figure(experiment, settings, out)
-    return _figure(experiment, [setting], out)
+        return _figure(experiment, settings, out, classes)
+    return _figure(experiment, [setting], out, classes)
 
 
 def _column(data: str) -> Literal["imagenet", "cub"]:
@@ -361,16 +364,23 @@ def _hours(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
 
 
-def _figure(name: str, settings: Sequence[Setting], out: Path) -> int:
+def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | None) -> int:
     """Draw a figure, and write it as PNG and PDF."""
     from relprop.data import open_dataset
     from relprop.evaluation.setup import load
+    from relprop.models.classes import read_classes, require_count
 
     if any(len(setting.models) > 1 or len(setting.seeds) > 1 for setting in settings):
         raise UsageError(f"{name} shows one model and one choice of pictures; give one --model, and one of --seeds")
+    if classes is not None and len(settings) > 1:
+        raise UsageError("--classes names the classes of one model; leave it out where there are several")
+    names = None if classes is None else read_classes(classes)
     opened = [open_dataset(setting.data) for setting in settings]
     with console.waiting("loading the model"):
         models = [load(setting.models[0], setting.device) for setting in settings]
+    if names is not None:
+        require_count(models[0].name, names, models[0].outputs())
+        opened = [replace(opened[0], classes=names)]
     loaded, dataset, setting = models[0], opened[0], settings[0]
     if name == "figure7":
         return _figure7(loaded, dataset, setting, out)

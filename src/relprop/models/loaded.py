@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -10,6 +10,8 @@ from PIL import Image
 from relprop.models.classes import class_index
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
     from torch.export import ExportedProgram
 
@@ -45,6 +47,12 @@ class LoadedModel:
             TargetError: no class is called so, several are, or the names are not known.
         """
         return class_index(name, self.classes)
+
+    def named_by(self, classes: Sequence[str] | None) -> LoadedModel:
+        """Take over the names of a data set's classes, where the model has none and there is one for each output."""
+        if self.classes or not classes or len(classes) != self.outputs():
+            return self
+        return replace(self, classes=tuple(classes))
 
     def outputs(self) -> int | None:
         """How many classes the model tells apart, by a forward run of a grey picture; None where that fails."""

@@ -14,6 +14,7 @@ from relprop.errors import ModelError, RelpropError, RunError
 from relprop.evaluation.store import SESSIONS, look, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
 from relprop.models.architectures import imports
+from relprop.models.classes import read_classes, require_count
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_comparisons import how_section, ledger_section, pictures_section, plain
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from relprop.data import Dataset, Sample
     from relprop.evaluation.plan import Plan
     from relprop.evaluation.store import State, Store
     from relprop.evaluation.tables import Line as Score
     from relprop.evaluation.tables import Summary
+    from relprop.models import LoadedModel
+    from relprop.models.classes import Names
     from relprop.sessions import Comparison
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
@@ -43,6 +47,7 @@ def report_of_run(
     pictures: int = 4,
     device: str = "cpu",
     trust: bool = False,
+    classes: Names | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Make the report of a run directory, finished or not.
@@ -53,11 +58,15 @@ def report_of_run(
         device: where to explain them.
         trust: whether to run code that the run's manifest leads to: a factory that it names, a `.pt2` file. What the
             manifest itself says of trust does not count, since a run folder may come from anybody.
+        classes: names of the model's outputs, as `relprop.models.load_model` takes them; by default those that the
+            model brings, or else the data set's, where there is one for each output.
         progress: is called with what is being done.
 
     Raises:
         RunError: there is no run there, or it has no rows yet.
+        UsageError: no names can be read from `classes`.
     """
+    names = None if classes is None else read_classes(classes)
     store, document = open_run(root), manifest(root)
     state, plan = look(store), store.plan
     summary = summary_of(store, state=state)
@@ -65,7 +74,7 @@ def report_of_run(
     if curves := curves_section(store, state):
         sections.append(curves)
     if pictures > 0:
-        sections += _shown(plan, pictures, device, trust, progress)
+        sections += _shown(plan, pictures, device, trust, names, progress)
     sections += [_notes_section(summary), _how(root, store, document)]
     title = f"{plain(plan.model.name)} on {plain(plan.data)}"
     sentence, metadata = _summary(summary, document), _metadata(plan, document)
@@ -151,10 +160,12 @@ def _direction(row: str) -> bool | None:
     return None
 
 
-def _shown(plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]) -> list[Section]:
+def _shown(
+    plan: Plan, count: int, device: str, trust: bool, names: Sequence[str] | None, progress: Callable[[str], None]
+) -> list[Section]:
     """Explain some pictures of the run again; if model or data cannot be had, say why."""
     try:
-        comparisons = comparisons_of_run(plan, count, device, trust, progress)
+        comparisons = comparisons_of_run(plan, count, device, trust, names, progress)
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
     ledgers = [(comparisons[0], name, result) for name, result in comparisons[0].results]
@@ -162,12 +173,33 @@ def _shown(plan: Plan, count: int, device: str, trust: bool, progress: Callable[
 
 
 def comparisons_of_run(
-    plan: Plan, count: int, device: str, trust: bool, progress: Callable[[str], None]
+    plan: Plan, count: int, device: str, trust: bool, names: Sequence[str] | None, progress: Callable[[str], None]
 ) -> list[Comparison]:
     """Explain the first pictures of a run by its explainers, for the class that the run explains.
 
     Raises:
-        ModelError: the run names code that would be imported, and is not trusted.
+        ModelError: the run names code that would be imported, and is not trusted; or there are not as many names as
+            the network has outputs.
+    """
+    loaded, dataset, samples = opened(plan, device, trust, names)
+    session = Session(loaded, device)
+    made = []
+    for sample in _spread(samples, count):
+        progress(f"explaining {sample.id}")
+        target = sample.label if plan.target == "label" else None
+        methods = [spec for spec in plan.explainers if not is_control(spec)]
+        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
+    return made
+
+
+def opened(
+    plan: Plan, device: str, trust: bool, names: Sequence[str] | None
+) -> tuple[LoadedModel, Dataset, tuple[Sample, ...]]:
+    """The model, the data set and the samples of a run; classes are called by `names`, the model's or the data's.
+
+    Raises:
+        ModelError: the run names code that would be imported, and is not trusted; or there are not as many names as
+            the network has outputs.
     """
     from relprop.data import balanced, open_dataset
     from relprop.evaluation.setup import load
@@ -179,14 +211,11 @@ def comparisons_of_run(
             "run comes from, say so with trust=True (--trust)"
         )
     samples = balanced(dataset.samples, plan.samples, plan.seed)
-    session = Session(load(replace(plan.model, trust=trust), device), device)
-    made = []
-    for sample in _spread(samples, count):
-        progress(f"explaining {sample.id}")
-        target = sample.label if plan.target == "label" else None
-        methods = [spec for spec in plan.explainers if not is_control(spec)]
-        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
-    return made
+    loaded = load(replace(plan.model, trust=trust), device)
+    if names is not None:
+        require_count(loaded.name, names, loaded.outputs())
+        loaded = replace(loaded, classes=tuple(names))
+    return loaded.named_by(dataset.classes), dataset, samples
 
 
 def _spread(samples: Sequence[Any], count: int) -> list[Any]:

@@ -73,6 +73,41 @@ def line_chart(lines: Sequence[Line], title: str, across: str, up: str) -> Marku
     return frame.format(_WIDTH, _HEIGHT, title, Markup().join(parts))
 
 
+def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names: Sequence[str], title: str) -> Markup:
+    """Draw points in the colours of their groups, each group's number at its middle; axes have no unit, so no ticks."""
+    xs, ys = zip(*points, strict=True)
+    size, pad = _HEIGHT, 18
+
+    def place(value: float, values: Sequence[float]) -> float:
+        low, high = min(values), max(values)
+        return pad + (size - 2 * pad) * ((value - low) / (high - low) if high > low else 0.5)
+
+    spots = [(place(x, xs), place(y, ys)) for x, y in points]
+    dots = [
+        Markup('<circle class="point c{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
+            group % COLOURS, x, y, name
+        )
+        for (x, y), group, name in zip(spots, groups, names, strict=True)
+    ]
+    words = []
+    for group in sorted(set(groups)):
+        own = [spot for spot, of in zip(spots, groups, strict=True) if of == group]
+        middle = [sum(axis) / len(own) for axis in zip(*own, strict=True)]
+        words.append(
+            Markup('<text x="{:.1f}" y="{:.1f}" class="number mid">{}</text>').format(
+                middle[0], middle[1] + 5, group + 1
+            )
+        )
+    frame = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>')
+    return frame.format(size, size, title, Markup().join([*dots, *words]))
+
+
+def legend_point(group: int) -> Markup:
+    """Draw a point in the colour of a group, for a legend."""
+    frame = Markup('<svg viewBox="0 0 10 10" width="10" height="10" aria-hidden="true">{}</svg>')
+    return frame.format(Markup('<circle class="point c{}" cx="5" cy="5" r="3.6"/>').format(group % COLOURS))
+
+
 def legend_line(style: Markup) -> Markup:
     """Draw a short piece of a line, for a legend."""
     frame = Markup('<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{}</svg>')

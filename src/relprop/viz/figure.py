@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Floats, Scale, Unit, shared_scale
-from relprop.viz.overlay import QUIET, blend, caption, draw_bar, picture
+from relprop.viz.overlay import QUIET, blend, caption, draw_bar, names_of, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relprop.core.result.relevance import Relevance
     from relprop.core.result.several import Relevances
+    from relprop.models.classes import Names
 
 _CELL = 2.3  # inches
 
@@ -33,6 +34,7 @@ def figure(
     percentile: float | None = PERCENTILE,
     scale: Scale | None = None,
     dpi: float = 110,
+    classes: Names | None = None,
 ) -> Figure:
     """Draw the maps of a result side by side, on one scale: a colour means the same relevance in all of them.
 
@@ -48,11 +50,13 @@ def figure(
         percentile: end of the display range over all maps drawn, see `scale_of`.
         scale: fixed colours instead, to compare with another figure.
         dpi: dots an inch.
+        classes: names of the model's outputs, for the captions, see `show`.
 
     Raises:
         InputError: relevance of something other than images, or another number of pictures.
+        UsageError: names that cannot be read, or another number of names than the model has outputs.
     """
-    panels, columns = _panels(result, images, columns)
+    panels, columns = _panels(result, images, columns, classes)
     total = len(panels)
     panels = panels[:limit]
     parts = all(panel.is_part for panel in panels)  # signed relevance may cancel
@@ -95,34 +99,36 @@ class _Panel:
         return replace(self, heatmap=self.heatmap / (self.score or 1.0))
 
 
-def _panels(result: Relevance | Relevances, images: Any, columns: int) -> tuple[list[_Panel], int]:
+def _panels(
+    result: Relevance | Relevances, images: Any, columns: int, classes: Names | None
+) -> tuple[list[_Panel], int]:
     """The maps of a result, and how many stand in a row."""
     from relprop.core.result.several import Relevances
 
     each = 1 if result.target.dim() == 1 else result.target.shape[1]
     if not isinstance(result, Relevances):
-        return _of_input(result, images, ""), min(columns, len(result.target)) if each == 1 else each
+        return _of_input(result, images, "", classes), min(columns, len(result.target)) if each == 1 else each
     drawn = [name for name, part in zip(result.names, result, strict=True) if is_map(part)]
     if not drawn:
         raise InputError(f"none of the inputs {', '.join(result.names)} is an image, so there are no maps to draw")
     given = images if isinstance(images, Mapping) else dict(zip(result.names, images or (), strict=False))
-    found = [_of_input(result[name], given.get(name), f"{name}: ") for name in drawn]
+    found = [_of_input(result[name], given.get(name), f"{name}: ", classes) for name in drawn]
     return [panel for row in zip(*found, strict=True) for panel in row], len(drawn)
 
 
-def _of_input(result: Relevance, images: Sequence[Any] | None, prefix: str) -> list[_Panel]:
+def _of_input(result: Relevance, images: Sequence[Any] | None, prefix: str, classes: Names | None) -> list[_Panel]:
     if not is_map(result):
         raise InputError(f"only maps of images can be drawn, not relevance of shape {tuple(result.relevance.shape)}")
     if images is not None and len(images) != len(result.target):
         raise InputError(f"there are {len(images)} pictures for {len(result.target)} images")
-    each = result.target.numel() // len(result.target)
+    each, names = result.target.numel() // len(result.target), names_of(classes, result)
     maps = result.heatmap.flatten(0, result.target.dim() - 1).detach().cpu().double().numpy()
     pairs = zip(maps, result.target.flatten(), result.score.flatten(), strict=True)
     return [
         _Panel(
             heatmap,
             None if images is None else images[place // each],
-            (f"{prefix}{heatmap.sum():.3g} of " if prefix else "") + caption(result, target, score),
+            (f"{prefix}{heatmap.sum():.3g} of " if prefix else "") + caption(result, target, score, names),
             float(score),
         )
         for place, (heatmap, target, score) in enumerate(pairs)

@@ -18,10 +18,13 @@ from relprop.errors import InputError
 from relprop.viz.colour import GROUND, PERCENTILE, Floats, Scale, as_map, scale_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.colors import ListedColormap
 
     from relprop.core.result.relevance import Relevance
+    from relprop.models.classes import Names
 
 QUIET = "#6b6b6b"
 """Colour of everything that is written but is not the picture."""
@@ -121,10 +124,26 @@ def overlay(
     return ax
 
 
-def caption(result: Relevance, target: Any, score: Any) -> str:
-    """What a map explains, and what it sums to."""
-    what = result.what or f"class {int(target)}"
+def caption(result: Relevance, target: Any, score: Any, names: Sequence[str] = ()) -> str:
+    """What a map explains, and what it sums to; the class by its name where `names` has one for each."""
+    what = result.what or (names[int(target)] if names else f"class {int(target)}")
     return f"{what}, score {float(score):.3g}"
+
+
+def names_of(classes: Names | None, result: Relevance) -> tuple[str, ...]:
+    """Read names of classes for the captions of a result; none where none are given.
+
+    Raises:
+        UsageError: no names can be read from what was given.
+        ModelError: there are more or fewer than the model has outputs.
+    """
+    if classes is None:
+        return ()
+    from relprop.models.classes import read_classes, require_count
+
+    names = read_classes(classes)
+    require_count("classes", names, result.logits.shape[1] if result.logits.dim() == 2 else None)
+    return names
 
 
 def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:

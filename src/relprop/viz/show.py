@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Scale, Unit
 from relprop.viz.contours import contours as filled
-from relprop.viz.overlay import caption, overlay
+from relprop.viz.overlay import caption, names_of, overlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from relprop.core.result.relevance import Relevance
     from relprop.core.result.several import Relevances
+    from relprop.models.classes import Names
 
 
 def show(
@@ -29,6 +30,7 @@ def show(
     percentile: float | None = PERCENTILE,
     scale: Scale | None = None,
     title: str | None = None,
+    classes: Names | None = None,
 ) -> Axes:
     """Draw one heatmap of a result, over `image` if given.
 
@@ -43,10 +45,13 @@ def show(
         smooth: of the contours, in pixels.
         percentile: end of the display range, see `scale_of`.
         scale: fixed colours, for pictures that are to be compared: see `shared_scale`.
-        title: text above; default is the class index (or what else was explained) and its score.
+        title: text above; default is the class (or what else was explained) and its score.
+        classes: names of the model's outputs, to call the class by: a list, `class_to_idx`, the path of a file or
+            folder, as `relprop.models.load_model` takes them.
 
     Raises:
         InputError: there is no such sample; relevance of several inputs.
+        UsageError: names that cannot be read, or another number of names than the model has outputs.
     """
     from relprop.core.result.several import Relevances
 
@@ -63,7 +68,7 @@ def show(
     if heatmap.ndim == 3:
         raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
     share = float(score) if unit == "share" else None
-    title = caption(result, target, score) if title is None else title
+    title = caption(result, target, score, names_of(classes, result)) if title is None else title
     if contours:
         return filled(image, heatmap, ax, levels=levels or 8, smooth=smooth, score=share, title=title)
     return overlay(
