@@ -20,6 +20,7 @@ Messages say where, what was found, what is possible, and what to do.
 from __future__ import annotations
 
 import importlib
+import json
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -94,5 +95,22 @@ def require(module: str, extra: str) -> ModuleType:
         if missing.name is None or missing.name.split(".")[0] != module.split(".")[0]:
             raise  # the library is there, but broken: its own error says more
         raise MissingDependencyError(
-            f"{module.split('.')[0]} is not installed; it comes with: pip install 'relprop[{extra}]'"
+            f"{module.split('.')[0]} is not installed; it comes with: {how_to_add(extra)}"
         ) from None
+
+
+def how_to_add(extra: str) -> str:
+    """Command that adds an extra to relprop the way that it was installed: from a folder here, or by name."""
+    from importlib import metadata  # which, as urllib, takes long to import and is rarely needed
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        origin = json.loads(metadata.distribution("relprop").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    url, folder = str(origin.get("url", "")), origin.get("dir_info")
+    if folder is None or not url.startswith("file:"):
+        return f"pip install 'relprop[{extra}]'"
+    path = url2pathname(urlsplit(url).path)
+    return f"pip install {'-e ' * bool(folder.get('editable'))}'{path}[{extra}]'"

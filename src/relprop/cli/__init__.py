@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "explain", "explain-text", "check", "conservation", "evaluate", "summary", "check-run", "tune", "train",
-    "reproduce", "concepts", "cluster", "report", "serve",
+    "reproduce", "concepts", "cluster", "report", "serve", "doctor",
 )  # fmt: skip
 """Commands in the order of `--help`; each is a function in a module of the same name, with _ for -."""
 

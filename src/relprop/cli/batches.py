@@ -29,6 +29,7 @@ class Item:
         source: where it comes from; None for the bundled photograph.
         target: class that was asked for, and `against`, the one that it is set against in a contrast.
         picture: the photograph; once read, the part of it that the network sees.
+        size: (width, height) of the whole photograph, once read.
         x: the network's input (C, H, W), once read.
     """
 
@@ -37,6 +38,7 @@ class Item:
     target: int | None = None
     against: int | None = None
     picture: Any = None
+    size: tuple[int, int] = (0, 0)
     x: Tensor | None = None
 
 
@@ -103,7 +105,7 @@ class Job:
         try:
             picture = item.picture if item.source is None else read_image(item.source)
             prepare = self.loaded.preprocess
-            return replace(item, picture=prepare.crop(picture), x=prepare(picture))
+            return replace(item, picture=prepare.crop(picture), size=picture.size, x=prepare(picture))
         except (InputError, DataError, OSError) as error:
             self.fail(item, str(error))
             return None

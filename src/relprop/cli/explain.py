@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relprop.cli import console, options
+from relprop.cli import console, options, regions
 from relprop.documents import naming
-from relprop.errors import UsageError
+from relprop.errors import InputError, UsageError
 from relprop.tables import number
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def explain(
     quantize: Quantize = None,
     post: Post = None,
     layer: Layers = None,
+    box: regions.Boxes = None,
+    mask: regions.Masks = None,
     formats: Formats = "npy",
     out: Out = Path("relprop-out"),
     batch_size: options.BatchSize = 8,
@@ -103,7 +105,8 @@ def explain(
     For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
     and NAME/ (relevance per channel and a manifest). The picture is drawn after a Gaussian of one pixel, and says so:
     the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it
-    explains the bundled photograph. With --combine the heatmap combines several layers of the network (explainer
+    explains the bundled photograph. --box and --mask say which share of the score a part of the photograph holds.
+    With --combine the heatmap combines several layers of the network (explainer
     lrp-cuts), and NAME/ holds their relevance too.
 
     Exit code 1 if some images could not be read; the others are done, and those are listed.
@@ -129,6 +132,7 @@ def explain(
         None if weights is None else weights.text,
         tuple(layer or ()),
         _formats(formats),
+        regions.read_regions(box, mask),
     )
     rules = options.composite(spec, split, identity)
     device = options.choose_device(device)
@@ -143,10 +147,16 @@ def explain(
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):
-            if single.relevance.isfinite().all():
-                rows.append(_row(item, single, view, job) | {"files": view.write(item, single, loaded)})
-            else:
+            if not single.relevance.isfinite().all():
                 job.fail(item, f"the relevance is not finite: {spec!r} diverges on this network; paper does not")
+                continue
+            try:
+                seen = [region.seen(loaded.preprocess, item.size) for region in view.regions]
+            except InputError as error:
+                job.fail(item, str(error))
+                continue
+            row = _row(item, single, view, job) | view.measure(single, seen)
+            rows.append(row | {"files": view.write(item, single, loaded, seen)})
     job.require(len(rows))
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
@@ -172,6 +182,7 @@ class View:
         combine: weights of the layers that the heatmap combines; None for the pixels alone.
         layers: whose relevance is written too.
         formats: of the raw heatmap's files.
+        regions: of the photograph, whose share of the score is measured.
     """
 
     out: Path
@@ -182,6 +193,7 @@ class View:
     combine: str | None = None
     layers: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("npy",)
+    regions: tuple[regions.Region, ...] = ()
 
     @property
     def rules(self) -> str:
@@ -194,7 +206,14 @@ class View:
 
         return result.heatmap if self.combine is None else result.combine(parse_weights(self.combine))
 
-    def write(self, item: Item, result: Relevance, loaded: LoadedModel) -> list[str]:
+    def measure(self, result: Relevance, seen: list[Tensor]) -> dict[str, Any]:
+        """Relevance of each region, given what the network sees of it; nothing where none was asked for."""
+        heatmap, score = self.heatmap(result), float(result.score[0])
+        pairs = zip(self.regions, seen, strict=True)
+        found = [regions.measure(region, covered, heatmap, score) for region, covered in pairs]
+        return {"regions": found} if found else {}
+
+    def write(self, item: Item, result: Relevance, loaded: LoadedModel, seen: list[Tensor]) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
         from relprop import quantize, viz
         from relprop.report.saved import annotate
@@ -204,6 +223,7 @@ class View:
         drawn = self.post(heatmap)
         drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
         score, total = float(result.score[0]), float(heatmap.double().sum())
+        measured = self.measure(result, seen)
         caption = f"{loaded.name} · {self.rules} · relevance sums to {total:.6f} of {score:.6f}"
         figure = viz.side_by_side(
             item.picture,
@@ -212,6 +232,10 @@ class View:
             subtitle=caption if self.spec == "none" else f"{caption} · drawn after {self.spec}",
             score=score,
             levels=self.quantize is not None or self.spec.startswith("quantize"),
+            regions=[
+                (f"{100 * row['share']:.1f} %", covered)
+                for row, covered in zip(measured.get("regions", ()), seen, strict=True)
+            ],
         )
         with naming(self.out):
             viz.save(figure, picture)
@@ -219,7 +243,7 @@ class View:
             for layer in self.layers:
                 files += self._layer(item, result, layer, score)
             result.save(whole)
-            annotate(whole, item.picture, self._about(result, loaded, item))
+            annotate(whole, item.picture, self._about(result, loaded, item) | measured)
         return [*files, str(whole)]
 
     def _raw(self, name: str, result: Relevance, heatmap: Any) -> list[str]:
@@ -335,6 +359,7 @@ def concentration(heatmap: Tensor) -> float:
 def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     """Print one line an image, the two statements on conservation, then the files."""
     from relprop.core.backward.ledger import Conservation
+    from relprop.core.result.region import sentence
 
     contrast = any("against" in row for row in rows)
     wanted = {
@@ -348,6 +373,10 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     console.show(made)
     worst = max((row["conservation"]["absorbed_of_score"] for row in rows), key=abs)
     console.statements(Conservation(max(row["gap"] for row in rows), worst))
+    for row in rows:
+        for region in row.get("regions", ()):
+            prefix = f"{row['name']}: " if len(rows) > 1 else ""
+            console.out.print(console.escape(prefix + sentence(region)), soft_wrap=True)
     files = [file for row in rows for file in row["files"]]
     if len(rows) > 4:
         kinds = ", ".join(f"NAME.{kind}" for kind in ("png", *view.formats))

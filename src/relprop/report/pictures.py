@@ -147,6 +147,9 @@ def _failed(found: Map) -> Panel:
 
 
 def _said(comparison: Comparison) -> str:
+    """What the model predicts, if something else was explained, and what regions hold."""
+    said = []
     if comparison.top and comparison.top[0][0] != comparison.target:
-        return f"The model predicts {comparison.top[0][1]} ({100 * comparison.top[0][2]:.1f} %)."
-    return ""
+        said.append(f"The model predicts {comparison.top[0][1]} ({100 * comparison.top[0][2]:.1f} %).")
+    said += [f"{text[0].upper()}{text[1:]}." for text in comparison.regions]
+    return " ".join(said)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relprop.core.result.combine import parse_weights
+from relprop.core.result.region import sentence
 from relprop.core.result.relevance import Relevance
 from relprop.documents import read_object
 from relprop.errors import InputError
@@ -68,6 +69,7 @@ def read_comparison(folder: Path) -> tuple[Comparison, dict[str, Any]]:
         results=((label, result),),
         top=_top(folder, about.get("top", [])),
         facts=tuple((key, str(about[key])) for key in ("model", "weights", "start") if key in about),
+        regions=_regions(folder, about.get("regions", [])),
     )
     return comparison, about
 
@@ -77,6 +79,14 @@ def _top(folder: Path, found: Any) -> tuple[tuple[int, str, float], ...]:
         return tuple((int(at), str(name), float(p)) for at, name, p in found)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{folder / ABOUT} lists the likeliest classes as {repr(found)[:60]}") from None
+
+
+def _regions(folder: Path, found: Any) -> tuple[str, ...]:
+    """What `relprop explain --box` measured, in sentences."""
+    try:
+        return tuple(map(sentence, found))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / ABOUT} lists regions as {repr(found)[:60]}") from None
 
 
 def read_comparisons(folders: Sequence[Path]) -> tuple[list[Comparison], list[str]]:

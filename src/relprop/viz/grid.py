@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from relprop.errors import InputError
 from relprop.files import write_atomically
 from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
-from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, picture
+from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, outline, picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,10 +35,12 @@ def side_by_side(
     scale: Scale | None = None,
     percentile: float | None = PERCENTILE,
     levels: bool = False,
+    regions: Sequence[tuple[str, Any]] = (),
 ) -> Figure:
     """Put the picture, and its relevance over it, side by side, with a colour bar and one line on its range.
 
-    Arguments as in `blend` and `scale_of`; `title` is set in large type, `subtitle` in small type below it.
+    Arguments as in `blend` and `scale_of`; `title` is set in large type, `subtitle` in small type below it. `regions`
+    are outlined on both: (text, mask (H, W)) each.
     """
     values = as_map(heatmap)
     scale = scale or scale_of(values, score=score, percentile=percentile, levels=levels)
@@ -50,9 +52,12 @@ def side_by_side(
     def panel(left: float, width: float) -> Axes:
         return figure.add_axes((left / size[0], foot / size[1], width / size[0], height / size[1]))
 
-    picture(panel(edge, _PANEL), as_picture(image))
-    right = panel(edge + _PANEL + gap, _PANEL)
+    left_panel, right = panel(edge, _PANEL), panel(edge + _PANEL + gap, _PANEL)
+    picture(left_panel, as_picture(image))
     picture(right, blend(image, values, scale))
+    for text, mask in regions:
+        outline(left_panel, mask)
+        outline(right, mask, text)
     draw_bar(right, scale, panel(edge + 2 * _PANEL + gap + 0.14, 0.16))
 
     left = edge / size[0]

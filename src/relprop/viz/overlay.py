@@ -156,6 +156,28 @@ def picture(ax: Axes, rgb: Floats, title: str | None = None) -> None:
         ax.set_title(title, fontsize=10)
 
 
+def outline(ax: Axes, mask: Any, text: str = "") -> None:
+    """Draw the edge of a region over a picture on `ax`, white on black, and a text at its upper left.
+
+    Args:
+        ax: where `picture` drew.
+        mask: (H, W), 1 inside and 0 outside; values between are the edge's, whose half is drawn.
+        text: short; nothing is drawn of a region that is empty.
+    """
+    inside = np.pad(np.asarray(mask, dtype=np.float64), 1)  # so that the outline closes at the picture's edge
+    if inside.max() < 0.5:
+        return
+    rows, columns = (np.arange(-1, side - 1) for side in inside.shape)
+    for colour, width in (("black", 3.0), ("white", 1.4)):
+        ax.contour(columns, rows, inside, levels=[0.5], colors=colour, linewidths=width)
+    down, right = (int(np.flatnonzero((inside >= 0.5).any(axis)).min()) for axis in (1, 0))
+    ax.set_xlim(-0.5, inside.shape[1] - 2.5)
+    ax.set_ylim(inside.shape[0] - 2.5, -0.5)
+    if text:
+        box = {"facecolor": "black", "edgecolor": "none", "pad": 1.5, "alpha": 0.75}
+        ax.text(right + 0.5, down + 0.5, text, size=9, color="white", va="top", ha="left", bbox=box)
+
+
 def draw_bar(ax: Any, scale: Scale, cax: Axes | None = None) -> None:
     """Add the colour bar of `scale` beside `ax`, one or an array of axes (or into `cax`), in the unit that it names."""
     colours, norm, extend = _bar_parts(scale)

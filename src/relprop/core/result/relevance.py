@@ -16,6 +16,7 @@ from relprop.core.graph.separators import Separators
 from relprop.core.result.combine import parse_layer, require_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.result.quantize import Edges, quantize
+from relprop.core.result.region import region_sum
 from relprop.core.result.stored import Stored, write_result
 from relprop.errors import InputError, UsageError, require
 
@@ -81,6 +82,26 @@ class Relevance:
         if self.relevance.dim() - self.target.dim() != 3:
             raise UsageError(f"only maps of images are quantized, not relevance of shape {tuple(self.relevance.shape)}")
         return quantize(self.heatmap, levels, edges)
+
+    def sum(self, region: Any) -> Tensor:
+        """(N,) or (N, K), float64: relevance of a part of the image, a mask or a box (x0, y0, x1, y1).
+
+            result.sum((40, 20, 120, 110)) / result.score      # the share of the score that the box holds
+
+        Relevance of the whole image sums to the score, less what rules absorb (`ledger.conservation()`), so the shares
+        of regions that together cover the image add up to 1 under rules that conserve. Where relevance is signed, a
+        region's share may be negative, or above 1.
+
+        Args:
+            region: in pixels of the image as the network sees it: see `relprop.core.result.region.coverage`. A mask
+                (N, H, W) has one region for each image.
+
+        Raises:
+            UsageError: no such region, or relevance of something other than images.
+        """
+        if self.relevance.dim() - self.target.dim() != 3:
+            raise UsageError(f"only images have regions, not relevance of shape {tuple(self.relevance.shape)}")
+        return region_sum(self.heatmap, region)
 
     def at(self, layer: str, side: str = "output") -> Tensor:
         """Total relevance of the tensor that leaves (or enters) a layer, in that tensor's shape.
