@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import cli_networks
 import numpy as np
@@ -211,7 +213,87 @@ def test_layers_and_formats(folder, model, tmp_path):
     inside = relprop.LRP(make(5), keep=["bn2"])(x).at("bn2")[0]
     assert np.load(tmp_path / "a.bn2.npy") == pytest.approx(inside.numpy(), rel=1e-4, abs=1e-8)
     assert (tmp_path / "a.bn2.png").exists()
-    assert "takes npy, npz and csv" in run("explain", *model, "--format", "tiff", code=2).stderr
+    assert "takes png, npy, npz and csv" in run("explain", *model, "--format", "tiff", code=2).stderr
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """The titles of the panels of each figure that is written, with the label of its colour bar."""
+    import relprop.viz
+
+    seen = []
+
+    def save(figure, path, keep=relprop.viz.save):
+        labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+        seen.append(([axes.get_title() for axes in figure.axes if axes.get_title()], labels, figure.texts))
+        return keep(figure, path)
+
+    monkeypatch.setattr(relprop.viz, "save", save)
+    return seen
+
+
+def test_the_figure_sets_lrp_cuts_beside_the_papers_map(folder, model, tmp_path, titles):
+    row = document("explain", folder / "a.png", *model, "-o", tmp_path / "out")["images"][0]
+    panels, labels, texts = titles[0]
+    assert panels == ["photograph", "paper", "lrp-cuts"]
+    assert labels == ["share of the score per pixel, %"] * 2
+    probabilities = expected(folder / "a.png").probabilities[0].sort(descending=True)
+    following = [i for i in probabilities.indices.tolist() if i != row["target"]][:3]
+    words = ", ".join(f"class {i} {100 * relprop_probability(folder / 'a.png', i):.1f} %" for i in following)
+    assert any(text.get_text().startswith(f"next: {words}") for text in texts)
+
+
+def relprop_probability(path, at: int) -> float:
+    return float(expected(path).probabilities[0, at])
+
+
+@pytest.mark.parametrize(
+    ("options", "panels", "units"),
+    [
+        (
+            ["--compare", "input-x-gradient,lrp-cuts"],
+            ["photograph", "paper", "input-x-gradient", "lrp-cuts"],
+            ["share", "relevance", "share"],
+        ),
+        (["--compare", "none"], [], ["share"]),
+        (["-c", "epsilon"], [], ["share"]),
+        (["--start", "logit"], ["photograph", "paper", "lrp-cuts:start=logit"], ["share", "share"]),
+    ],
+)
+def test_compare_chooses_the_columns(folder, model, tmp_path, titles, options, panels, units):
+    run("explain", folder / "a.png", *model, "-o", tmp_path / "out", *options)
+    assert titles[0][0] == panels
+    assert [label.split()[0] for label in titles[0][1]] == units
+
+
+def test_a_column_that_fails_is_left_out_and_says_why(folder, model, tmp_path, titles):
+    given = ("explain", folder / "a.png", *model, "-o", tmp_path / "out")
+    done = run(*given, "--compare", "grad-cam:layer=nowhere,lrp-cuts")
+    assert titles[0][0] == ["photograph", "paper", "lrp-cuts"]
+    assert "a: grad-cam:layer=nowhere has no map" in done.stderr
+    assert "no explainer" in run(*given, "--compare", "grad-cma", code=2).stderr
+    assert "leave out --contrast" in run(*given, "--compare", "lrp-cuts", "--contrast", "0,1", code=2).stderr
+
+
+def test_several_images_have_a_page_of_all(folder, model, tmp_path):
+    out = tmp_path / "out"
+    (folder / "a.png").rename(folder / "a <b> & #1.png")
+    done = run("explain", folder, *model, "-o", out, "--box", "0,0,12,12")
+    assert f"→ {out / 'index.html'}" in done.stdout
+    page = (out / "index.html").read_text()
+    links = [unquote(link) for link in re.findall(r'(?:href|src)="([^"]+)"', page)]
+    assert {"a <b> & #1.png", "b.png", "c.npy"} <= set(links)
+    assert all((out / link).exists() for link in links)
+    assert "a &lt;b&gt; &amp; #1: class" in page
+    assert page.count("the box 0,0,12,12 holds") == 3
+    run("explain", folder / "b.png", *model, "-o", tmp_path / "one")
+    assert not (tmp_path / "one" / "index.html").exists()
+
+
+def test_formats_are_those_asked_for(folder, model, tmp_path):
+    run("explain", folder, *model, "-o", tmp_path / "out", "--format", "csv")
+    assert {path.suffix for path in (tmp_path / "out").iterdir() if path.is_file()} == {".csv"}
+    assert "takes png, npy, npz and csv" in run("explain", folder, *model, "--format", "gif", code=2).stderr
 
 
 def test_a_region_holds_a_share_of_the_score(folder, model, tmp_path):

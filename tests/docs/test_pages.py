@@ -146,6 +146,24 @@ def test_a_wrong_command_line_is_noticed():
     assert len(commands("docs/howto/own-resnet.md")) >= 5
 
 
+def test_the_glossary_calls_what_other_libraries_have_by_its_name():
+    lrp_rules = pytest.importorskip("captum.attr._utils.lrp_rules")
+    core, rules, layer = (pytest.importorskip(f"zennit.{part}") for part in ("core", "rules", "layer"))
+    quantus = pytest.importorskip("quantus")
+    text = (ROOT / "docs/explanation/glossary.md").read_text(encoding="utf-8")
+    places = {
+        lrp_rules: ("PropagationRule", "Alpha1_Beta0_Rule", "EpsilonRule", "GammaRule"),
+        core: ("Hook", "BasicHook", "Composite"),
+        rules: ("ZPlus", "Epsilon", "Gamma"),
+        layer: ("Sum",),
+        quantus: ("PixelFlipping", "RegionPerturbation"),
+    }
+    for place, names in places.items():
+        for name in names:
+            assert f"`{name}`" in text
+            assert hasattr(place, name), f"{place.__name__} has no {name}"
+
+
 def test_every_registry_has_a_table_in_the_reference():
     text = (ROOT / "docs/reference/choices.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^```\{registry\} (\S+)$", text, flags=re.MULTILINE))

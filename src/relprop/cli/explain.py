@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relprop.cli import console, options, regions
+from relprop.cli import console, gallery, options, regions
 from relprop.documents import naming
 from relprop.errors import InputError, UsageError
 from relprop.tables import number
@@ -18,11 +18,13 @@ from relprop.tables import number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from relprop import Relevance
     from relprop.cli.batches import Item, Job
     from relprop.models import LoadedModel
+    from relprop.sessions import Map
 
 Quantize = Annotated[
     int | None,
@@ -46,7 +48,16 @@ Layers = Annotated[
 Formats = Annotated[
     str,
     typer.Option(
-        "--format", help="Files for the raw heatmap, with commas: npy, npz (all tensors), csv (a row a line)."
+        "--format",
+        help="Files, with commas: png (the figure), and of the raw heatmap npy, npz (all tensors), csv (as text).",
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Explainers whose maps stand beside in the figure, as grad-cam,lrp-cuts; none for none.",
+        show_default="lrp-cuts, beside the paper's map",
     ),
 ]
 Combine = Annotated[
@@ -88,7 +99,8 @@ def explain(
     layer: Layers = None,
     box: regions.Boxes = None,
     mask: regions.Masks = None,
-    formats: Formats = "npy",
+    formats: Formats = "png,npy",
+    compare: Compare = None,
     out: Out = Path("relprop-out"),
     batch_size: options.BatchSize = 8,
     arch: options.Arch = None,
@@ -102,8 +114,9 @@ def explain(
 ) -> int:
     """Explain images: which pixels the probability of a class comes from.
 
-    For each image NAME it writes NAME.png (the image beside its relevance), NAME.npy (the raw heatmap, float32)
-    and NAME/ (relevance per channel and a manifest). The picture is drawn after a Gaussian of one pixel, and says so:
+    For each image NAME it writes NAME.png (the image, its relevance, and the map of lrp-cuts, which combines
+    several layers), NAME.npy (the raw heatmap, float32) and NAME/ (relevance per channel and a manifest);
+    of several images index.html shows all. The picture is drawn after a Gaussian of one pixel, and says so:
     the first layers' strides make a lattice of single pixels; --post none draws it as it is. Without images it
     explains the bundled photograph. --box and --mask say which share of the score a part of the photograph holds.
     With --combine the heatmap combines several layers of the network (explainer
@@ -115,12 +128,17 @@ def explain(
     from relprop.cli import batches
     from relprop.explainers import POST
     from relprop.explainers.cuts import find_weights
+    from relprop.sessions import other_map
 
     weights = None if combine is None else find_weights(combine)
     if target and contrast is not None:
         raise UsageError("--contrast names both classes itself; give it or --target, not both")
     if multi_label and contrast is not None:
         raise UsageError("--contrast compares classes that exclude each other; with --multi-label they do not")
+    plain = composite is None and weights is None and contrast is None and not multi_label
+    others = _others(compare, plain, start)
+    if others and (contrast is not None or multi_label):
+        raise UsageError("--compare sets maps of one class beside each other; leave out --contrast and --multi-label")
     spec = composite or ("paper" if weights is None else weights.composite)
     drawn = post or ("smooth:1" if weights is None and quantize is None else "none")
     view = View(
@@ -133,6 +151,7 @@ def explain(
         tuple(layer or ()),
         _formats(formats),
         regions.read_regions(box, mask),
+        others,
     )
     rules = options.composite(spec, split, identity)
     device = options.choose_device(device)
@@ -156,8 +175,16 @@ def explain(
                 job.fail(item, str(error))
                 continue
             row = _row(item, single, view, job) | view.measure(single, seen)
-            rows.append(row | {"files": view.write(item, single, loaded, seen)})
+            assert item.x is not None  # it was explained
+            x = item.x[None].to(device)
+            maps = [other_map(loaded, x, single.target, method) for method in view.others]
+            for failed in (found for found in maps if found.heatmap is None):
+                console.warn(f"{item.name}: {failed.name} has no map: {failed.error}")
+            rows.append(row | {"files": view.write(item, single, loaded, seen, maps)})
     job.require(len(rows))
+    if len(rows) > 1 and "png" in view.formats:
+        with naming(out):
+            gallery.write_index(out, rows, f"{loaded.name} · {view.rules}")
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
         document |= {"drawn_after": view.spec}
@@ -183,6 +210,7 @@ class View:
         layers: whose relevance is written too.
         formats: of the raw heatmap's files.
         regions: of the photograph, whose share of the score is measured.
+        others: explainers whose maps stand beside.
     """
 
     out: Path
@@ -192,8 +220,9 @@ class View:
     composite: str
     combine: str | None = None
     layers: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ("npy",)
+    formats: tuple[str, ...] = ("png", "npy")
     regions: tuple[regions.Region, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def rules(self) -> str:
@@ -213,38 +242,56 @@ class View:
         found = [regions.measure(region, covered, heatmap, score) for region, covered in pairs]
         return {"regions": found} if found else {}
 
-    def write(self, item: Item, result: Relevance, loaded: LoadedModel, seen: list[Tensor]) -> list[str]:
+    def write(
+        self, item: Item, result: Relevance, loaded: LoadedModel, seen: list[Tensor], maps: list[Map]
+    ) -> list[str]:
         """Write the picture, the raw heatmap and the whole result of one image; returns their paths."""
-        from relprop import quantize, viz
+        from relprop import viz
         from relprop.report.saved import annotate
 
-        picture, whole = self.out / f"{item.name}.png", self.out / item.name
-        heatmap = self.heatmap(result)
-        drawn = self.post(heatmap)
-        drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
-        score, total = float(result.score[0]), float(heatmap.double().sum())
+        whole, heatmap = self.out / item.name, self.heatmap(result)
         measured = self.measure(result, seen)
-        caption = f"{loaded.name} · {self.rules} · relevance sums to {total:.6f} of {score:.6f}"
-        figure = viz.side_by_side(
-            item.picture,
-            drawn[0],
-            title=f"{explained(result, loaded, item)}   {_size(result)}",
-            subtitle=caption if self.spec == "none" else f"{caption} · drawn after {self.spec}",
-            score=score,
-            levels=self.quantize is not None or self.spec.startswith("quantize"),
-            regions=[
-                (f"{100 * row['share']:.1f} %", covered)
-                for row, covered in zip(measured.get("regions", ()), seen, strict=True)
-            ],
-        )
         with naming(self.out):
-            viz.save(figure, picture)
-            files = [str(picture), *self._raw(item.name, result, heatmap[0].float().numpy())]
+            files = []
+            if "png" in self.formats:
+                picture = self.out / f"{item.name}.png"
+                shares = [f"{100 * row['share']:.1f} %" for row in measured.get("regions", ())]
+                viz.save(self._figure(item, result, loaded, list(zip(shares, seen, strict=True)), maps), picture)
+                files.append(str(picture))
+            files += self._raw(item.name, result, heatmap[0].float().numpy())
             for layer in self.layers:
-                files += self._layer(item, result, layer, score)
+                files += self._layer(item, result, layer, float(result.score[0]))
             result.save(whole)
             annotate(whole, item.picture, self._about(result, loaded, item) | measured)
         return [*files, str(whole)]
+
+    def _figure(
+        self, item: Item, result: Relevance, loaded: LoadedModel, outlined: list[tuple[str, Tensor]], maps: list[Map]
+    ) -> Figure:
+        """Draw the photograph, its map, and those of other explainers; what was said, and the next three classes."""
+        from relprop import quantize, viz
+
+        heatmap, score = self.heatmap(result), float(result.score[0])
+        drawn = self.post(heatmap)
+        drawn = drawn if self.quantize is None else quantize(drawn, self.quantize)
+        caption = f"{loaded.name} · {self.rules} · relevance sums to {float(heatmap.double().sum()):.6f} of {score:.6f}"
+        others = [
+            (found.name, self.post(found.heatmap[None])[0], _score_of(found.name, result))
+            for found in maps
+            if found.heatmap is not None
+        ]
+        return viz.side_by_side(
+            item.picture,
+            drawn[0],
+            title=f"{explained(result, loaded, item)}   {_size(result)}",
+            subtitle=_next_classes(result, loaded)
+            + (caption if self.spec == "none" else f"{caption} · drawn after {self.spec}"),
+            score=score,
+            levels=self.quantize is not None or self.spec.startswith("quantize"),
+            regions=outlined,
+            name=self.rules if others else "",
+            others=others,
+        )
 
     def _raw(self, name: str, result: Relevance, heatmap: Any) -> list[str]:
         """Write the raw heatmap (H, W), float32, in each format: as an array, with all tensors, as text."""
@@ -258,7 +305,7 @@ class View:
             np.savez_compressed(paths["npz"], heatmap=heatmap, **tensors)
         if "csv" in paths:
             np.savetxt(paths["csv"], heatmap, fmt="%.9g", delimiter=",")  # nine digits give float32 back exactly
-        return [str(path) for path in paths.values()]
+        return [str(path) for kind, path in paths.items() if kind != "png"]
 
     def _layer(self, item: Item, result: Relevance, layer: str, score: float) -> list[str]:
         """Write what leaves a layer: its relevance in its own shape, and its map over the picture if it has one."""
@@ -302,6 +349,47 @@ def explained(result: Relevance, loaded: LoadedModel, item: Item) -> str:
     return loaded.class_name(int(result.target[0]))
 
 
+def _score_of(method: str, result: Relevance) -> float | None:
+    """The score that an explainer shares among pixels: what its relevance starts from; None of one that has no such."""
+    from relprop.explainers import EXPLAINERS
+
+    start = getattr(EXPLAINERS.build(method), "start", None)
+    if start not in ("probability", "logit"):
+        return None
+    values = result.logits if start == "logit" else result.probabilities
+    return float(values[0, int(result.target[0])])
+
+
+def _next_classes(result: Relevance, loaded: LoadedModel) -> str:
+    """The three most probable classes beside the one that was explained, on a line of its own."""
+    from relprop.sessions import top_classes
+
+    if result.what or result.link != "softmax":
+        return ""
+    top = top_classes(loaded, result.probabilities[0], 4)
+    found = [(name, share) for at, name, share in top if at != int(result.target[0])][:3]
+    return "next: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found) + "\n" if found else ""
+
+
+def _others(text: str | None, plain: bool, start: str) -> tuple[str, ...]:
+    """Read `--compare`; without it, lrp-cuts stands beside the paper's map of a class, with the same start.
+
+    Raises:
+        UnknownNameError, UsageError: no such explainer, or no such option.
+    """
+    from relprop.explainers import EXPLAINERS
+
+    if text is None:
+        cuts = "lrp-cuts" if start == "probability" else f"lrp-cuts:start={start}"
+        return (cuts,) if plain else ()
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if found == ("none",):
+        return ()
+    for name in found:
+        EXPLAINERS.build(name)
+    return found
+
+
 def _size(result: Relevance) -> str:
     """The probability that was explained, or the difference of two."""
     if result.what:
@@ -316,8 +404,8 @@ def _formats(text: str) -> tuple[str, ...]:
         UsageError: a format that there is not, or none.
     """
     found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
-    if not found or not set(found) <= {"npy", "npz", "csv"}:
-        raise UsageError(f"--format takes npy, npz and csv, with commas; not {text!r}")
+    if not found or not set(found) <= {"png", "npy", "npz", "csv"}:
+        raise UsageError(f"--format takes png, npy, npz and csv, with commas; not {text!r}")
     return found
 
 
@@ -379,8 +467,10 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
             console.out.print(console.escape(prefix + sentence(region)), soft_wrap=True)
     files = [file for row in rows for file in row["files"]]
     if len(rows) > 4:
-        kinds = ", ".join(f"NAME.{kind}" for kind in ("png", *view.formats))
+        kinds = ", ".join(f"NAME.{kind}" for kind in view.formats)
         files = [f"{view.out}: {kinds} and NAME/ for {len(rows)} images"]
+    if len(rows) > 1 and "png" in view.formats:
+        files.append(str(view.out / gallery.NAME))
     for file in files:
         console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(file)}[/]", soft_wrap=True)
     if view.spec != "none":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DPI = 160
 _PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
+_NARROW = 3.4  # where several maps stand beside one another
 _INK = "#1f1f1f"
 
 
@@ -36,36 +37,50 @@ def side_by_side(
     percentile: float | None = PERCENTILE,
     levels: bool = False,
     regions: Sequence[tuple[str, Any]] = (),
+    name: str = "",
+    others: Sequence[tuple[str, Any, float | None]] = (),
 ) -> Figure:
     """Put the picture, and its relevance over it, side by side, with a colour bar and one line on its range.
 
     Arguments as in `blend` and `scale_of`; `title` is set in large type, `subtitle` in small type below it. `regions`
-    are outlined on both: (text, mask (H, W)) each.
+    are outlined on both: (text, mask (H, W)) each. `name` stands above the map, which matters beside `others`: further
+    maps (name, heatmap (H, W), score), each on a scale of its own, in shares of its score if there is one.
     """
     values = as_map(heatmap)
     scale = scale or scale_of(values, score=score, percentile=percentile, levels=levels)
-    height = _PANEL * values.shape[0] / values.shape[1]
-    gap, edge, bar, top, foot = 0.12, 0.12, 0.95, 0.62 if title or subtitle else 0.12, 0.34
-    size = (edge + 2 * _PANEL + gap + bar, top + height + foot)
+    drawn = [(name, values, scale), *((text, as_map(one), scale_of(one, score=total)) for text, one, total in others)]
+    wide = _PANEL if len(drawn) == 1 else _NARROW
+    height = wide * values.shape[0] / values.shape[1]
+    gap, edge, bar, foot = 0.12, 0.12, 0.95, 0.34 if len(drawn) == 1 else 0.46
+    lines = subtitle.count("\n") + 1
+    top = (0.46 + 0.16 * lines if title or subtitle else 0.12) + (0.24 if name else 0)
+    size = (edge + wide + len(drawn) * (gap + wide + bar), top + height + foot)
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
 
     def panel(left: float, width: float) -> Axes:
         return figure.add_axes((left / size[0], foot / size[1], width / size[0], height / size[1]))
 
-    left_panel, right = panel(edge, _PANEL), panel(edge + _PANEL + gap, _PANEL)
-    picture(left_panel, as_picture(image))
-    picture(right, blend(image, values, scale))
-    for text, mask in regions:
-        outline(left_panel, mask)
-        outline(right, mask, text)
-    draw_bar(right, scale, panel(edge + 2 * _PANEL + gap + 0.14, 0.16))
+    first = panel(edge, wide)
+    picture(first, as_picture(image), title="photograph" if name else None)
+    for _, mask in regions:
+        outline(first, mask)
+    for place, (text, one, own) in enumerate(drawn):
+        left = edge + wide + gap + place * (wide + bar + gap)
+        ax = panel(left, wide)
+        picture(ax, blend(image, one, own), title=text or None)
+        for held, mask in regions:
+            outline(ax, mask, "" if place else held)
+        draw_bar(ax, own, panel(left + wide + 0.14, 0.16))
+        note = own.note if len(drawn) == 1 else own.note.replace("; ", ";\n")
+        figure.text(
+            (left + wide) / size[0], (foot - 0.08) / size[1], note, size=7, color=QUIET, ha="right", va="top"
+        )  # fmt: skip
 
     left = edge / size[0]
     if title:
         figure.text(left, 1 - 0.14 / size[1], title, size=13, color=_INK, va="top")
     if subtitle:
         figure.text(left, 1 - 0.40 / size[1], subtitle, size=8, color=QUIET, va="top")
-    figure.text(1 - bar / size[0], 0.2 / size[1], scale.note, size=7, color=QUIET, ha="right", va="center")
     return figure
 
 
