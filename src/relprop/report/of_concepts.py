@@ -86,7 +86,11 @@ def report_of_concepts(
         rows.append(PanelRow(heading, "", (drawn, *examples), *bar, small=True))
     held = sum(concept.share for concept in concepts)
     summary = f"The {len(concepts)} channels shown hold {100 * held:.3g} % of the relevance of {layer}."
-    metadata = (("model", loaded.name), ("weights", plain(loaded.source)), ("layer", layer))
+    metadata: tuple[tuple[str, str], ...] = (
+        ("model", loaded.name),
+        ("weights", plain(loaded.source)),
+        ("layer", layer),
+    )
     metadata += tuple((what, plain(text)) for what, text in facts)
     section = Section("Channels", (TEXT, BY[by]), rows=tuple(rows))
     return Report(f"Channels of {layer} for {class_name}", summary, metadata, (section, how_section(commands)))
