@@ -36,6 +36,7 @@ class PanelRow:
         panels: the original first.
         scale: the colour bar as SVG, with `low` and `high`, what its ends stand for.
         unit: of the scale.
+        small: whether there are many panels, and they are drawn small.
     """
 
     heading: str
@@ -45,6 +46,7 @@ class PanelRow:
     low: str = ""
     high: str = ""
     unit: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,14 @@ def report_of_concepts(
             for sample, value in concept.references
         ]
         heading = f"channel {concept.channel}: {concept.relevance:.4g}, {100 * concept.share:.3g} % of the layer's"
-        rows.append(PanelRow(heading, "", (drawn, *examples), *bar))
+        rows.append(PanelRow(heading, "", (drawn, *examples), *bar, small=True))
     held = sum(concept.share for concept in concepts)
     summary = f"The {len(concepts)} channels shown hold {100 * held:.3g} % of the relevance of {layer}."
-    metadata = (("model", loaded.name), ("weights", plain(loaded.source)), ("layer", layer), *facts)
+    metadata: tuple[tuple[str, str], ...] = (
+        ("model", loaded.name),
+        ("weights", plain(loaded.source)),
+        ("layer", layer),
+    )
+    metadata += tuple((what, plain(text)) for what, text in facts)
     section = Section("Channels", (TEXT, BY[by]), rows=tuple(rows))
     return Report(f"Channels of {layer} for {class_name}", summary, metadata, (section, how_section(commands)))
