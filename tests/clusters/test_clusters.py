@@ -47,7 +47,7 @@ def maps(marked: int, plain: int = 30) -> torch.Tensor:
 
 def test_maps_are_pooled_to_means_and_scaled_to_length_one():
     heatmap = torch.zeros(4, 4)
-    heatmap[:2, :2], heatmap[2:, 2:] = 3.0, -4.0
+    heatmap[:2, :2], heatmap[2:, 2:] = torch.tensor([[1.0, 2.0], [4.0, 5.0]]), -4.0  # means 3 and -4
     assert pooled([heatmap], 2)[0].tolist() == [[0.6, 0.0], [0.0, -0.8]]
     assert pooled([heatmap, 10 * heatmap.repeat_interleave(3, 0)], 2)[1].tolist() == [[0.6, 0.0], [0.0, -0.8]]
     assert pooled(torch.zeros(1, 4, 4), 2).tolist() == [[[0.0, 0.0], [0.0, 0.0]]]

@@ -18,7 +18,7 @@ TIERS = (
     {"errors", "documents", "registry", "images", "seeding", "cifar", "shortage", "explainer", "files", "tables"},
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
-    {"evaluation", "training", "tuning", "demo", "sessions"},
+    {"evaluation", "training", "tuning", "demo", "sessions", "clusters"},
     {"viz"},
     {"report"},
     {"reproduce", "web"},

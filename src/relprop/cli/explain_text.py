@@ -59,8 +59,11 @@ def explain_text(
         raise UsageError("--similar-to explains embeddings, which have no classes: leave --target out")
     with console.waiting("loading the model"):
         from relprop import text
+        from relprop.models.classes import read_classes
 
-        loaded = text.load(model, classes=classes, device=options.choose_device(device))
+        loaded = text.load(
+            model, classes=None if classes is None else read_classes(classes), device=options.choose_device(device)
+        )
     rules = None if composite is None else options.composite(composite, None, None)
     if similar_to is None and loaded.pooling is not None:
         raise UsageError(f"{model!r} is an encoder without classes; give --similar-to TEXT to compare it with")

@@ -9,7 +9,7 @@ import numpy as np
 
 from relprop.report.document import Key, PanelRow, Plot, Report, Section, Table
 from relprop.report.of_comparisons import how_section, plain
-from relprop.report.pictures import common_scale, panel, shares
+from relprop.report.pictures import common_scale, legend, panel, shares
 from relprop.report.svg import Line, legend_line, legend_point, line_chart, looks, scatter
 from relprop.viz.colour import scale_of
 from relprop.viz.overlay import as_picture, blend
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 TYPICAL = 4
 """So many typical images of each cluster are shown."""
 
-_TEXT = (
-    (
-        "Each point is the map of one image, and near points are maps that are alike; distances between far ones, and "
-        "the axes, mean nothing (t-SNE). Colours and numbers are the clusters."
-    ),
-    (
-        "A cluster says that the network looks at the same place of these images. Whether that is the object or a "
-        "watermark, a border or a caption, the typical images show: those whose maps are nearest to the cluster's mean."
-    ),
+_CLUSTERS_TEXT = (
+    "Each point is the map of one image, and near points are maps that are alike; distances between far ones, and the "
+    "axes, mean nothing (t-SNE). Colours and numbers are the clusters. One that few links leave stands alone; one that "
+    "a fifth of them leave is a part of a whole."
+)
+_TYPICAL_TEXT = (
+    "The images whose maps are nearest to the mean of their cluster. A cluster says that the network looks at the same "
+    "place of these images; whether that is the object or a watermark, a border or a caption, is for you to see."
 )
 
 
@@ -86,11 +85,11 @@ def report_of_clusters(
     title = f"What explanations of {first.class_name} have in common" if len(found) == 1 else "Clusters of explanations"
     said = "; ".join(f"{one.class_name}: {_counted(one.clusters.count)} of {len(one.names)} maps" for one in found)
     metadata = tuple((what, plain(text)) for what, text in facts)
-    sections = (*map(_section, found), how_section(commands))
+    sections = (*(section for one in found for section in _sections(one)), how_section(commands))
     return Report(title, f"{said}.", metadata, sections)
 
 
-def _section(one: Clustered) -> Section:
+def _sections(one: Clustered) -> tuple[Section, Section]:
     found = one.clusters
     rows = tuple(_row(one, at) for at in range(found.count))
     cells = tuple(
@@ -98,8 +97,12 @@ def _section(one: Clustered) -> Section:
         for at, share in enumerate(found.leaving)
     )
     heads = ("cluster", "images", "share of the class", "weight of links that leave it")
-    table = Table(f"Clusters of {one.class_name}", heads, cells)
-    return Section(one.class_name, _TEXT, rows, (_embedding(one), _eigenvalues(found)), tables=(table,))
+    table = Table("The clusters, the largest first", heads, cells)
+    plots = (_embedding(one), _eigenvalues(found))
+    return (
+        Section(f"Clusters of {one.class_name}", (_CLUSTERS_TEXT,), plots=plots, tables=(table,)),
+        Section(f"Typical images of {one.class_name}", (_TYPICAL_TEXT,), rows),
+    )
 
 
 def _embedding(one: Clustered) -> Plot:
@@ -119,26 +122,22 @@ def _eigenvalues(found: Clusters) -> Plot:
 
 
 def _row(one: Clustered, at: int) -> PanelRow:
-    """The mean map of a cluster, then its typical images, each beside its map, on one scale of shares."""
+    """The typical images of a cluster, each beside its map, on one scale of shares; then the mean of all its maps."""
     members = one.clusters.members(at)
-    mean = one.clusters.mean(at)
-    panels = [
-        panel(
-            scale_of(mean).over(mean, np.zeros((*mean.shape, 3))),
-            "mean of the maps",
-            f"Mean of the {len(members)} pooled maps of cluster {at + 1}.",
-            f"pooled to {mean.shape[0]} x {mean.shape[1]}",
-        )
-    ]
     shown = [index for index in members if index in one.examples][:TYPICAL]
     maps = [shares(one.examples[index][1]) for index in shown]
+    scale, panels = common_scale(maps), []
     for index, values in zip(shown, maps, strict=True):
         picture, name = one.examples[index][0], one.names[index]
         panels.append(panel(as_picture(picture), name, f"The picture {name}, as the network sees it."))
-        drawn = blend(picture, values, common_scale(maps))
-        panels.append(panel(drawn, "its relevance", f"Relevance of {name} for {one.class_name}, over the picture."))
+        alt = f"Relevance of {name} for {one.class_name}, over the picture."
+        panels.append(panel(blend(picture, values, scale), "its relevance", alt))
+    mean = one.clusters.mean(at)
+    drawn = scale_of(mean).over(mean, np.zeros((*mean.shape, 3)))
+    alt, size = f"Mean of the pooled maps of cluster {at + 1}.", f"pooled to {mean.shape[0]} x {mean.shape[1]}"
+    panels.append(panel(drawn, "mean of all its maps", alt, f"{size}, on its own scale"))
     words = "1 image" if len(members) == 1 else f"{len(members)} images"
-    return PanelRow(f"Cluster {at + 1}: {words}", "", tuple(panels))
+    return PanelRow(f"Cluster {at + 1}: {words}", "", tuple(panels), *legend(scale))
 
 
 def _counted(count: int) -> str:

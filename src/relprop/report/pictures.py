@@ -17,6 +17,8 @@ from relprop.viz.overlay import as_picture, blend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from markupsafe import Markup
+
     from relprop.sessions import Comparison, Map
 
 _SMALL = 128
@@ -84,10 +86,14 @@ def row_of(comparison: Comparison) -> PanelRow:
                 _beyond(values, scale),
             )
         )
+    return PanelRow(heading, _said(comparison), tuple(panels), *legend(scale))
+
+
+def legend(scale: Scale) -> tuple[Markup, str, str, str]:
+    """The colour bar of a scale of shares, what its ends stand for, and its unit."""
     colours = [tuple(row[:3]) for row in np.asarray(scale.bar_colours()(np.linspace(0, 1, 48)))]
-    ends = f"{100 * scale.low:.2g} %", f"{100 * scale.high:.2g} %"
     unit = "share of the map per pixel" + (" (blue: against the class)" if scale.signed else "")
-    return PanelRow(heading, _said(comparison), tuple(panels), colour_bar(colours), *ends, unit)
+    return colour_bar(colours), f"{100 * scale.low:.2g} %", f"{100 * scale.high:.2g} %", unit
 
 
 def panel(rgb: Floats, caption: str, alt: str, note: str = "") -> Panel:

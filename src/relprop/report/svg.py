@@ -94,7 +94,7 @@ def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names:
         own = [spot for spot, of in zip(spots, groups, strict=True) if of == group]
         middle = [sum(axis) / len(own) for axis in zip(*own, strict=True)]
         words.append(
-            Markup('<text x="{:.1f}" y="{:.1f}" class="number mid">{}</text>').format(
+            Markup('<text x="{:.1f}" y="{:.1f}" class="group mid">{}</text>').format(
                 middle[0], middle[1] + 5, group + 1
             )
         )

