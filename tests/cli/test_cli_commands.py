@@ -113,7 +113,7 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
     own = document("explain", folder / "a.png", *model, "--combine", reading, "-c", "paper", "--out", tmp_path / "own")
     assert own["composite"] == "paper"
     wrong = run("explain", folder / "a.png", *model, "--combine", "0.5*input", code=2)
-    assert "the weights of a reading must add up to 1" in wrong.output
+    assert "the weights of layers must add up to 1" in wrong.output
 
 
 def test_a_saved_result_is_that_image_alone(folder, model, tmp_path):
