@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+import relprop
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
 from relprop.data import balanced
@@ -238,7 +239,7 @@ class Concept:
 
 
 def concepts_of(
-    lrp: LRP,
+    lrp: relprop.LRP,
     x: Tensor,
     target: int | None,
     references: References,

@@ -19,7 +19,7 @@ TIERS = (
     {"core"},
     {"explainers", "metrics", "data", "models", "adapters", "text"},
     {"evaluation", "training", "tuning", "demo", "sessions", "clusters"},
-    {"viz"},
+    {"viz", "concepts"},
     {"report"},
     {"reproduce", "web"},
     {"cli"},

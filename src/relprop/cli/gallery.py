@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from relprop.core.result.region import sentence
 from relprop.documents import printable
 
 NAME = "index.html"
@@ -55,6 +54,8 @@ def _section(row: dict[str, Any]) -> str:
     name, what = (escape(printable(str(row[part]))) for part in ("name", "class"))
     files = [Path(file).name for file in row["files"]]
     picture = next(file for file in files if file.endswith(".png"))
+    from relprop.core.result.region import sentence  # loads torch, which the command has by now
+
     said = [f"<p>{escape(sentence(region))}.</p>" for region in row.get("regions", ())]
     links = " · ".join(f'<a href="{_link(file)}">{escape(printable(file))}</a>' for file in files)
     alt = f"{name} beside the maps of its pixels for {what}"
