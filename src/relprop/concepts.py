@@ -160,7 +160,7 @@ def find_references(
         seed: of their choice.
         batch: samples explained, and stored, together.
         device: where the model is.
-        progress: told how many samples are done, a batch at a time.
+        progress: called with how many samples are done, a batch at a time.
 
     Raises:
         RunError: the folder holds another run, or something else.

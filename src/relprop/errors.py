@@ -99,6 +99,16 @@ def require(module: str, extra: str) -> ModuleType:
         ) from None
 
 
+def version_of(name: str) -> str | None:
+    """Version of an installed distribution; None where it is not installed."""
+    from importlib import metadata  # which takes long to import and is rarely needed
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def how_to_add(extra: str) -> str:
     """Command that adds an extra to relprop the way that it was installed: from a folder here, or by name."""
     from importlib import metadata  # which, as urllib, takes long to import and is rarely needed

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from relprop.models import LoadedModel
 
 Progress = Callable[[float, str], None]
-"""Told how far the work is, from 0 to 1, and what is done now."""
+"""Called with how far the work is, from 0 to 1, and what is done now."""
 
 _KEPT = 4  # an LRP holds the positive part of every weight
 MOST = 24

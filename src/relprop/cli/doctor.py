@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from relprop.cli import console, options
-from relprop.errors import how_to_add
+from relprop.errors import how_to_add, version_of
 
 LIBRARIES = ("relprop", "torch", "torchvision")
 _NOT_FOR_USERS = ("all", "bench", "dev", "docs")
@@ -34,14 +34,6 @@ def doctor(device: options.Device = "auto", json: options.Json = False) -> int:
     else:
         _print(versions, extras, machine, tested)
     return 0 if tested["passed"] else 1
-
-
-def version_of(name: str) -> str | None:
-    """Version of an installed distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def missing_by_extra() -> dict[str, list[str]]:

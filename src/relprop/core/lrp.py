@@ -20,6 +20,7 @@ from relprop.core.capture import Model, Recording, record, require_evaluation_mo
 from relprop.core.capture.inputs import Fixed, Given, Inputs
 from relprop.core.capture.model import Names, Output, first_weight, says_multi_label
 from relprop.core.capture.program import ProgramModule
+from relprop.core.capture.recorder import Keeps
 from relprop.core.composites.composite import Composite, place_of
 from relprop.core.graph.graph import Graph
 from relprop.core.graph.separators import find_separators
@@ -263,7 +264,7 @@ class LRP(nn.Module):
         """
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            kind, recording, _ = self._record(inputs, (self.composite,), Channel(layer, 0))
+            kind, recording, _ = self._record(inputs, _keep_everything, self.output)
             index = tensor_of(kind.graph, layer)
             return kind.trace(recording, frozenset([index])).values[index].clone()
 
@@ -271,25 +272,19 @@ class LRP(nn.Module):
         """The computation that the model makes of `x`."""
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            return self._record(inputs, (self.composite,), None)[0].graph
+            return self._record(inputs, keeps((self.composite,)), self.output)[0].graph
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
         inputs = Inputs.of(self._runs, x, fixed, first_weight(self.model))
         return inputs if self._records_gradients else inputs.detached()
 
-    def _record(
-        self, inputs: Inputs, composites: Sequence[Composite | None], target: Target
-    ) -> tuple[Kind, Recording, Prepared]:
+    def _record(self, inputs: Inputs, kept: Keeps, output: Output) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
-        output = target.pick if isinstance(target, Picked) else self.output
         model: Any = self._runs
         require_evaluation_mode(model)
         names = self._names = self._names or Names(model)
         prepared = self._prepared.for_run(inputs.tensors)
-        kept = keeps(composites)
-        if isinstance(target, Channel):
-            kept = _keep_everything
         recording = record(model, inputs, kept, prepared, names, output)
         return self._kinds.of(recording), recording, prepared
 
@@ -301,7 +296,9 @@ class LRP(nn.Module):
         composites: Sequence[Composite | None],
         through: Through | None,
     ) -> tuple[Relevance, ...]:
-        kind, recording, prepared = self._record(inputs, composites, target)
+        kept = _keep_everything if isinstance(target, Channel) else keeps(composites)
+        output = target.pick if isinstance(target, Picked) else self.output
+        kind, recording, prepared = self._record(inputs, kept, output)
         if kind.mixing:
             return self._one_by_one(kind, recording, inputs, target, start, composites, through)
         plans = [kind.plan(composite) for composite in composites]

@@ -7,14 +7,13 @@ import ctypes
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from relprop.data import Dataset, Sample, balanced, open_dataset
-from relprop.errors import UsageError
+from relprop.errors import UsageError, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -293,10 +292,7 @@ def digest(parts: Iterable[bytes]) -> str:
 
 def version(name: str) -> str:
     """Return the version of an installed distribution, "absent" if it is not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "absent"
+    return version_of(name) or "absent"
 
 
 def _bytes(value: object) -> bytes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import platform
 import re
-from importlib import metadata
 from typing import TYPE_CHECKING
 
+from relprop.errors import version_of
 from relprop.report.conservation import ConservationTable
 from relprop.report.document import BarRow, Bars, Report, Section, Table
 from relprop.report.pictures import row_of
@@ -84,7 +84,7 @@ def classes_section(comparisons: Sequence[Comparison]) -> Section | None:
 
 def how_section(commands: Sequence[str], versions: dict[str, str] | None = None, system: str = "") -> Section:
     """Commands, versions and the machine's kind."""
-    known = versions or {name: found for name in LIBRARIES if (found := _version(name))}
+    known = versions or {name: found for name in LIBRARIES if (found := version_of(name))}
     rows = tuple({"Python": platform.python_version(), **known}.items())
     rows = (*rows, ("system", system or f"{platform.system()} {platform.machine()}"))
     code = tuple(("command" if len(commands) == 1 else f"command {at}", text) for at, text in enumerate(commands, 1))
@@ -148,10 +148,3 @@ def _class_bars(comparison: Comparison) -> Bars:
     return Bars(
         f"{comparison.name}: most probable classes", ("class", "probability", ""), rows, "Orange: the class explained."
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""

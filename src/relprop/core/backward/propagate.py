@@ -1,4 +1,4 @@
-"""BackwardPass a traced graph backwards, once, and pass relevance from the output to the image."""
+"""Pass relevance back through a recorded run, once, from the output to the image."""
 
 from __future__ import annotations
 

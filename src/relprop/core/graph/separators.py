@@ -1,4 +1,4 @@
-"""Separators: tensors that all relevance passes on its way, and maps read from several of them.
+"""Separator layers: tensors that all relevance passes on its way, and maps read from several of them.
 
 A tensor separates the image from the scores where every way between them leads through it. All of these hold the same
 total, the score less what rules absorb above them, so a weighted mean of the relevance at several holds it too:

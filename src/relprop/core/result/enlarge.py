@@ -21,7 +21,7 @@ def enlarge(maps: Tensor, size: Sequence[int], smooth: float = 0.0) -> Tensor:
 
     With `smooth`, G U instead: G is a Gaussian mirrored at the border, so a pixel near it shares with itself what would
     fall outside. Rows and columns of G add up to one: totals are kept, and a constant map stays constant, where cutting
-    the Gaussian off at the border and scaling would forward relevance towards the middle.
+    the Gaussian off at the border and scaling would move relevance towards the middle.
 
     Args:
         maps: (..., h, w).
