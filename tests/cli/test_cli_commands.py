@@ -360,7 +360,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(options, sentence, m
     def load(*given, **options):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("relprop.cli.options.load", load)
+    monkeypatch.setattr("relprop.cli.options.Network.load", load)
     for command in ("explain", "conservation", "report"):
         assert sentence in run(command, *options, code=2).stderr
 
