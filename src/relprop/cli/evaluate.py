@@ -149,7 +149,7 @@ def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str |
     with progress() as report:
         how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
         if ray is None:
-            store = run(plan, out, workers=workers or 1, place=device, **how)
+            store = run(plan, out, workers=workers or 1, device=device, **how)
         else:
             from relprop.evaluation.ray import run_ray
 

@@ -315,7 +315,7 @@ def _table(
         with progress(what) as report:
             how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
             if ray is None:
-                return run(plan, folder, workers=workers or 1, place=setting.device, **how)
+                return run(plan, folder, workers=workers or 1, device=setting.device, **how)
             from relprop.evaluation.ray import run_ray
 
             return run_ray(plan, folder, address=ray, workers=workers, **how)

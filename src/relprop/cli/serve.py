@@ -91,12 +91,12 @@ def serve(
         from relprop.web.app import LOOPBACK
         from relprop.web.server import Server
 
-        place = network.chosen_device()
+        device = network.chosen_device()
         setups: dict[str, Session] = {}
         wanted: list[str | None] = [*model] if model else [None]
         for name in wanted:
             loaded = network.load(name, classes)
-            setups[_free_name(loaded, setups)] = Session(loaded, place)
+            setups[_free_name(loaded, setups)] = Session(loaded, device)
         address = ipaddress.ip_address(listening.getsockname()[0])
         token = "" if address.is_loopback else secrets.token_urlsafe(24)
         shown = [socket.gethostname(), "127.0.0.1"] if address.is_unspecified else [host]
