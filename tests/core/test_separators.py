@@ -66,7 +66,12 @@ def test_cuts_of_a_resnet_are_named_after_its_modules():
     assert cuts.expand("last-map") == ("layer3",)
     assert cuts.expand("late-blocks") == ("layer3.0@input", "layer3")
     assert cuts.expand("layer1.0.conv1") == ("layer1.0.conv1",)
-    assert cuts.position("layer2.0") == cuts.position("layer3.0@input") > cuts.position("layer2.0@input") > cuts.position("input")
+    assert (
+        cuts.position("layer2.0")
+        == cuts.position("layer3.0@input")
+        > cuts.position("layer2.0@input")
+        > cuts.position("input")
+    )
     assert "layer1.0.conv1" not in cuts.positions
     assert "layer1.0.bn2" not in cuts.positions
     assert "fc" not in cuts.positions
