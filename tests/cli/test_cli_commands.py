@@ -27,7 +27,6 @@ from relprop.report.conservation import ConservationTable
 from relprop.report.saved import ABOUT
 from tiny import make
 
-
 RAW = ("--format", "npy")  # without the figure, which takes most of the time
 
 

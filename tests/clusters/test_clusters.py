@@ -160,7 +160,7 @@ def test_saved_results_and_a_run_give_the_same_clusters(data, tmp_path):
     pytest.importorskip("polars")
     results, out = tmp_path / "results", tmp_path / "clusters.html"
     (tmp_path / "names.txt").write_text("cat\nhorse\n")
-    run("explain", data / "horse", *watermark.OPTIONS, "--target", 1, "--out", results)
+    run("explain", data / "horse", *watermark.OPTIONS, "--target", 1, "--format", "npy", "--out", results)
     named = ["--classes", tmp_path / "names.txt", "--class", "horse", "--out", out, "--json"]
     (saved,) = json.loads(run("cluster", results, *named))["classes"]
     assert [part["size"] for part in saved["clusters"]] == [30, 12]
