@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import relprop
-from relprop.cli import app
+from commands import run
 from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
@@ -28,13 +27,6 @@ from relprop.report.saved import ABOUT
 from tiny import make
 
 RAW = ("--format", "npy")  # without the figure, which takes most of the time
-
-
-def run(*arguments: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
 
 
 def document(*arguments: object, code: int = 0):
@@ -515,8 +507,6 @@ def test_check_lists_every_operation_and_its_rule(model):
 
 
 def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
-    from PIL import Image
-
     Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
     report = document("check", *model[1:], "--image", str(tmp_path / "noise.png"))
     assert [report["family"], report["composite"]] == ["convolutional network", "paper"]

@@ -6,13 +6,11 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import InvalidRequirement, Requirement
-from typer.main import get_command
 
-from relprop.cli import app
+from commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
@@ -38,16 +36,13 @@ def commands(page: str) -> list[list[str]]:
     return [words for words in shell_lines(page) if words[0] == "relprop"]
 
 
-GROUP: Any = get_command(app)
-
-
 def complaint(words: list[str]) -> str | None:
     """Why a `relprop` command line cannot be parsed, or None. Nothing is run, and no file is looked for."""
-    if len(words) > 1 and words[1] not in GROUP.commands and not words[1].startswith("-"):
+    if len(words) > 1 and words[1] not in COMMANDS.commands and not words[1].startswith("-"):
         return f"there is no command {words[1]!r}"
     if len(words) < 2 or words[1].startswith("-"):
         return None
-    command = GROUP.commands[words[1]]
+    command = COMMANDS.commands[words[1]]
     try:
         command.make_context(words[1], words[2:], parent=None)
     except Exception as error:
