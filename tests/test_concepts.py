@@ -7,10 +7,9 @@ import re
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
+import commands
 from relprop import LRP
-from relprop.cli import app
 from relprop.concepts import concepts_of, find_references
 from relprop.data import open_dataset
 from relprop.errors import RunError, UsageError
@@ -123,9 +122,7 @@ def test_a_layer_that_there_is_not_begins_no_run(data, tmp_path):
 
 
 def concepts_command(*arguments: object, code: int = 0):
-    done = CliRunner().invoke(app, ["concepts", *map(str, arguments), "--layer", LAYER, *OPTIONS])
-    assert done.exit_code == code, done.output
-    return done
+    return commands.run("concepts", *arguments, "--layer", LAYER, *OPTIONS, code=code)
 
 
 @pytest.mark.usefixtures("data")

@@ -44,7 +44,7 @@ class Clusters:
     Attributes:
         maps: (N, S, S) as they were compared: pooled, each of length 1 (a map of zeros stays zero).
         labels: (N,) number of the cluster of each map.
-        embedding: (N, 2) a place in the plane for each map, by t-SNE; near means alike, distances mean little.
+        embedding: (N, 2) a point in the plane for each map, by t-SNE; near means alike, distances mean little.
         eigenvalues: the smallest of the graph's normalised Laplacian, in ascending order, each from 0 to 2.
         leaving: of each cluster, the share of its links' weight that leads to other clusters; 0 where it stands alone.
     """
@@ -177,7 +177,7 @@ def _leaving(graph: Floats, inside: NDArray[np.bool_]) -> float:
 
 
 def _plane(points: Floats, seed: int) -> Floats:
-    """Lay points (N, D) into the plane by t-SNE; those that are all alike lie in one place."""
+    """Lay points (N, D) into the plane by t-SNE; those that are all alike lie in one point."""
     if np.ptp(points, axis=0).max() < 1e-12:
         return np.zeros((len(points), 2))
     perplexity = min(30.0, (len(points) - 1) / 3)

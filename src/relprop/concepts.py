@@ -73,10 +73,10 @@ class References:
         values = self.relevance if by == "relevance" else self.activation
         if not 0 <= channel < values.shape[1]:
             raise UsageError(f"{self.layer!r} has no channel {channel}; channels are 0 to {values.shape[1] - 1}")
-        ranked, places = values[:, channel].sort(descending=True, stable=True)
+        ranked, indices = values[:, channel].sort(descending=True, stable=True)
         return [
-            (self.samples[place], value)
-            for place, value in zip(places[:count].tolist(), ranked[:count].tolist(), strict=True)
+            (self.samples[at], value)
+            for at, value in zip(indices[:count].tolist(), ranked[:count].tolist(), strict=True)
         ]
 
     def of_class(self, index: int) -> tuple[Tensor, Sample]:
@@ -277,9 +277,9 @@ def concepts_of(
             channel,
             float(relevance[channel]),
             float(relevance[channel]) / total if total else 0.0,
-            parts.heatmap[0, place].detach().cpu(),
+            parts.heatmap[0, at].detach().cpu(),
             tuple(references.most(by, channel, shown)),
         )
-        for place, channel in enumerate(chosen)
+        for at, channel in enumerate(chosen)
     )
     return whole, found

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import relprop
-from relprop.cli import app
+from commands import run
 from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
@@ -27,12 +26,7 @@ from relprop.report.conservation import ConservationTable
 from relprop.report.saved import ABOUT
 from tiny import make
 
-
-def run(*arguments: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
+RAW = ("--format", "npy")  # without the figure, which takes most of the time
 
 
 def document(*arguments: object, code: int = 0):
@@ -63,7 +57,7 @@ def test_explain_writes_the_picture_the_floats_and_the_manifest(folder, model, t
 
 def test_multi_label_explains_the_sigmoid_of_each_class(folder, model, tmp_path):
     images = [folder / "a.png", *model, "--multi-label", "--target", "1,3"]
-    rows = document("explain", *images, "--out", tmp_path / "out")["images"]
+    rows = document("explain", *images, *RAW, "--out", tmp_path / "out")["images"]
     logits = expected(folder / "a.png").logits[0]
     assert [row["target"] for row in rows] == [1, 3]
     for row in rows:
@@ -78,7 +72,7 @@ def test_multi_label_explains_the_sigmoid_of_each_class(folder, model, tmp_path)
 
 
 def test_explain_says_what_the_library_says(folder, model, tmp_path):
-    report = document("explain", folder, *model, "--out", tmp_path / "out", "--batch-size", 2)
+    report = document("explain", folder, *model, *RAW, "--out", tmp_path / "out", "--batch-size", 2)
     assert [row["image"] for row in report["images"]] == [str(folder / f"{n}.png") for n in "abc"]
     assert report["failures"] == []
     for row in report["images"]:
@@ -88,7 +82,7 @@ def test_explain_says_what_the_library_says(folder, model, tmp_path):
         assert row["score"] == pytest.approx(float(result.score[0]), rel=1e-6)
         assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
         assert 0 <= row["gap"] < 1e-5
-        raw = np.load(row["files"][1])
+        raw = np.load(row["files"][0])
         assert raw == pytest.approx(result.heatmap[0].numpy(), rel=1e-4, abs=1e-9)
 
 
@@ -97,7 +91,7 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
     from relprop.explainers.cuts import LrpCuts
     from relprop.report.saved import read_comparison
 
-    report = document("explain", folder, *model, "--combine", reading, "--out", tmp_path / "out")
+    report = document("explain", folder, *model, *RAW, "--combine", reading, "--out", tmp_path / "out")
     explainer = LrpCuts(reading)
     assert report["combine"] == explainer.chosen.text
     assert report["composite"] == explainer.chosen.composite
@@ -105,23 +99,25 @@ def test_explain_reads_the_map_from_several_cuts(folder, model, tmp_path, readin
     for row in report["images"]:
         x = prepare(read_image(row["image"]))[None]
         heatmap = explainer(make(5), x, torch.tensor([row["target"]]))[0].numpy()
-        assert np.load(row["files"][1]) == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
+        assert np.load(row["files"][0]) == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
         assert row["sum"] == pytest.approx(row["score"], rel=1e-5)
-        comparison, about = read_comparison(Path(row["files"][2]))
+        comparison, about = read_comparison(Path(row["files"][1]))
         assert comparison.maps[0].heatmap.numpy() == pytest.approx(heatmap, rel=1e-4, abs=1e-7)
         assert about["combine"] == report["combine"]
-    own = document("explain", folder / "a.png", *model, "--combine", reading, "-c", "paper", "--out", tmp_path / "own")
+    own = document(
+        "explain", folder / "a.png", *model, *RAW, "--combine", reading, "-c", "paper", "--out", tmp_path / "own"
+    )
     assert own["composite"] == "paper"
-    wrong = run("explain", folder / "a.png", *model, "--combine", "0.5*input", code=2)
+    wrong = run("explain", folder / "a.png", *model, *RAW, "--combine", "0.5*input", code=2)
     assert "the weights of layers must add up to 1" in wrong.output
 
 
 def test_a_saved_result_is_that_image_alone(folder, model, tmp_path):
-    report = document("explain", folder, *model, "--out", tmp_path / "out")
+    report = document("explain", folder, *model, *RAW, "--out", tmp_path / "out")
     for row in report["images"]:
-        saved = relprop.Relevance.load(row["files"][2])
+        saved = relprop.Relevance.load(row["files"][1])
         assert saved.relevance.shape == (1, 3, 16, 16)
-        assert saved.heatmap[0].numpy() == pytest.approx(np.load(row["files"][1]))
+        assert saved.heatmap[0].numpy() == pytest.approx(np.load(row["files"][0]))
         assert int(saved.target[0]) == row["target"]
 
 
@@ -129,11 +125,11 @@ def test_a_bad_file_costs_that_file_alone(folder, model, tmp_path):
     (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:200])
     (folder / "d.jpg").write_text("not a photograph")
     out = tmp_path / "out"
-    report = document("explain", folder, *model, "--out", out, code=1)
+    report = document("explain", folder, *model, *RAW, "--out", out, code=1)
     assert [row["image"] for row in report["images"]] == [str(folder / "a.png"), str(folder / "c.png")]
     assert [row["image"] for row in report["failures"]] == [str(folder / "b.png"), str(folder / "d.jpg")]
     assert sorted(p.name for p in out.glob("*.npy")) == ["a.npy", "c.npy"]
-    spoken = run("explain", folder, *model, "--out", out, code=1).stderr
+    spoken = run("explain", folder, *model, *RAW, "--out", out, code=1).stderr
     assert f"{folder / 'b.png'} is damaged or truncated" in spoken
     assert "2 of 4 images could not be explained" in spoken
 
@@ -147,14 +143,14 @@ def test_nothing_but_bad_files_is_misuse(folder, model, tmp_path):
 
 
 def test_explain_takes_a_class_for_all_or_one_for_each(folder, model, tmp_path):
-    all_same = document("explain", folder, *model, "--out", tmp_path, "--target", 3)
+    all_same = document("explain", folder, *model, *RAW, "--out", tmp_path, "--target", 3)
     assert [row["target"] for row in all_same["images"]] == [3, 3, 3]
-    each = document("explain", folder, *model, "--out", tmp_path, "-t", 4, "-t", 0, "-t", 1)
+    each = document("explain", folder, *model, *RAW, "--out", tmp_path, "-t", 4, "-t", 0, "-t", 1)
     assert [row["target"] for row in each["images"]] == [4, 0, 1]
 
 
 def test_explain_from_the_logit(folder, model, tmp_path):
-    report = document("explain", folder / "a.png", *model, "--out", tmp_path, "--start", "logit", "-t", 2)
+    report = document("explain", folder / "a.png", *model, *RAW, "--out", tmp_path, "--start", "logit", "-t", 2)
     x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(folder / "a.png"))[None]
     assert report["images"][0]["score"] == pytest.approx(float(make(5)(x)[0, 2].detach()), rel=1e-5)
 
@@ -188,18 +184,18 @@ def test_the_picture_is_smoothed_unless_told_and_says_so(folder, model, tmp_path
 
 def test_several_classes_of_one_image_and_a_contrast(folder, model, tmp_path):
     image = folder / "a.png"
-    several = document("explain", image, *model, "--out", tmp_path / "s", "--target", "3,1")
+    several = document("explain", image, *model, *RAW, "--out", tmp_path / "s", "--target", "3,1")
     assert [(row["name"], row["target"]) for row in several["images"]] == [("a-3", 3), ("a-1", 1)]
     assert (tmp_path / "s" / "a-3.npy").exists()
-    (row,) = document("explain", image, *model, "--out", tmp_path / "c", "--contrast", "3,1")["images"]
+    (row,) = document("explain", image, *model, *RAW, "--out", tmp_path / "c", "--contrast", "3,1")["images"]
     x = Preprocess(size=16, resize=18, mean=(0.5,), std=(0.25,))(read_image(image))[None]
     result = relprop.explain(make(5), x, target=relprop.targets.Contrast(3, 1))
     assert row["score"] == pytest.approx(float(result.score[0]), rel=1e-4)
-    assert np.load(row["files"][1]) == pytest.approx(result.heatmap[0].numpy(), rel=1e-3, abs=1e-7)
+    assert np.load(row["files"][0]) == pytest.approx(result.heatmap[0].numpy(), rel=1e-3, abs=1e-7)
     assert row["class"] == "class 3 rather than class 1"
     run("report", tmp_path / "c", "--out", tmp_path / "report.html")
     assert "class 3 rather than class 1" in (tmp_path / "report.html").read_text()
-    both = run("explain", image, *model, "--contrast", "3,1", "--target", "2", "--out", tmp_path, code=2)
+    both = run("explain", image, *model, *RAW, "--contrast", "3,1", "--target", "2", "--out", tmp_path, code=2)
     assert "give it or --target, not both" in both.stderr
 
 
@@ -301,7 +297,7 @@ def test_a_region_holds_a_share_of_the_score(folder, model, tmp_path):
     drawn = Image.new("L", (24, 24))
     drawn.paste(1, (0, 0, 24, 12))
     drawn.save(mask)
-    given = ("explain", folder / "a.png", folder / "b.png", *model, "-o", out)
+    given = ("explain", folder / "a.png", folder / "b.png", *model, *RAW, "-o", out)
     rows = document(*given, "--box", "0,0,24,24", "--box", "4,0,10,24", "--mask", mask)["images"]
     for row, name in zip(rows, ("a.png", "b.png"), strict=True):
         result = expected(folder / name)
@@ -332,21 +328,21 @@ def test_a_region_is_outlined_in_the_picture(folder, model, tmp_path):
 
 def test_a_region_that_does_not_fit_costs_that_image_alone(folder, model, tmp_path):
     Image.new("RGB", (20, 20), "red").save(folder / "d.png")
-    done = run("explain", folder, *model, "-o", tmp_path / "out", "--box", "0,0,24,24", code=1)
+    done = run("explain", folder, *model, *RAW, "-o", tmp_path / "out", "--box", "0,0,24,24", code=1)
     assert "d.png: the box 0,0,24,24 does not lie within the picture of 20 x 20 pixels" in done.stderr
     assert "1 of 4 images could not be explained" in done.stderr
     mask = tmp_path / "mask.png"
     Image.new("L", (5, 24), 9).save(mask)
-    done = run("explain", folder / "a.png", *model, "-o", tmp_path / "out", "--mask", mask, code=2)
+    done = run("explain", folder / "a.png", *model, *RAW, "-o", tmp_path / "out", "--mask", mask, code=2)
     assert "5 x 24 pixels and the photograph 24 x 24; a mask is of the photograph's size" in done.stderr
-    done = run("explain", folder / "a.png", *model, "-o", tmp_path / "out", "--box", "9,9,3", code=2)
+    done = run("explain", folder / "a.png", *model, *RAW, "-o", tmp_path / "out", "--box", "9,9,3", code=2)
     assert "--box takes x0,y0,x1,y1 in pixels" in done.stderr
 
 
 def test_class_names_from_a_file(folder, model, tmp_path):
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     named = [*model, "--classes", tmp_path / "names.txt", "--out", tmp_path / "out"]
-    (row,) = document("explain", folder / "a.png", *named, "--target", "Cat")["images"]
+    (row,) = document("explain", folder / "a.png", *named, *RAW, "--target", "Cat")["images"]
     assert (row["target"], row["class"]) == (2, "cat")
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     assert "2 class names were given, but the network has 5" in run("explain", folder, *named, code=2).stderr
@@ -360,7 +356,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(options, sentence, m
     def load(*given, **options):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("relprop.cli.options.load", load)
+    monkeypatch.setattr("relprop.cli.options.Network.load", load)
     for command in ("explain", "conservation", "report"):
         assert sentence in run(command, *options, code=2).stderr
 
@@ -389,7 +385,7 @@ def test_split_and_identity_reach_the_rules(folder, model, tmp_path):
         "symmetric": ["--split", "symmetric"],
         "none": ["--no-identity"],
     }.items():
-        run("explain", folder / "a.png", *model, "--out", tmp_path / name, *options)
+        run("explain", folder / "a.png", *model, *RAW, "--out", tmp_path / name, *options)
         maps[name] = np.load(tmp_path / name / "a.npy")
     assert (maps["default"] == maps["ratio"]).all()
     assert not np.allclose(maps["default"], maps["symmetric"], rtol=1e-3, atol=0)
@@ -400,7 +396,7 @@ def test_images_of_one_name_keep_apart(folder, model, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.png").write_bytes((folder / "b.png").read_bytes())
-    run("explain", folder / "a.png", other / "a.png", *model, "--out", tmp_path / "out")
+    run("explain", folder / "a.png", other / "a.png", *model, *RAW, "--out", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.npy")) == ["a-2.npy", "a.npy"]
 
 
@@ -413,17 +409,17 @@ def test_a_network_on_which_a_rule_diverges_gives_no_silent_nan(folder, model, t
         return result
 
     monkeypatch.setattr(relprop.LRP, "forward", diverging)
-    done = run("explain", folder, *model, "--out", tmp_path / "out", "--batch-size", 2, code=1)
+    done = run("explain", folder, *model, *RAW, "--out", tmp_path / "out", "--batch-size", 2, code=1)
     assert done.stderr.count("the relevance is not finite: 'paper' diverges on this network") == 2
     assert [p.name for p in (tmp_path / "out").glob("*.npy")] == ["b.npy"]
 
 
 def test_the_table_shows_what_was_predicted_where_something_else_was_asked_for(folder, model, tmp_path):
-    plain = run("explain", folder / "a.png", *model, "--out", tmp_path)
+    plain = run("explain", folder / "a.png", *model, *RAW, "--out", tmp_path)
     assert "predicted" not in plain.stdout
-    row = document("explain", folder / "a.png", *model, "--out", tmp_path)["images"][0]
+    row = document("explain", folder / "a.png", *model, *RAW, "--out", tmp_path)["images"][0]
     other = (row["predicted"] + 1) % 5
-    asked = run("explain", folder / "a.png", *model, "--out", tmp_path, "--target", other)
+    asked = run("explain", folder / "a.png", *model, *RAW, "--out", tmp_path, "--target", other)
     assert "predicted" in asked.stdout
     assert f"class {row['predicted']}" in asked.stdout
 
@@ -475,7 +471,18 @@ def test_a_real_process_keeps_json_and_complaints_apart(folder, model, tmp_path)
     (folder / "b.png").write_bytes(b"")
     code = "from relprop.cli import main; main()"
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, "explain", str(folder), *model, "--out", str(tmp_path / "out"), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "explain",
+        str(folder),
+        *model,
+        *RAW,
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=here)
     assert done.returncode == 1
     report = json.loads(done.stdout)
@@ -500,8 +507,6 @@ def test_check_lists_every_operation_and_its_rule(model):
 
 
 def test_check_shows_what_each_branch_of_a_join_gets(model, tmp_path):
-    from PIL import Image
-
     Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "noise.png")
     report = document("check", *model[1:], "--image", str(tmp_path / "noise.png"))
     assert [report["family"], report["composite"]] == ["convolutional network", "paper"]

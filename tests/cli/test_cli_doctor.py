@@ -8,16 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
+import commands
 import relprop
-from relprop.cli import app, doctor
+from relprop.cli import doctor
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    done = CliRunner().invoke(app, ["doctor", "--device", "cpu", *arguments])
-    assert done.exit_code == code, done.output
-    return done.stdout
+    return commands.run("doctor", "--device", "cpu", *arguments, code=code).stdout
 
 
 def test_it_says_what_is_here_and_the_self_test_holds():

@@ -27,9 +27,9 @@ def test_channels_that_are_none(text):
 
 
 def test_split_and_identity_are_options_of_the_composite():
-    assert options.full_spec("paper", None, None) == "paper"
-    assert options.full_spec("paper", "symmetric", False) == "paper:split=symmetric:identity=false"
-    assert options.full_spec("paper:first=image", None, True) == "paper:first=image:identity=true"
+    assert options.Joins().spec("paper") == "paper"
+    assert options.Joins("symmetric", False).spec("paper") == "paper:split=symmetric:identity=false"
+    assert options.Joins(identity=True).spec("paper:first=image") == "paper:first=image:identity=true"
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+
+import commands
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import watermark
 
 import relprop
-from relprop.cli import app
 from relprop.clusters import affinity, cluster, eigengap, pooled
 from relprop.errors import InputError, UsageError
 
@@ -24,10 +24,7 @@ pytest.importorskip("sklearn")
 
 
 def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done.output
+    return commands.run(*arguments, code=code).output
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +157,7 @@ def test_saved_results_and_a_run_give_the_same_clusters(data, tmp_path):
     pytest.importorskip("polars")
     results, out = tmp_path / "results", tmp_path / "clusters.html"
     (tmp_path / "names.txt").write_text("cat\nhorse\n")
-    run("explain", data / "horse", *watermark.OPTIONS, "--target", 1, "--out", results)
+    run("explain", data / "horse", *watermark.OPTIONS, "--target", 1, "--format", "npy", "--out", results)
     named = ["--classes", tmp_path / "names.txt", "--class", "horse", "--out", out, "--json"]
     (saved,) = json.loads(run("cluster", results, *named))["classes"]
     assert [part["size"] for part in saved["clusters"]] == [30, 12]

@@ -74,7 +74,7 @@ def test_composites_targets_and_kept_layers(composite):
         torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found.at("conv2"), expected.at("conv2"), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found.ledger.end, expected.ledger.end, rtol=1e-4, atol=1e-6)
-        # the centred rule divides by a difference, which amplifies rounding where it is small; eager runs do likewise
+        # the mean-subtracted rule divides by a difference, which amplifies rounding where it is small; so do eager runs
         assert found.ledger.gap < (2 * expected.ledger.gap + 1e-6 if composite.name == "two-sided" else 1e-6)
     assert graphs(lrp) == [1]
 

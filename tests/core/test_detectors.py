@@ -79,7 +79,9 @@ def test_a_detection_by_a_box_near_it_and_by_its_class(name):
     assert result.what == f"detection of class {label} {rank}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("fcos", "mask-rcnn") else name for name in NAMES]
+)
 def test_images_of_a_batch_are_explained_as_alone(name):
     model, x = detector(name).double(), images(3, torch.float64)
     numbers = [2, 0, 1]

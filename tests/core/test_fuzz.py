@@ -18,7 +18,7 @@ CONSERVING = (
     "paper:split=symmetric:first=image",
     "paper:split=symmetric:identity=false:max_pool=average:batch_norm=fold",
     "paper:split=signed",
-    "paper:classifier=centred",
+    "paper:classifier=mean-subtracted",
     "transformer",
     "two-sided",
     "two-sided:late=gamma:depth=1:split=symmetric:first=image",

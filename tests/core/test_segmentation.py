@@ -36,9 +36,18 @@ def region() -> torch.Tensor:
     return mask
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(
-    "name", ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+    ("name", "dtype"),
+    [
+        pytest.param("fcn_resnet50", torch.float32, marks=pytest.mark.slow),
+        pytest.param("fcn_resnet50", torch.float64, marks=pytest.mark.slow),
+        pytest.param("deeplabv3_resnet50", torch.float32, marks=pytest.mark.slow),
+        pytest.param("deeplabv3_resnet50", torch.float64, marks=pytest.mark.slow),
+        pytest.param("deeplabv3_mobilenet_v3_large", torch.float32, marks=pytest.mark.slow),
+        ("deeplabv3_mobilenet_v3_large", torch.float64),
+        ("lraspp_mobilenet_v3_large", torch.float32),
+        pytest.param("lraspp_mobilenet_v3_large", torch.float64, marks=pytest.mark.slow),
+    ],
 )
 def test_a_class_over_a_region(name, dtype):
     model, x = network(name, dtype), images(dtype)

@@ -17,7 +17,7 @@ from relprop.core.graph.separators import Separators, find_separators, separator
 from relprop.core.result.combine import format_weights, parse_layer, parse_weights
 from relprop.core.result.enlarge import enlarge
 from relprop.core.rules import rule
-from relprop.core.rules.mean_subtracted import centred
+from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.errors import UsageError
 
 NAMES = ("Basic", "Bottleneck", "Dense", "Nested", "Triple", "TwiceSkipped")
@@ -66,10 +66,15 @@ def test_cuts_of_a_resnet_are_named_after_its_modules():
     assert cuts.expand("last-map") == ("layer3",)
     assert cuts.expand("late-blocks") == ("layer3.0@input", "layer3")
     assert cuts.expand("layer1.0.conv1") == ("layer1.0.conv1",)
-    assert cuts.place("layer2.0") == cuts.place("layer3.0@input") > cuts.place("layer2.0@input") > cuts.place("input")
-    assert "layer1.0.conv1" not in cuts.places
-    assert "layer1.0.bn2" not in cuts.places
-    assert "fc" not in cuts.places
+    assert (
+        cuts.position("layer2.0")
+        == cuts.position("layer3.0@input")
+        > cuts.position("layer2.0@input")
+        > cuts.position("input")
+    )
+    assert "layer1.0.conv1" not in cuts.positions
+    assert "layer1.0.bn2" not in cuts.positions
+    assert "fc" not in cuts.positions
 
 
 class Stages(nn.Module):
@@ -106,7 +111,7 @@ def test_values_in_another_layout_are_no_maps():
 
     cuts = find_separators(capture(LastIsChannels().eval(), pictures()))
     assert cuts.expand("last-map") == ("conv",)
-    assert "relu" not in cuts.places
+    assert "relu" not in cuts.positions
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,9 @@ WEIGHTS = [
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("rules", ["paper", "paper:classifier=centred", "two-sided", "two-sided:late=gamma:depth=1"])
+@pytest.mark.parametrize(
+    "rules", ["paper", "paper:classifier=mean-subtracted", "two-sided", "two-sided:late=gamma:depth=1"]
+)
 def test_a_weighted_mean_holds_the_score(weights, dtype, rtol, rules):
     lrp = LRP(small(dtype), COMPOSITES.build(rules), keep=[*weights])
     result = lrp(pictures(dtype), start="logit")
@@ -307,7 +314,7 @@ def test_the_centred_rule_shares_by_what_sets_a_class_apart():
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
         head.bias.fill_(-50.0)  # a score below zero leaves the map upright
-    lrp = LRP(head.eval(), paper().override(first=centred))
+    lrp = LRP(head.eval(), paper().override(first=mean_subtracted))
     x = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
     relevance = lrp(x, target=0).relevance / lrp(x, target=0).score
     assert relevance.tolist() == [[pytest.approx(1.5), pytest.approx(-0.5)]]
@@ -316,5 +323,5 @@ def test_the_centred_rule_shares_by_what_sets_a_class_apart():
 
 
 def test_an_unknown_classifier_rule_is_an_error():
-    with pytest.raises(UsageError, match=r"classifier must be one of z\+, epsilon, centred, not 'gamma'"):
+    with pytest.raises(UsageError, match=r"classifier must be one of z\+, epsilon, mean-subtracted, not 'gamma'"):
         paper(classifier="gamma")

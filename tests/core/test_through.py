@@ -56,7 +56,7 @@ def test_maps_of_all_channels_of_a_separator_layer_add_up_to_the_map(block):
     lrp = LRP(model, keep="all", strict=True, rtol=1e-12)
     whole = lrp(x)
     graph = lrp.graph(x)
-    for layer in sorted(find_separators(graph).places):
+    for layer in sorted(find_separators(graph).positions):
         name, side = layer.removesuffix("@input"), "input" if layer.endswith("@input") else "output"
         channels = whole.channels(name, side)
         torch.testing.assert_close(channels, whole.at(name, side).flatten(2).sum(2), rtol=1e-12, atol=1e-15)
@@ -69,7 +69,7 @@ def test_maps_of_all_channels_of_a_separator_layer_add_up_to_the_map(block):
 def test_several_maps_are_those_of_as_many_calls_whatever_the_parts_of_the_batch():
     model, x = network("Basic", "Basic"), batch(3)
     lrp = LRP(model)
-    layer = next(name for name in find_separators(lrp.graph(x)).places if name not in ("input", "input@input"))
+    layer = next(name for name in find_separators(lrp.graph(x)).positions if name not in ("input", "input@input"))
     together = LRP(model, chunk=1)(x, through=[{layer: [0]}, {layer: [1, 2]}])
     for place, channels in enumerate(([0], [1, 2])):
         alone = lrp(x, through={layer: channels})

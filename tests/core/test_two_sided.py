@@ -11,7 +11,7 @@ from relprop import LRP, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture
 from relprop.core.composites.presets import COMPOSITES, two_sided
-from relprop.core.rules import flat, late, z_plus
+from relprop.core.rules import depth_dependent, flat, z_plus
 from relprop.errors import UsageError
 
 RULE = "α2β1, conserving"
@@ -40,15 +40,15 @@ def test_the_last_convolutions_take_the_late_rule(depth, count):
     assert [rule for rule in names.values() if rule == RULE] == [RULE] * count
     assert [*names.values()].index(RULE) == 9 - count
     assert names["conv1"] == "z+ (ones)"  # the first layer keeps its own, at any depth
-    assert names["fc"] == "centred"
+    assert names["fc"] == "mean-subtracted"
 
 
 def test_the_early_rule_is_a_choice_and_depth_is_a_fraction():
-    composite = paper().override(rules={"conv": late(z_plus, 0.25, flat)})
+    composite = paper().override(rules={"conv": depth_dependent(z_plus, 0.25, flat)})
     assert [*chosen(composite).values()] == ["z+ (ones)", *["flat"] * 6, *["z+"] * 2, "z+"]
     for depth in (0, 1.5, -1):
         with pytest.raises(ValueError, match=f"above 0 and up to 1, not {depth}"):
-            late(z_plus, depth)
+            depth_dependent(z_plus, depth)
         with pytest.raises(UsageError, match=f"above 0 and up to 1, not {depth}"):
             two_sided(depth=depth)
     with pytest.raises(UsageError, match="late must be one of alpha2-beta1, gamma, not 'beta'"):

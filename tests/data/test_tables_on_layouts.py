@@ -6,15 +6,12 @@ import csv
 
 import pytest
 import trees
-from typer.testing import CliRunner
 
-from relprop.cli import app
+import commands
 
 
 def run(*arguments):
-    outcome = CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
-    assert outcome.exit_code == 0, outcome.output
-    return outcome.output
+    return commands.run("reproduce", *arguments).output
 
 
 def rows(path):

@@ -6,13 +6,11 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import InvalidRequirement, Requirement
-from typer.main import get_command
 
-from relprop.cli import app
+from commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
@@ -40,12 +38,11 @@ def commands(page: str) -> list[list[str]]:
 
 def complaint(words: list[str]) -> str | None:
     """Why a `relprop` command line cannot be parsed, or None. Nothing is run, and no file is looked for."""
-    group: Any = get_command(app)
-    if len(words) > 1 and words[1] not in group.commands and not words[1].startswith("-"):
+    if len(words) > 1 and words[1] not in COMMANDS.commands and not words[1].startswith("-"):
         return f"there is no command {words[1]!r}"
     if len(words) < 2 or words[1].startswith("-"):
         return None
-    command = group.commands[words[1]]
+    command = COMMANDS.commands[words[1]]
     try:
         command.make_context(words[1], words[2:], parent=None)
     except Exception as error:
@@ -70,7 +67,7 @@ def test_the_python_of_a_page_runs_top_to_bottom(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_name_existing_commands_and_options(page):
     for words in commands(page):
-        assert complaint(words) is None, f"{page}: {shlex.join(words)}: {complaint(words)}"
+        assert (why := complaint(words)) is None, f"{page}: {shlex.join(words)}: {why}"
 
 
 def no_install(words: list[str]) -> str | None:

@@ -21,10 +21,10 @@ def paths(document: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
             yield (*before, key)
 
 
-def mutated(document: Any) -> Iterator[tuple[str, Any]]:
-    """What was changed, and the document with that change."""
-    for way in paths(document):
-        for odd in (*ODD, MISSING):
+def mutated(document: Any, every: int = 1) -> Iterator[tuple[str, Any]]:
+    """What was changed, and the document with that change; at each value one of `every` odd ones, in turn."""
+    for number, way in enumerate(paths(document)):
+        for odd in (*ODD, MISSING)[number % every :: every]:
             made = copy.deepcopy(document)
             if not way:
                 if odd is not MISSING:

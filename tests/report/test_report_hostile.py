@@ -47,14 +47,15 @@ def read(folder) -> str:
         return f"refused: {error}"
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["manifest.json", "about.json"])
-def test_every_value_of_a_document_may_be_anything(saved, name):
+def test_every_value_of_a_document_may_be_anything(saved, name, every):
     path = saved / name
     document = json.loads(path.read_text())
     assert "refused" not in read(saved)
     before = set(sys.modules)
     tries = refused = 0
-    for what, changed in mutated(document):
+    for what, changed in mutated(document, every):
         path.write_bytes(json.dumps(changed).encode())
         try:
             said = read(saved)
@@ -63,8 +64,8 @@ def test_every_value_of_a_document_may_be_anything(saved, name):
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
         tries += 1
     assert {one for one in set(sys.modules) - before if not one.startswith(("relprop", "PIL"))} == set()
-    assert tries > 100
-    assert refused > 20
+    assert tries > 100 / every
+    assert refused > 20 / every
     print(f"{name}: {tries} tries, {refused} refused")  # noqa: T201 - counted for the table in the docs
 
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from typer.testing import CliRunner
 
+import commands
 import relprop
-from relprop.cli import app
 from relprop.errors import InputError, RunError
 from relprop.evaluation import ModelSpec, Row
 from relprop.evaluation.store import open_run
@@ -80,10 +79,7 @@ def read(text: str) -> Page:
 
 
 def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done.output
+    return commands.run(*arguments, code=code).output
 
 
 @pytest.fixture(scope="module")

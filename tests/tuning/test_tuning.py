@@ -100,7 +100,7 @@ def tiny():
 
 
 def test_tuning_chooses_measures_and_writes_down_how(pictures, tmp_path):
-    composites = ("paper", "paper:classifier=centred")
+    composites = ("paper", "paper:classifier=mean-subtracted")
     settings = Settings(
         4, 4, folds=2, step=0.25, composites=composites, shares=(0.0, 0.5), references=("lrp", "random")
     )

@@ -41,7 +41,7 @@ class Tiny(nn.Module):
 class Deep(nn.Module):
     """Many convolutions that each take a moment, so that an explanation takes a minute and more."""
 
-    def __init__(self, layers: int = 60, seconds: float = 1.0) -> None:
+    def __init__(self, layers: int = 250, seconds: float = 0.25) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(layers))
         self.fc = nn.Linear(3, 3)

@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.cli import console
+from relprop.cli.grouped import spread
 from relprop.errors import RelpropError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def build() -> typer.Typer:
     made.callback()(_top)
     for name in COMMANDS:
         module = name.replace("-", "_")
-        made.command(name)(getattr(import_module(f"relprop.cli.{module}"), module))
+        made.command(name)(spread(getattr(import_module(f"relprop.cli.{module}"), module)))
     return made
 
 

@@ -159,7 +159,28 @@ def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[It
     return [replace(item, name=name) for item, name in zip(found, names, strict=True)]
 
 
-def aim(items: list[Item], target: list[str] | None, loaded: LoadedModel, *, contrast: str | None = None) -> list[Item]:
+def load_for(
+    items: list[Item],
+    target: list[str] | None,
+    network: options.Network,
+    model: str | None,
+    classes: Path | None,
+    *,
+    contrast: str | None = None,
+) -> tuple[LoadedModel, list[Item]]:
+    """Load the model, and say what to explain of each image; what can be refused is refused before that takes time.
+
+    Raises:
+        TargetError: `target` or `contrast` does not fit.
+        UsageError, ModelError: see `options.Network.load`.
+    """
+    options.require_targets(target, len(items))
+    options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
+    loaded = network.load(model, classes)
+    return loaded, aim(items, target, loaded, contrast)
+
+
+def aim(items: list[Item], target: list[str] | None, loaded: LoadedModel, contrast: str | None = None) -> list[Item]:
     """Say what to explain of each image; one that several classes were asked of stands once for each.
 
     Raises:

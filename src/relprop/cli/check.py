@@ -35,19 +35,14 @@ Rules = Annotated[
 
 
 def check(
+    *,
     model: Name = None,
     steps: Steps = False,
     image: Image = None,
     composite: Rules = None,
-    split: options.Split = None,
-    identity: options.Identity = None,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    joins: options.Joins,
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Show every operation of a model and its rule; exit 1 if one has none.
@@ -58,27 +53,27 @@ def check(
     from relprop.core.composites.families import family_of
     from relprop.images import read_image
 
-    rules = None if composite is None else options.composite(composite, split, identity)
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
+    rules = None if composite is None else joins.composite(composite)
+    loaded = network.load(model, classes)
     example = options.example(loaded) if image is None else loaded.preprocess(read_image(image))[None]
     with console.waiting("capturing its computation"):
-        graph = capture(loaded.model, example.to(options.choose_device(device)))
+        graph = capture(loaded.model, example.to(network.chosen_device()))
     family = family_of(graph)
-    rules = rules or options.composite(family.composite().name, split, identity)
+    rules = rules or joins.composite(family.composite().name)
     assignment = rules.survey(graph)
     rows = _rows(graph, assignment)
     looked = image is not None and not assignment.missing
-    explained, joins = _joins(loaded, graph, assignment, image) if image is not None and looked else (None, [])
+    explained, shares = _joins(loaded, graph, assignment, image) if image is not None and looked else (None, [])
     if json:
         document = {"model": loaded.name, "family": family.name, "composite": rules.name}
         missing = [row for row in rows if row["rule"] is None]
         document |= {} if explained is None else {"class": explained}
-        console.print_json({**document, "steps": rows, "missing": missing, "joins": joins})
+        console.print_json({**document, "steps": rows, "missing": missing, "joins": shares})
     else:
         _print(loaded.name, graph, assignment, rows, steps, family)
-        if joins:
+        if shares:
             console.out.print(f"of the relevance for {console.escape(str(explained))}:", soft_wrap=True)
-            console.show(_join_table(joins))
+            console.show(_join_table(shares))
     return 1 if assignment.missing else 0
 
 

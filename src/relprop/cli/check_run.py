@@ -17,7 +17,7 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run directory of
 
 
 def check_run(folder: Folder, json: options.Json = False) -> int:
-    """Verify every shard of a run: that it is whole, and of this plan, model, data and place in the run.
+    """Verify every shard of a run: that it is whole, and of this plan, model, data and number.
 
     Nothing is computed, imported or changed. Exit code 0 if the run is finished and whole, 1 if shards are missing,
     damaged or of another run, or if the manifest is; 2 if the folder is no run directory. `relprop evaluate`, with the

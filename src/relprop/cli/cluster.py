@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,14 +66,14 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")]
 
 
 def cluster(
+    *,
     sources: Sources = None,
     data: Data = None,
     model: options.Model = None,
     only: Class = None,
     samples: Samples = None,
     composite: options.Composite = "paper",
-    split: options.Split = None,
-    identity: options.Identity = None,
+    joins: options.Joins,
     start: options.Start = "probability",
     clusters: Count = None,
     side: Side = 16,
@@ -83,13 +81,8 @@ def cluster(
     seed: Seed = 0,
     out: Out = Path("clusters.html"),
     batch_size: options.BatchSize = 8,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Group the maps of a class by what they look at: a watermark on some images comes out as a cluster of its own.
@@ -105,30 +98,28 @@ def cluster(
     if bool(sources) == (data is not None):
         raise UsageError("give a run, or folders of results, or --data with --model: one of them")
     how = _How(clusters, side, neighbours, seed)
-    device = options.choose_device(device)
+    device = network.chosen_device()
     facts: tuple[tuple[str, str], ...] = ()
     if sources and not (len(sources) == 1 and _is_run(sources[0])):
         found = _of_results(sources, only, classes, how)
     else:
         if sources:
-            loaded, dataset, chosen = _of_run(sources[0], device, trust, classes)
+            loaded, dataset, chosen = _of_run(sources[0], device, network.trust, classes)
         else:
             from relprop.data import open_dataset
 
             assert data is not None
             dataset = open_dataset(data)
-            loaded = options.load(
-                model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust
-            ).named_by(dataset.classes)
+            loaded = network.load(model, classes).named_by(dataset.classes)
             chosen = dataset.samples
         facts = (("model", loaded.name), ("weights", loaded.source), ("data", dataset.name), ("composite", composite))
         groups = _groups(chosen, _wanted(only, loaded.classes), samples, seed)
-        rules = options.composite(composite, split, identity)
+        rules = joins.composite(composite)
         found = [
             _of_samples(loaded, dataset, label, group, rules, batch_size, device, start, how)
             for label, group in groups.items()
         ]
-    path = write(report_of_clusters(found, [shlex.join(["relprop", *sys.argv[1:]])], facts), out)
+    path = write(report_of_clusters(found, [console.typed()], facts), out)
     if json:
         console.print_json({"file": str(path), "classes": [one.document() for one in found]})
     else:
@@ -287,4 +278,4 @@ def _print(found: list[Clustered], path: Path) -> None:
             first = ", ".join(part["images"][:3]) + (", ..." if part["size"] > 3 else "")
             made.add_row(str(part["cluster"]), str(part["size"]), f"{part['leaving']:.1%}", console.escape(first))
         console.show(made)
-    console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
+    console.wrote(path)

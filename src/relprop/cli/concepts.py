@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +36,7 @@ By = Annotated[Literal["relevance", "activation"], typer.Option("--by", help="Wh
 
 
 def concepts(
+    *,
     layer: Layer,
     data: Data,
     image: Picture = None,
@@ -50,17 +49,11 @@ def concepts(
     references: References = 8,
     by: By = "relevance",
     composite: options.Composite = "paper",
-    split: options.Split = None,
-    identity: options.Identity = None,
+    joins: options.Joins,
     batch_size: options.BatchSize = 16,
     model: options.Model = None,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
 ) -> int:
     """Show which channels of a layer a picture or a class is explained by, and what each of them looks at.
 
@@ -78,10 +71,10 @@ def concepts(
     from relprop.images import read_image
     from relprop.report import report_of_concepts, write
 
-    rules, device = options.full_spec(composite, split, identity), options.choose_device(device)
+    rules, device = joins.spec(composite), network.chosen_device()
     dataset = open_dataset(data)
     options.require_indices(target, options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
+    loaded = network.load(model, classes)
     asked = options.targets([of_class] if of_class is not None else target, 1, loaded.classes, loaded.outputs())
     if asked and len(asked[0]) != 1:
         raise UsageError("relprop concepts explains one class; name one")
@@ -105,7 +98,7 @@ def concepts(
     made = report_of_concepts(
         loaded, name, loaded.preprocess.crop(picture), whole, found, layer,
         lambda sample: loaded.preprocess.crop(dataset.load(sample)),
-        by=by, commands=[shlex.join(["relprop", *sys.argv[1:]])],
+        by=by, commands=[console.typed()],
         facts=(("composite", rules), ("reference images of", f"{len(known.samples)} of {dataset.name}")),
     )  # fmt: skip
     table = console.table("channel", ">relevance", ">share", "first reference images")
@@ -117,5 +110,5 @@ def concepts(
     console.heading(f"{loaded.name} · {layer} · {loaded.class_name(int(whole.target[0]))}")
     console.show(table)
     path = write(made, out / "report.html")
-    console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
+    console.wrote(path)
     return 0

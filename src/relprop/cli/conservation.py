@@ -20,25 +20,20 @@ Depth = Annotated[
 
 
 def conservation(
+    *,
     images: options.Images = None,
     model: options.Model = None,
     recursive: options.Recursive = False,
     target: options.Target = None,
     composite: options.Composite = "paper",
-    split: options.Split = None,
-    identity: options.Identity = None,
+    joins: options.Joins,
     start: options.Start = "probability",
     multi_label: options.MultiLabel = False,
     rtol: Rtol = 1e-5,
     depth: Depth = 2,
     batch_size: options.BatchSize = 8,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Show what every block received and passed on; exit 1 if relevance leaks.
@@ -48,16 +43,12 @@ def conservation(
     some images could not be read.
     """
     from relprop import LRP
-    from relprop.cli.batches import Job, aim, find_items
+    from relprop.cli.batches import Job, find_items, load_for
     from relprop.report.conservation import ConservationTable
 
-    rules = options.composite(composite, split, identity)
-    device = options.choose_device(device)
-    items = find_items(images, recursive=recursive)
-    options.require_targets(target, len(items))
-    options.require_indices(target, options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
-    items = aim(items, target, loaded)
+    rules = joins.composite(composite)
+    device = network.chosen_device()
+    loaded, items = load_for(find_items(images, recursive=recursive), target, network, model, classes)
     job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start, multi_label)
     table = ConservationTable(depth)
     for _, result in job.results():
@@ -68,7 +59,7 @@ def conservation(
         document = {"model": loaded.name, "composite": rules.name, "start": start, "rtol": rtol, "balances": good}
         console.print_json(document | table.document() | {"images": table.images, "failures": job.failed()})
     else:
-        _print(table, f"{loaded.name} · {options.full_spec(composite, split, identity)}", rtol)
+        _print(table, f"{loaded.name} · {joins.spec(composite)}", rtol)
         job.report()
     return 0 if good and not job.failures else 1
 

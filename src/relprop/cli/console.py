@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from relprop.documents import printable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from rich.console import ConsoleOptions, RenderableType
 
@@ -73,6 +75,16 @@ def table(*columns: str) -> Table:
             overflow="fold",
         )
     return made
+
+
+def wrote(path: Path | str, where: Console = out) -> None:
+    """Print the path of a file that was written."""
+    where.print(f"[{GOOD}]→[/] [{FILE}]{escape(str(path))}[/]", soft_wrap=True)
+
+
+def typed() -> str:
+    """Return the command as it was typed, for those who want the same again."""
+    return shlex.join(["relprop", *sys.argv[1:]])
 
 
 def heading(text: str) -> None:

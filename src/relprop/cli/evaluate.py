@@ -16,7 +16,7 @@ from relprop.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from relprop.evaluation import ModelSpec, Plan
+    from relprop.evaluation import Plan
 
 _WHAT, _HOW = "What is measured", "How it runs"
 
@@ -84,6 +84,7 @@ Threads = Annotated[
 
 
 def evaluate(
+    *,
     data: Data,
     model: options.Model = None,
     explainers: Explainers = "lrp",
@@ -102,12 +103,7 @@ def evaluate(
     ray: Ray = None,
     batch_size: Batch = 16,
     threads: Threads = 1,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
-    trust: options.Trust = False,
+    network: options.Network,
 ) -> int:
     """Measure explanations on a data set; killed at any moment, the same command goes on with it.
 
@@ -118,10 +114,11 @@ def evaluate(
     from relprop.evaluation import Plan, with_controls
     from relprop.explainers import EXPLAINERS
 
-    chosen_device = _device(device, ray)
+    # on a cluster the workers' machines have the device, and not necessarily this one
+    device = network.chosen_device() if ray is None or network.device == "auto" else network.device
     chosen = specs(explainers, EXPLAINERS.names())
     plan = Plan(
-        model=model_spec(model, arch, size, mean, std, trust),
+        model=network.spec(model),
         data=absolute(data),
         explainers=with_controls(chosen) if controls else chosen,
         post=specs(post),
@@ -133,11 +130,11 @@ def evaluate(
         target=target,
         batch=batch_size,
         threads=threads,
-        device=chosen_device.split(":")[0],
+        device=device.split(":")[0],
         curves=curves,
         amp=amp,
     )
-    return _execute(plan, out or Path("runs") / plan.digest, chosen_device, workers, ray)
+    return _execute(plan, out or Path("runs") / plan.digest, device, workers, ray)
 
 
 def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
@@ -152,7 +149,7 @@ def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str |
     with progress() as report:
         how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
         if ray is None:
-            store = run(plan, out, workers=workers or 1, place=device, **how)
+            store = run(plan, out, workers=workers or 1, device=device, **how)
         else:
             from relprop.evaluation.ray import run_ray
 
@@ -162,24 +159,6 @@ def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str |
     if used := manifest(out).get("left_out"):
         console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that layer weights of lrp-cuts were chosen on")
     return 1 if summary.unread or summary.left_out else 0
-
-
-def _device(device: str, ray: str | None) -> str:
-    """Choose a device; on a cluster the workers' machines have it, and not necessarily this one."""
-    if ray is None or device == "auto":
-        return options.choose_device(device)
-    return device
-
-
-def model_spec(
-    name: str | None, arch: str | None, size: int | None, mean: str | None, std: str | None, trust: bool
-) -> ModelSpec:
-    """Read the options that name a model; the bundled one without a name."""
-    from relprop.evaluation import ModelSpec
-    from relprop.models import DEFAULT_MODEL
-
-    means, deviations = options.channels("--mean", mean), options.channels("--std", std)
-    return ModelSpec(_absolute_path(name or DEFAULT_MODEL), arch, size, means, deviations, trust)
 
 
 def specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
@@ -197,10 +176,6 @@ def absolute(data: str) -> str:
     kind, colon, rest = data.partition(":")
     root, *given = rest.split(":")
     return ":".join([kind, str(Path(root).expanduser().absolute()), *given]) if colon and root else data
-
-
-def _absolute_path(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).is_file() else name
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +81,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; 
 
 
 def explain(
+    *,
     images: options.Images = None,
     model: options.Model = None,
     recursive: options.Recursive = False,
@@ -90,8 +89,7 @@ def explain(
     contrast: Contrast = None,
     composite: Composite = None,
     combine: Combine = None,
-    split: options.Split = None,
-    identity: options.Identity = None,
+    joins: options.Joins,
     start: options.Start = "probability",
     multi_label: options.MultiLabel = False,
     quantize: Quantize = None,
@@ -103,13 +101,8 @@ def explain(
     compare: Compare = None,
     out: Out = Path("relprop-out"),
     batch_size: options.BatchSize = 8,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Explain images: which pixels the probability of a class comes from.
@@ -146,20 +139,17 @@ def explain(
         POST.build(drawn),
         drawn,
         quantize,
-        options.full_spec(spec, split, identity),
+        joins.spec(spec),
         None if weights is None else weights.text,
         tuple(layer or ()),
         _formats(formats),
         regions.read_regions(box, mask),
         others,
     )
-    rules = options.composite(spec, split, identity)
-    device = options.choose_device(device)
-    items = batches.find_items(images, recursive=recursive)  # what can be refused is, before a model is loaded
-    options.require_targets(target, len(items))
-    options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust)
-    items = batches.aim(items, target, loaded, contrast=contrast)
+    rules = joins.composite(spec)
+    device = network.chosen_device()
+    items = batches.find_items(images, recursive=recursive)
+    loaded, items = batches.load_for(items, target, network, model, classes, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
     lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if weights is None else weights.by_layer)])
     job = batches.Job(loaded, lrp, items, batch_size, device, start, multi_label)
@@ -338,7 +328,7 @@ class View:
             "drawn_after": self.spec,
             **({} if self.combine is None else {"combine": self.combine}),
             "top": top_classes(loaded, result.probabilities[0]),
-            "command": shlex.join(["relprop", *sys.argv[1:]]),
+            "command": console.typed(),
         }
 
 
@@ -472,7 +462,7 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     if len(rows) > 1 and "png" in view.formats:
         files.append(str(view.out / gallery.NAME))
     for file in files:
-        console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(file)}[/]", soft_wrap=True)
+        console.wrote(file)
     if view.spec != "none":
         console.out.print(
             f"pictures are drawn after {view.spec}, files hold the raw heatmap; --post none draws it", soft_wrap=True

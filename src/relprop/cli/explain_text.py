@@ -53,6 +53,7 @@ def explain_text(
 
     Prints the tokens on the colours of their relevance, with the scale, and what they sum to. Needs the extra text.
     """
+    from relprop.core.composites.presets import COMPOSITES
     from relprop.errors import UsageError
 
     if similar_to is not None and target:
@@ -64,7 +65,7 @@ def explain_text(
         loaded = text.load(
             model, classes=None if classes is None else read_classes(classes), device=options.choose_device(device)
         )
-    rules = None if composite is None else options.composite(composite, None, None)
+    rules = None if composite is None else COMPOSITES.build(composite)
     if similar_to is None and loaded.pooling is not None:
         raise UsageError(f"{model!r} is an encoder without classes; give --similar-to TEXT to compare it with")
     if similar_to is not None:
@@ -96,7 +97,7 @@ def _print(result: TokenRelevance, loaded: TextModel, out: Path | None) -> None:
     assert result.ledger is not None  # LRP keeps a ledger by default
     console.statements(result.ledger.conservation())
     if out is not None:
-        console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True)
+        console.wrote(out)
 
 
 def _document(result: TokenRelevance, loaded: TextModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from relprop.core.composites.composite import Composite as Rules
+    from relprop.evaluation import ModelSpec
     from relprop.models import LoadedModel
 
 _model = partial(typer.Option, rich_help_panel="Model")
@@ -36,12 +39,7 @@ Model = Annotated[
         show_default="efficientnet-lite0, which needs no network",
     ),
 ]
-Arch = Annotated[str | None, _model(help="Architecture of a checkpoint: a model name or package.module:factory.")]
-Size = Annotated[int | None, _model(min=1, help="Side of the network's input in pixels.")]
-Mean = Annotated[str | None, _model(help="Channel means in [0, 1], e.g. 0.485,0.456,0.406.", metavar="R,G,B")]
-Std = Annotated[str | None, _model(help="Channel deviations in [0, 1], e.g. 0.229,0.224,0.225.", metavar="R,G,B")]
 Device = Annotated[str, _model(help="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")]
-Trust = Annotated[bool, _model("--trust", help="Run code that a .pt2 file holds or a file's metadata name.")]
 Classes = Annotated[
     Path | None,
     _model(
@@ -57,11 +55,6 @@ Composite = Annotated[
         "-c",
         help="Choice of rules: paper, released, original, epsilon, gamma, ...; options as epsilon:1e-6.",
     ),
-]
-Split = Annotated[str | None, _rules(help="How residual joins share: ratio or symmetric.", show_default="ratio")]
-Identity = Annotated[
-    bool | None,
-    _rules("--identity/--no-identity", help="Whether identity skips get their share.", show_default="identity"),
 ]
 Start = Annotated[Literal["probability", "logit"], _rules(help="What relevance starts from at the explained class.")]
 Target = Annotated[
@@ -84,32 +77,85 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images expl
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 
 
-def load(
-    model: str | None,
-    *,
-    arch: str | None = None,
-    size: int | None = None,
-    mean: str | None = None,
-    std: str | None = None,
-    device: str = "auto",
-    classes: Path | None = None,
-    trust: bool = False,
-) -> LoadedModel:
-    """Load the model that the options describe; without a name the bundled one.
+@dataclass(frozen=True)
+class Network:
+    """How the model that `--model` names is built, fed and run."""
 
-    Raises:
-        UsageError: options that contradict each other or cannot be read.
-        ModelError: there is no such model, or its weights do not fit.
-    """
-    means, deviations = channels("--mean", mean), channels("--std", std)
-    device = choose_device(device)
-    with console.waiting("loading the model"):
-        from relprop.models import DEFAULT_MODEL, load_model
+    arch: Annotated[
+        str | None, _model(help="Architecture of a checkpoint: a model name or package.module:factory.")
+    ] = None
+    size: Annotated[int | None, _model(min=1, help="Side of the network's input in pixels.")] = None
+    mean: Annotated[str | None, _model(help="Channel means in [0, 1], e.g. 0.485,0.456,0.406.", metavar="R,G,B")] = None
+    std: Annotated[
+        str | None, _model(help="Channel deviations in [0, 1], e.g. 0.229,0.224,0.225.", metavar="R,G,B")
+    ] = None
+    device: Device = "auto"
+    trust: Annotated[bool, _model("--trust", help="Run code that a .pt2 file holds or a file's metadata name.")] = False
 
-        name = DEFAULT_MODEL if model is None else model
-        return load_model(
-            name, arch=arch, size=size, mean=means, std=deviations, classes=classes, device=device, trust=trust
-        )
+    @property
+    def described(self) -> bool:
+        """Whether any option says how one certain model is built or fed."""
+        return any(given is not None for given in (self.arch, self.size, self.mean, self.std))
+
+    def chosen_device(self) -> str:
+        """See `choose_device`."""
+        return choose_device(self.device)
+
+    def load(self, model: str | None, classes: Path | None = None) -> LoadedModel:
+        """Load a model by its name; without one the bundled one.
+
+        Raises:
+            UsageError: options that contradict each other or cannot be read.
+            ModelError: there is no such model, or its weights do not fit.
+        """
+        mean, std, device = channels("--mean", self.mean), channels("--std", self.std), self.chosen_device()
+        with console.waiting("loading the model"):
+            from relprop.models import DEFAULT_MODEL, load_model
+
+            given: Any = {"arch": self.arch, "size": self.size, "mean": mean, "std": std, "trust": self.trust}
+            return load_model(model or DEFAULT_MODEL, **given, classes=classes, device=device)
+
+    def spec(self, model: str | None) -> ModelSpec:
+        """Say which model a plan names, a file by its absolute path; without a name the bundled one.
+
+        Raises:
+            UsageError: options that cannot be read.
+        """
+        from relprop.evaluation import ModelSpec
+        from relprop.models import DEFAULT_MODEL
+
+        name = str(Path(model).absolute()) if model and Path(model).is_file() else model or DEFAULT_MODEL
+        mean, std = channels("--mean", self.mean), channels("--std", self.std)
+        return ModelSpec(name, self.arch, self.size, mean, std, self.trust)
+
+
+@dataclass(frozen=True)
+class Joins:
+    """How residual joins share relevance; options of the composite."""
+
+    split: Annotated[str | None, _rules(help="How residual joins share: ratio or symmetric.", show_default="ratio")] = (
+        None
+    )
+    identity: Annotated[
+        bool | None,
+        _rules("--identity/--no-identity", help="Whether identity skips get their share.", show_default="identity"),
+    ] = None
+
+    def spec(self, composite: str) -> str:
+        """Append the options, where given, to a composite's spec."""
+        given = {"split": self.split, "identity": None if self.identity is None else str(self.identity).lower()}
+        return composite + "".join(f":{name}={value}" for name, value in given.items() if value is not None)
+
+    def composite(self, spec: str) -> Rules:
+        """Build a composite from its spec and these options.
+
+        Raises:
+            UnknownNameError: no such composite.
+            UsageError: one that does not take these options.
+        """
+        from relprop.core.composites.presets import COMPOSITES
+
+        return COMPOSITES.build(self.spec(spec))
 
 
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -144,24 +190,6 @@ def choose_device(name: str) -> str:
     if name not in [*here, *(["cuda"] if "cuda:0" in here else [])]:
         raise UsageError(f"there is no device {name!r} here; there is {', '.join(here)}")
     return name
-
-
-def composite(spec: str, split: str | None, identity: bool | None) -> Any:
-    """Build a composite from its spec; `--split` and `--identity` are options of the spec.
-
-    Raises:
-        UnknownNameError: no such composite.
-        UsageError: one that does not take these options.
-    """
-    from relprop.core.composites.presets import COMPOSITES
-
-    return COMPOSITES.build(full_spec(spec, split, identity))
-
-
-def full_spec(spec: str, split: str | None, identity: bool | None) -> str:
-    """Append `--split` and `--identity`, where given, to a composite's spec."""
-    given = {"split": split, "identity": None if identity is None else str(identity).lower()}
-    return spec + "".join(f":{name}={value}" for name, value in given.items() if value is not None)
 
 
 def targets(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -40,24 +38,19 @@ Explainers = Annotated[
 
 
 def report(
+    *,
     sources: Sources = None,
     out: Out = Path("report.html"),
     pictures: Pictures = 4,
     explainers: Explainers = "grad-cam,guided-backprop,input-x-gradient",
     target: options.Target = None,
     composite: options.Composite = "paper",
-    split: options.Split = None,
-    identity: options.Identity = None,
+    joins: options.Joins,
     start: options.Start = "probability",
     recursive: options.Recursive = False,
     model: options.Model = None,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
 ) -> int:
     """Write a report that anybody can open: one HTML file, no network, no script.
 
@@ -65,7 +58,7 @@ def report(
     images: the maps of all methods side by side on one scale, and the conservation ledger. Exit code 1 if some images
     could not be read, or shards of the run are damaged or not its own; the report holds the others.
     """
-    from relprop.cli.batches import aim, find_items
+    from relprop.cli.batches import find_items, load_for
     from relprop.report import report_of_results, report_of_run, write
 
     given = sources or []
@@ -75,25 +68,20 @@ def report(
     if results and len(results) < len(given):
         odd = next(path for path in given if path not in results)
         raise UsageError(f"{results[0]} holds results and {odd} does not; give results, or images, not both")
-    device, failed = options.choose_device(device), 0
+    device, failed = network.chosen_device(), 0
     if runs:
         with console.waiting("reading the run, explaining some of its pictures"):
-            made = report_of_run(runs[0], pictures=pictures, device=device, trust=trust, classes=classes)
+            made = report_of_run(runs[0], pictures=pictures, device=device, trust=network.trust, classes=classes)
     elif results:
         made = report_of_results(results, classes=classes)
     else:
-        items = find_items(given or None, recursive=recursive)
-        options.require_targets(target, len(items))
-        options.require_indices(target, options.known_outputs(model))
-        loaded = options.load(
-            model, arch=arch, size=size, mean=mean, std=std, classes=classes, device=device, trust=trust
-        )
-        rules = options.full_spec(composite, split, identity)
-        made, failed = _of_images(aim(items, target, loaded), loaded, rules, _specs(explainers), start, device)
+        loaded, items = load_for(find_items(given or None, recursive=recursive), target, network, model, classes)
+        rules = joins.spec(composite)
+        made, failed = _of_images(items, loaded, rules, _specs(explainers), start, device)
     for sentence in made.left_out:
         console.warn(sentence)
     path = write(made, out)
-    console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
+    console.wrote(path)
     return 1 if failed or made.left_out else 0
 
 
@@ -126,7 +114,7 @@ def _of_images(
         raise failures[0]
     for failure in failures:
         console.warn(str(failure))
-    return report_of_comparisons(comparisons, [shlex.join(["relprop", *sys.argv[1:]])]), len(failures)
+    return report_of_comparisons(comparisons, [console.typed()]), len(failures)
 
 
 def _is_run(path: Path) -> bool:

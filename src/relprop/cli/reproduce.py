@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relprop.cli import console, options
-from relprop.cli.evaluate import absolute, model_spec, progress, specs
+from relprop.cli.evaluate import absolute, progress, specs
 from relprop.documents import naming
 from relprop.errors import UsageError
 
@@ -144,6 +144,7 @@ Batch = Annotated[int, _how("--batch-size", min=1, help="Pictures computed toget
 
 
 def reproduce(
+    *,
     experiment: Which,
     model: Models = None,
     data: Data = None,
@@ -162,13 +163,8 @@ def reproduce(
     workers: Workers = None,
     ray: Ray = None,
     batch_size: Batch = 16,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
 ) -> int:
     """Repeat a table or figure of the paper, with its numbers beside ours.
 
@@ -211,7 +207,7 @@ def reproduce(
     names, left = with_seeds([name for name, _ in sources], _numbers(seeds or usual))
     mixed = len(sources) > 1 and experiment == "figure5"
     setting = Setting(
-        models=tuple(model_spec(name, _arch_of(name, arch, mixed), size, mean, std, trust) for name in names),
+        models=tuple(_network_of(name, network, mixed).spec(name) for name in names),
         data=absolute(sources[0][1]),
         samples=samples or SAMPLES[experiment],
         seeds=left,
@@ -224,7 +220,7 @@ def reproduce(
         step=step,
         batch=batch_size,
         amp=amp,
-        device=options.choose_device(device),
+        device=network.chosen_device(),
     )
     if experiment in _TABLES:
         if classes is not None:
@@ -255,9 +251,9 @@ def _pairs(models: list[str] | None, data: list[str]) -> list[tuple[str, str]]:
     return list(zip(given, data, strict=True))
 
 
-def _arch_of(name: str, arch: str | None, mixed: bool) -> str | None:
+def _network_of(name: str, network: options.Network, mixed: bool) -> options.Network:
     """Of several models `--arch` is that of the checkpoints among them."""
-    return arch if not mixed or Path(name).is_file() else None
+    return network if not mixed or Path(name).is_file() else replace(network, arch=None)
 
 
 _APPLIES = {
@@ -319,7 +315,7 @@ def _table(
         with progress(what) as report:
             how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
             if ray is None:
-                return run(plan, folder, workers=workers or 1, place=setting.device, **how)
+                return run(plan, folder, workers=workers or 1, device=setting.device, **how)
             from relprop.evaluation.ray import run_ray
 
             return run_ray(plan, folder, address=ray, workers=workers, **how)
@@ -443,4 +439,4 @@ def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = N
 
 def _tell(paths: Sequence[Path]) -> None:
     for path in paths:
-        console.err.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(path))}[/]", soft_wrap=True)
+        console.wrote(path, console.err)

@@ -64,6 +64,7 @@ Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explan
 
 
 def serve(
+    *,
     model: Models = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -71,13 +72,8 @@ def serve(
     max_mb: MaxMegabytes = 12.0,
     max_megapixels: MaxPixels = 25.0,
     queue: Queue = 16,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
+    network: options.Network,
     classes: options.Classes = None,
-    trust: options.Trust = False,
 ) -> int:
     """Open the app: drop an image, choose a class and rules, see where the probability comes from.
 
@@ -86,7 +82,7 @@ def serve(
     """
     require("uvicorn", "web")
     require("starlette", "web")
-    if len(model or ()) > 1 and any(given is not None for given in (arch, size, mean, std, classes)):
+    if len(model or ()) > 1 and (classes is not None or network.described):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     names = {_host_name(name) for name in allow_host or ()}
     with _listen(host, port) as listening:  # first, since loading a model takes longer
@@ -95,14 +91,12 @@ def serve(
         from relprop.web.app import LOOPBACK
         from relprop.web.server import Server
 
-        place = options.choose_device(device)
+        device = network.chosen_device()
         setups: dict[str, Session] = {}
         wanted: list[str | None] = [*model] if model else [None]
         for name in wanted:
-            loaded = options.load(
-                name, arch=arch, size=size, mean=mean, std=std, classes=classes, device=place, trust=trust
-            )
-            setups[_free_name(loaded, setups)] = Session(loaded, place)
+            loaded = network.load(name, classes)
+            setups[_free_name(loaded, setups)] = Session(loaded, device)
         address = ipaddress.ip_address(listening.getsockname()[0])
         token = "" if address.is_loopback else secrets.token_urlsafe(24)
         shown = [socket.gethostname(), "127.0.0.1"] if address.is_unspecified else [host]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,7 +190,7 @@ def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finis
 
 def _command() -> str:
     """Return the command that is running, as one would type it."""
-    return shlex.join(["relprop", *sys.argv[1:]])
+    return console.typed()
 
 
 def _table(results: list[dict[str, Any]]) -> Any:

@@ -29,6 +29,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File for the layer weigh
 
 
 def tune(
+    *,
     data: Data,
     model: options.Model = None,
     samples: Samples = 100,
@@ -40,12 +41,7 @@ def tune(
     out: Out = Path("weights.json"),
     batch_size: options.BatchSize = 16,
     amp: Amp = False,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    device: options.Device = "auto",
-    trust: options.Trust = False,
+    network: options.Network,
     json: options.Json = False,
 ) -> int:
     """Choose the layers, weights and rules of lrp-cuts for a model by Insertion - Deletion under the fair protocol.
@@ -62,7 +58,7 @@ def tune(
     compared = tuple(part.strip() for part in references.split(",") if part.strip())
     settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size, amp=amp)
     pictures = open_dataset(data)
-    loaded = options.load(model, arch=arch, size=size, mean=mean, std=std, device=device, trust=trust)
+    loaded = network.load(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("measuring", samples + report) as advance:
         tuned = choose(loaded, pictures, settings, lambda _, images: advance(images))
@@ -88,7 +84,7 @@ def _print(tuned: Tuned, out: Path, model: str) -> None:
         f"ID {tuned.validation.mean:.4f} where each fold is scored by the choice made without it; "
         f"{kept} of {len(tuned.validation.choices)} folds choose the same"
     )
-    console.out.print(f"[{console.GOOD}]→[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True)
+    console.wrote(out)
 
 
 def _number(value: float | None) -> str:

@@ -21,7 +21,7 @@ from relprop.core.capture.inputs import Fixed, Given, Inputs
 from relprop.core.capture.model import Names, Output, first_weight, says_multi_label
 from relprop.core.capture.program import ProgramModule
 from relprop.core.capture.recorder import Keeps
-from relprop.core.composites.composite import Composite, place_of
+from relprop.core.composites.composite import Composite, location_of
 from relprop.core.graph.graph import Graph
 from relprop.core.graph.separators import find_separators
 from relprop.core.result.batches import Chunks
@@ -318,9 +318,9 @@ class LRP(nn.Module):
         results = []
         for plan in plans:
             passes = []
-            for place, (begun, _) in enumerate(beginning.columns):
-                last = plan is plans[-1] and place == len(beginning.columns) - 1
-                own = gates[place % len(gates)]
+            for at, (begun, _) in enumerate(beginning.columns):
+                last = plan is plans[-1] and at == len(beginning.columns) - 1
+                own = gates[at % len(gates)]
                 passes.append(self._pass_back(plan, trace, prepared, begun, keep, last, own, begins_at))
             results.append(self._result(plan, passes, scores, beginning, trace.output, layers))
         return tuple(results)
@@ -397,9 +397,10 @@ class LRP(nn.Module):
         difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         if not difference <= 1e-3:
             raise UnsupportedOpError(
-                f"the images of a batch do not stay apart at {', '.join(map(place_of, kind.mixing[:5]))}: the model's "
-                f"scores for an image depend on the others in its batch (by {difference:.1e} of the largest score), so "
-                "relevance of the images cannot be told apart; give it one image at a time"
+                f"the images of a batch do not stay apart at {', '.join(map(location_of, kind.mixing[:5]))}: the "
+                "model's scores for an image depend on the others in its batch (by "
+                f"{difference:.1e} of the largest score), so relevance of the images cannot be told apart; give it one "
+                "image at a time"
             )
         return results
 

@@ -40,7 +40,7 @@ def run(
     out: Path,
     *,
     workers: int = 1,
-    place: str | None = None,
+    device: str | None = None,
     command: Sequence[str] = (),
     report: Report | None = None,
     warn: Callable[[str], object] = warnings.warn,
@@ -53,7 +53,7 @@ def run(
         plan: what to evaluate.
         out: the run directory; made if it is not there.
         workers: processes to compute in; with 1, this one.
-        place: the device, of the plan's kind; with several workers each takes a GPU in turn.
+        device: the device, of the plan's kind; with several workers each takes a GPU in turn.
         command: how this run was asked for, for the manifest.
         report: is called with how far the run is, at the start and whenever chunks were done.
         warn: is called with a sentence on each of the shards that were set aside.
@@ -64,7 +64,7 @@ def run(
     """
     if workers < 1:
         raise RunError(f"a run needs at least one worker, not {workers}")
-    setup = set_up(plan, place)
+    setup = set_up(plan, device)
     store = start(out, plan, setup)
     progress = report or (lambda done, total: None)
     with store.session(session_facts(command, workers, setup.device) | recovered(store, warn)):
@@ -105,15 +105,15 @@ def recovered(store: Store, warn: Callable[[str], object]) -> dict[str, Any]:
     return {"set_aside": list(said)} if said else {}
 
 
-def session_facts(command: Sequence[str], workers: int | str, place: str) -> dict[str, Any]:
+def session_facts(command: Sequence[str], workers: int | str, device: str) -> dict[str, Any]:
     """Return what is noted about one call."""
-    return {"command": list(command), "workers": workers, "process": os.getpid(), "machine": machine(place)}
+    return {"command": list(command), "workers": workers, "process": os.getpid(), "machine": machine(device)}
 
 
-def machine(place: str) -> dict[str, str]:
+def machine(device: str) -> dict[str, str]:
     """Return name, system and device of this machine."""
-    device = torch.cuda.get_device_name(place) if place.startswith("cuda") else platform.processor() or "cpu"
-    return {"host": platform.node(), "system": platform.platform(), "device": device}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+    return {"host": platform.node(), "system": platform.platform(), "device": name}
 
 
 def work(store: Store, setup: Setup, report: Report = lambda done, total: None) -> None:

@@ -28,10 +28,10 @@ def set_aside(store: Store) -> tuple[str, ...]:
             with FileLock(store.root / LOCKS / f"{chunk:05d}.lock", timeout=0):
                 if _stamp(store, chunk) != before[chunk]:
                     continue  # somebody else has replaced it meanwhile
-                place = store.root / SET_ASIDE / f"{store.shard(chunk).name}.{secrets.token_hex(3)}"
-                place.parent.mkdir(exist_ok=True)
-                store.shard(chunk).rename(place)
-                said.append(f"{problem}; it is kept as {place}, and its rows are computed anew")
+                kept = store.root / SET_ASIDE / f"{store.shard(chunk).name}.{secrets.token_hex(3)}"
+                kept.parent.mkdir(exist_ok=True)
+                store.shard(chunk).rename(kept)
+                said.append(f"{problem}; it is kept as {kept}, and its rows are computed anew")
         except Timeout:
             continue
     return tuple(said)

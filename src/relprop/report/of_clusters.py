@@ -43,7 +43,7 @@ class Clustered:
         class_name: that was explained.
         names: of the N images.
         clusters: of their maps.
-        examples: picture and map (H, W) of the images that are shown, by their place among the N.
+        examples: picture and map (H, W) of the images that are shown, by their index among the N.
     """
 
     class_name: str

@@ -78,11 +78,11 @@ def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names:
     xs, ys = zip(*points, strict=True)
     size, pad = _HEIGHT, 18
 
-    def place(value: float, values: Sequence[float]) -> float:
+    def position(value: float, values: Sequence[float]) -> float:
         low, high = min(values), max(values)
         return pad + (size - 2 * pad) * ((value - low) / (high - low) if high > low else 0.5)
 
-    spots = [(place(x, xs), place(y, ys)) for x, y in points]
+    spots = [(position(x, xs), position(y, ys)) for x, y in points]
     dots = [
         Markup('<circle class="point c{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
             group % COLOURS, x, y, name

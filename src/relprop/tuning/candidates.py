@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relprop.core.graph.separators import Separators
 
-COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=centred")
+COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=mean-subtracted")
 SHARES = (0.0, 0.1, 0.25)
 WIDTHS = (0.0, 1.6)
 
@@ -54,7 +54,7 @@ def grid(
         shares: of the pixels.
         widths: of the Gaussian, in pixels (`parse_layer`); 0 is none.
     """
-    late = {tuple(map(cuts.place, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
+    late = {tuple(map(cuts.position, cuts.expand(name))): name for name in ("last-map", "late", "late-blocks")}
     pixels = _smoothed("input", max(widths, default=0.0))
     every = [
         format_weights({_smoothed(name, width): 1 - share, pixels: share} if share else {_smoothed(name, width): 1.0})

@@ -127,11 +127,11 @@ def _of_input(result: Relevance, images: Sequence[Any] | None, prefix: str, clas
     return [
         _Panel(
             heatmap,
-            None if images is None else images[place // each],
+            None if images is None else images[at // each],
             (f"{prefix}{heatmap.sum():.3g} of " if prefix else "") + caption(result, target, score, names),
             float(score),
         )
-        for place, (heatmap, target, score) in enumerate(pairs)
+        for at, (heatmap, target, score) in enumerate(pairs)
     ]
 
 

@@ -64,12 +64,12 @@ def side_by_side(
     picture(first, as_picture(image), title="photograph" if name else None)
     for _, mask in regions:
         outline(first, mask)
-    for place, (text, one, own) in enumerate(drawn):
-        left = edge + wide + gap + place * (wide + bar + gap)
+    for at, (text, one, own) in enumerate(drawn):
+        left = edge + wide + gap + at * (wide + bar + gap)
         ax = panel(left, wide)
         picture(ax, blend(image, one, own), title=text or None)
         for held, mask in regions:
-            outline(ax, mask, "" if place else held)
+            outline(ax, mask, "" if at else held)
         draw_bar(ax, own, panel(left + wide + 0.14, 0.16))
         note = own.note if len(drawn) == 1 else own.note.replace("; ", ";\n")
         figure.text(

@@ -216,10 +216,10 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
         by_op.setdefault(node.op, []).append(node)
     lines = []
     for op, nodes in by_op.items():
-        places = ", ".join(map(place_of, nodes[:5]))
+        where = ", ".join(map(location_of, nodes[:5]))
         more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
         why = " of two values that both depend on the image" if len(nodes[0].inputs) > 1 else ""
-        lines.append(f"no rule for {op!r}{why} at {places}{more}")
+        lines.append(f"no rule for {op!r}{why} at {where}{more}")
     op = next(iter(by_op))
     if any(len(nodes[0].inputs) > 1 for nodes in by_op.values()):
         remedy = f"Write one that returns relevance, or None, for each value, and register it with @rule({op!r})."
@@ -228,6 +228,6 @@ def _missing_message(missing: tuple[Node, ...]) -> str:
     return f"{'; '.join(lines)}. Rules exist for {', '.join(sorted(DEFAULTS | OWN))}. {remedy}"
 
 
-def place_of(node: Node) -> str:
-    """A step's name and its place in the code, for messages."""
+def location_of(node: Node) -> str:
+    """A step's name and its line in the code, for messages."""
     return f"{node.name} ({node.source})" if node.source else node.name

@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|---|
 | paper | z+ | z+ on ones | z+ | z+ | winner | ratio |
 | released | z+, ε 1e-5 | on ones | as all | with ε | 2x2 average | ratio |
-| two-sided | z+ early, α2β1 (no bias) late | z+ on ones | centred | z+ | winner | ratio |
+| two-sided | z+ early, α2β1 (no bias) late | z+ on ones | mean-subtracted | z+ | winner | ratio |
 | original | LRP-0 | LRP-0 | LRP-0 | signed | winner | signed |
 | epsilon | ε | ε | ε | signed | winner | signed |
 | gamma | γ | γ | γ | signed | winner | signed |
@@ -33,6 +33,7 @@ from relprop.core.rules import (
     average_epsilon,
     conserving_alpha_beta,
     conserving_gamma,
+    depth_dependent,
     flat,
     matmul_rule,
     max_as_average,
@@ -50,10 +51,7 @@ from relprop.core.rules import (
 from relprop.core.rules import (
     gamma as gamma_rule,
 )
-from relprop.core.rules import (
-    late as by_depth,
-)
-from relprop.core.rules.mean_subtracted import centred
+from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.core.rules.splits import SPLITS, Split, signed
 from relprop.errors import UsageError
 from relprop.registry import Registry
@@ -62,9 +60,9 @@ COMPOSITES: Registry[Composite] = Registry("composite")
 
 SplitName = Literal["ratio", "symmetric", "signed"]
 
-Classifier = Literal["z+", "epsilon", "centred"]
+Classifier = Literal["z+", "epsilon", "mean-subtracted"]
 
-_CLASSIFIERS: dict[str, Rule | None] = {"z+": None, "epsilon": epsilon_rule(1e-6), "centred": centred}
+_CLASSIFIERS: dict[str, Rule | None] = {"z+": None, "epsilon": epsilon_rule(1e-6), "mean-subtracted": mean_subtracted}
 
 
 def _split(split: str | Split) -> Split:
@@ -91,7 +89,7 @@ def paper(
         max_pool: "winner" takes all, or share by the z⁺-rule over the window, as an "average".
         batch_norm: "pass" relevance through (the paper), or "fold" it into the convolution before it.
         classifier: rule of the last weighted layer: "z+" (the paper), which looks at what speaks for the class alone;
-            "epsilon", signed, so that what speaks against it counts too; or "centred", which is signed and
+            "epsilon", signed, so that what speaks against it counts too; or "mean-subtracted", which is signed and
             looks at how the class differs from the mean of all. The maps of these two have both signs.
     """
     _require_choice("first", first, ("ones", "image"))
@@ -142,7 +140,7 @@ def two_sided(
     split: SplitName | Split = "ratio",
     identity: bool = True,
     first: Literal["ones", "image"] = "ones",
-    classifier: Classifier = "centred",
+    classifier: Classifier = "mean-subtracted",
     batch_norm: BatchNorm = "fold",
 ) -> Composite:
     """The paper's rules at early layers; at late ones and the classifier what speaks against a class counts too.
@@ -162,7 +160,7 @@ def two_sided(
     if not 0 < depth <= 1:
         raise UsageError(f"depth must be a fraction of the convolutions, above 0 and up to 1, not {depth}")
     base = paper(split=split, identity=identity, first=first, classifier=classifier, batch_norm=batch_norm)
-    rule = by_depth(_LATE[late], depth)
+    rule = depth_dependent(_LATE[late], depth)
     return replace(base, name="two-sided", rules=dict.fromkeys(("conv", "conv_transpose"), rule))
 
 

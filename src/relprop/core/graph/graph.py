@@ -1,4 +1,4 @@
-"""The captured computation: nodes in order of execution, each with its place in the user's code.
+"""The captured computation: nodes in order of execution, each with its line in the user's code.
 
     record --> Graph --> plan --> propagate
 

@@ -22,7 +22,7 @@ from relprop.core.graph.joins import find_joins
 from relprop.errors import UsageError
 
 _INPUT = "@input"
-_ASPECT = 4 / 3  # a map may depart from the image's proportions by padding and rounding; channels in the place of
+_ASPECT = 4 / 3  # a map may depart from the image's proportions by padding and rounding; channels in place of
 # columns, as some transformers keep them, depart from it by more
 
 
@@ -31,17 +31,17 @@ class Separators:
     """The separator layers of one network that hold a map, by name.
 
     Attributes:
-        places: position of each name's tensor, counted from the image, which is at 0. "layer4.2" is what leaves a
+        positions: position of each name's tensor, counted from the image, which is at 0. "layer4.2" is what leaves a
             layer, "layer4.2@input" what enters it; several names can have the same position.
         blocks: paths of the residual blocks, and of the modules named like them, in order.
     """
 
-    places: Mapping[str, int]
+    positions: Mapping[str, int]
     blocks: tuple[str, ...] = ()
 
     def document(self) -> dict[str, object]:
         """What a manifest holds of them."""
-        return {"places": dict(self.places), "blocks": list(self.blocks)}
+        return {"places": dict(self.positions), "blocks": list(self.blocks)}
 
     def expand(self, name: str) -> tuple[str, ...]:
         """The names that a short name stands for; any other stands for itself.
@@ -57,8 +57,8 @@ class Separators:
         if name == "late":
             name = f"last-block{_INPUT}" if self.blocks else "last-map"
         if name == "last-map":
-            last = max(self.places.values())
-            return (min((n for n, place in self.places.items() if place == last), key=_plainness),)
+            last = max(self.positions.values())
+            return (min((n for n, position in self.positions.items() if position == last), key=_plainness),)
         if name == "late-blocks":
             late = self.blocks[len(self.blocks) - max(1, len(self.blocks) // 3) :] if self.blocks else ()
             return (*(f"{block}{_INPUT}" for block in late), *self.expand("last-map"))
@@ -70,14 +70,14 @@ class Separators:
             return tuple(f"{block}{_INPUT}" for block in self.blocks)
         return (name.replace("last-block", self.blocks[-1]),)
 
-    def place(self, name: str) -> int:
+    def position(self, name: str) -> int:
         """Position of a separator layer.
 
         Raises:
             UsageError: it is none, or holds no map.
         """
-        if name in self.places:
-            return self.places[name]
+        if name in self.positions:
+            return self.positions[name]
         raise UsageError(
             f"{name!r} is no separator layer that holds a map: not all relevance passes it, or its positions are not "
             f"the image's, or there is no such layer; {self.near(name)}"
@@ -85,15 +85,15 @@ class Separators:
 
     def near(self, name: str) -> str:
         """Say which layers there are, those spelled like `name` first."""
-        close = difflib.get_close_matches(name, self.places, n=4, cutoff=0.5)
+        close = difflib.get_close_matches(name, self.positions, n=4, cutoff=0.5)
         return f"near it: {', '.join(close)}; {self}" if close else str(self)
 
     def __str__(self) -> str:
         """All of them in words, each under its plainest name."""
         plainest: dict[int, str] = {}
-        for name in sorted(self.places, key=_plainness, reverse=True):
-            plainest[self.places[name]] = name
-        return f"separator layers are {', '.join(plainest[place] for place in sorted(plainest))}"
+        for name in sorted(self.positions, key=_plainness, reverse=True):
+            plainest[self.positions[name]] = name
+        return f"separator layers are {', '.join(plainest[position] for position in sorted(plainest))}"
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:
@@ -112,14 +112,14 @@ def find_separators(graph: Graph) -> Separators:
 
 
 def _find_separators(graph: Graph) -> Separators:
-    maps = {index: place for place, index in enumerate(separators(graph)) if _is_map(graph, index)}
-    places = {"input": 0}
+    maps = {index: position for position, index in enumerate(separators(graph)) if _is_map(graph, index)}
+    positions = {"input": 0}
     for name in (*(node.name for node in graph.steps), *graph.modules):
         for label, side in ((name, "output"), (f"{name}{_INPUT}", "input")):
             index = _tensor(graph, name, side)
             if index in maps:
-                places[label] = maps[index]
-    return Separators(places, _blocks(graph, places))
+                positions[label] = maps[index]
+    return Separators(positions, _blocks(graph, positions))
 
 
 def separators(graph: Graph) -> list[int]:
@@ -154,14 +154,14 @@ def _tensor(graph: Graph, name: str, side: str) -> int | None:
         return None
 
 
-def _blocks(graph: Graph, places: Mapping[str, int]) -> tuple[str, ...]:
+def _blocks(graph: Graph, positions: Mapping[str, int]) -> tuple[str, ...]:
     """Modules that hold a join and are separated on both sides, and those whose paths differ from theirs by numbers.
 
     The latter are the blocks of the same family that have no skip, as where the stride is two.
     """
 
     def is_block(path: str) -> bool:
-        return path in places and f"{path}{_INPUT}" in places
+        return path in positions and f"{path}{_INPUT}" in positions
 
     holders: set[str] = set()
     for join in find_joins(graph).values():

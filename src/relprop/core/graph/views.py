@@ -22,7 +22,7 @@ def write(base: Tensor, part: Tensor, views: tuple[View, ...]) -> Tensor:
 
 def view(base: Tensor, views: tuple[View, ...]) -> Tensor:
     """What a chain of views shows of a tensor."""
-    for func, args, (place, *keywords) in views:
+    for func, args, (number, *keywords) in views:
         made = func(base, *args, **dict(keywords))
-        base = made if isinstance(made, Tensor) else made[place]
+        base = made if isinstance(made, Tensor) else made[number]
     return base

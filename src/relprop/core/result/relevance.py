@@ -171,11 +171,11 @@ class Relevance:
 
     def _layer(self, separators: Separators, name: str) -> Tensor:
         """Relevance of a separator layer, summed over its channels."""
-        place = separators.place(name)
-        if place == 0:
+        position = separators.position(name)
+        if position == 0:
             return self.heatmap
         for (layer, side), relevance in self.kept.items():
-            if separators.places.get(layer if side == "output" else f"{layer}@input") == place:
+            if separators.positions.get(layer if side == "output" else f"{layer}@input") == position:
                 return relevance.sum(self.target.dim())
         raise UsageError(f"the layer {name!r} was not kept. Ask for it with LRP(model, keep=[{name!r}])")
 
@@ -344,7 +344,7 @@ def _load_cuts(stored: Stored) -> Separators | None:
     if (
         not fits
         or not separators["places"]
-        or {type(place) for place in separators["places"].values()} - {int}
+        or {type(position) for position in separators["places"].values()} - {int}
         or set(map(type, separators["blocks"])) - {str}
     ):
         stored.refuse(f"its separators are {repr(separators)[:60]}")

@@ -41,14 +41,14 @@ class Relevances:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Relevance]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, which: int | str) -> Relevance:
         """Relevance of one input; its sum is that input's part of the score."""
-        place = self.names.index(which) if which in self.names else which
-        if not isinstance(place, int) or not -len(self) <= place < len(self):
+        index = self.names.index(which) if which in self.names else which
+        if not isinstance(index, int) or not -len(self) <= index < len(self):
             raise UsageError(f"there is no input {which!r}; there are {', '.join(self.names)}")
-        return replace(self.whole, relevance=self._parts()[place])
+        return replace(self.whole, relevance=self._parts()[index])
 
     def _parts(self) -> list[Tensor]:
         columns = torch.split(self.whole.relevance, [shape.numel() for shape in self.shapes], -1)

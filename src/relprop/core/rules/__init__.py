@@ -14,7 +14,7 @@ from relprop.core.rules.affine import (
 )
 from relprop.core.rules.attention import attention_attnlrp, attention_values, matmul_rule, softmax_rule
 from relprop.core.rules.conserving import conserving_alpha_beta, conserving_gamma
-from relprop.core.rules.depth import late
+from relprop.core.rules.depth import depth_dependent
 from relprop.core.rules.elementwise import pass_constant, pass_through
 from relprop.core.rules.pooling import (
     average_epsilon,
@@ -57,10 +57,10 @@ __all__ = [
     "copy_back",
     "cut_up",
     "default_of",
+    "depth_dependent",
     "epsilon",
     "flat",
     "gamma",
-    "late",
     "matmul_rule",
     "max_as_average",
     "mean_z_plus",

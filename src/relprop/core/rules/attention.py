@@ -15,12 +15,12 @@ from relprop.core.rules.step import Absent, Step
 from relprop.core.rules.transpose import by_transpose, on_inputs, share_weighted, transposed
 
 
-def _operand(step: Step, place: int) -> Tensor:
+def _operand(step: Step, position: int) -> Tensor:
     """Query, key, value or mask (0 to 3), whether or not it depends on the image: a learned query does not."""
-    argument = step.args[place]
+    argument = step.args[position]
     if isinstance(argument, Tensor):
         return argument
-    value = step.inputs[sum(isinstance(other, Absent) for other in step.args[:place])]
+    value = step.inputs[sum(isinstance(other, Absent) for other in step.args[:position])]
     assert value is not None
     return value
 
@@ -69,8 +69,8 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
     block) take no part.
     """
     value, (_, weights) = _operand(step, 2), attention_map(step)
-    place = sum(isinstance(other, Absent) for other in step.args[:2])
-    support = step.supports[place]
+    position = sum(isinstance(other, Absent) for other in step.args[:2])
+    support = step.supports[position]
     if support is not None:
         value = value * support.to(value)
         support = _heads(step, support.to(value).expand_as(value))
@@ -80,10 +80,10 @@ def _share_values(step: Step, relevance: Tensor) -> Shares:
         lambda v, w: w[0] @ v,
         relevance,
         support,
-        nonnegative=step.nonnegative[place],
+        nonnegative=step.nonnegative[position],
         positive=True,
     )
-    return tuple(_ungrouped(step, shared) if k == place else None for k in range(len(step.inputs)))
+    return tuple(_ungrouped(step, shared) if k == position else None for k in range(len(step.inputs)))
 
 
 def _choose_values(graph: Graph, node: Node) -> Rule:
@@ -91,7 +91,7 @@ def _choose_values(graph: Graph, node: Node) -> Rule:
     by_image = [isinstance(a, Ref) for a in node.args]
     if not by_image[2] or any(by_image[4:]) or len(node.inputs) != sum(by_image):
         return Rule(attention_values.name, _share_values)  # cannot serve
-    receives = tuple(place == 2 for place, depends in enumerate(by_image) if depends)
+    receives = tuple(position == 2 for position, depends in enumerate(by_image) if depends)
     return replace(attention_values, choose=None, receives=receives)
 
 

@@ -9,7 +9,7 @@ from relprop.core.rules.rule import Rule
 _CONVOLUTIONS = ("conv", "conv_transpose")
 
 
-def late(rule: Rule, depth: float = 1 / 3, early: Rule = z_plus) -> Rule:
+def depth_dependent(rule: Rule, depth: float = 1 / 3, early: Rule = z_plus) -> Rule:
     """Take `rule` at the last convolutions, and `early` at those before them.
 
     Late layers mix few, specific features of either sign; early ones have many noisy inputs. Composites of the

@@ -10,8 +10,8 @@ from relprop.core.rules.rule import rule
 from relprop.core.rules.step import Step, is_fake
 
 
-@rule(name="centred", positive=False)
-def centred(step: Step, relevance: Tensor) -> Tensor:
+@rule(name="mean-subtracted", positive=False)
+def mean_subtracted(step: Step, relevance: Tensor) -> Tensor:
     """Share by contribution to the score less the mean of all scores.
 
         R_i = Σ_j d_ij / Σ_k d_kj · R_j,   d_ij = (w_ji - mean_l w_li) h_i

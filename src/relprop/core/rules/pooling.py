@@ -50,7 +50,7 @@ def winner_of_dimensions(step: Step, relevance: Tensor) -> Tensor:
 
 
 def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=lambda place: order[place])
+    return sorted(range(len(order)), key=lambda axis: order[axis])
 
 
 def _winners(step: Step, value: Tensor, dims: int) -> Tensor:

@@ -60,7 +60,7 @@ DEFAULTS["mul"] = DEFAULTS["div"] = product()
 def _where(graph: Graph, node: Node) -> Rule:
     """The condition gets nothing; where a constant is chosen, it absorbs."""
     by_image = [isinstance(a, Ref) for a in node.args]
-    receives = tuple(place > 0 for place, depends in enumerate(by_image) if depends)
+    receives = tuple(position > 0 for position, depends in enumerate(by_image) if depends)
     return Rule("chosen", where_chosen, frozenset({"inputs"}), conserves=all(by_image[1:]), receives=receives)
 
 

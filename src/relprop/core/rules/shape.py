@@ -92,11 +92,11 @@ def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 @rule("slice_scatter", "select_scatter", name="split up", reads=(), several=True)
 def scatter_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A write through a view, `y[:, :2] = x`: x gets the relevance of its place, y the rest; a constant gets none."""
-    base, source, *place = step.args
+    """A write through a view, `y[:, :2] = x`: x gets the relevance there, y the rest; a constant gets none."""
+    base, source, *where = step.args
     take, put = _VIEWS[step.node.op]
-    there = take(relevance, *place, **step.kwargs)
-    rest = put(relevance, torch.zeros_like(there), *place, **step.kwargs)
+    there = take(relevance, *where, **step.kwargs)
+    rest = put(relevance, torch.zeros_like(there), *where, **step.kwargs)
     return tuple(part for part, argument in ((rest, base), (there, source)) if isinstance(argument, Absent))
 
 
@@ -108,7 +108,7 @@ _VIEWS = {
 
 @rule("write", name="split up", reads=(), several=True)
 def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A write through a view: what is written gets the relevance of its place, the rest what was there before."""
+    """A write through a view: what is written gets the relevance there, the rest what was there before."""
     base, part, views = step.args
     there = view(relevance, views)
     rest = relevance.clone()
@@ -118,28 +118,28 @@ def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 @rule("index_put", name="split up", reads=(), several=True)
 def put_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """`y[places] = x`: x gets the relevance of its places, y the rest; what is written to one place shares it evenly.
+    """`y[indices] = x`: x gets the relevance there, y the rest; what is written to one index shares it evenly.
 
     An x without rows, as where no box lies on a level of a pyramid, gets none.
     """
-    base, places, values, *more = step.args
+    base, indices, values, *more = step.args
     if more[:1] == [True]:
         raise UnsupportedOpError(
-            f"{step.node.name} adds values up at places that repeat (index_put with accumulate=True), which has no rule"
+            f"{step.node.name} adds up values of one index (index_put with accumulate=True), which has no rule"
         )
     ones = torch.ones(values.shape, dtype=relevance.dtype, device=relevance.device)
     times = torch.ops.aten.index_put(
-        torch.zeros_like(relevance), places, ones.expand_as(relevance[_slots(places)]), True
+        torch.zeros_like(relevance), indices, ones.expand_as(relevance[_slots(indices)]), True
     )
-    there = (relevance / times.clamp(min=1))[_slots(places)].sum_to_size(values.shape)
+    there = (relevance / times.clamp(min=1))[_slots(indices)].sum_to_size(values.shape)
     rest = torch.where(times > 0, 0, relevance)
     parts = ((rest, base), (there if there.numel() else None, values))
     return tuple(part for part, argument in parts if isinstance(argument, Absent))
 
 
-def _slots(places: Any) -> tuple[Any, ...]:
-    """Places as `tensor[...]` takes them: None stands for a whole dimension."""
-    return tuple(slice(None) if place is None else place for place in places)
+def _slots(indices: Any) -> tuple[Any, ...]:
+    """Indices as `tensor[...]` takes them: None stands for a whole dimension."""
+    return tuple(slice(None) if index is None else index for index in indices)
 
 
 @rule("topk[0]", "sort[0]", name="move")

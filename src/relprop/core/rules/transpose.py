@@ -52,7 +52,7 @@ def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bo
         shared = share_weighted(
             value, weights, apply, relevance, support, nonnegative=step.nonnegative[signal], positive=positive_weights
         )
-        return tuple(shared if place == signal else None for place in range(len(step.inputs)))
+        return tuple(shared if position == signal else None for position in range(len(step.inputs)))
 
     return Rule("z+ linear", share, receives=None if weighs is None else (signal == 0, signal == 1))
 

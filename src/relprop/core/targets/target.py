@@ -116,8 +116,8 @@ class Value(OutputTarget):
             return output.clone()
         if self.index is None:
             raise TargetError(f"the model returns {numbers} numbers an image; say which to explain: Value(0)")
-        place = _classes(self.index, output)
-        return torch.zeros_like(output).scatter(1, place, output.gather(1, place))
+        column = _classes(self.index, output)
+        return torch.zeros_like(output).scatter(1, column, output.gather(1, column))
 
     def __str__(self) -> str:
         return "the output" if self.index is None else f"output {self.index}"

@@ -56,8 +56,8 @@ def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepa
         return 1 / deviation if scale_ is None else scale_ / deviation
 
     def new_bias() -> Tensor:
-        centred = -mean if bias is None else bias - mean
-        return centred * scale() if shift_ is None else shift_ + centred * scale()
+        less_mean = -mean if bias is None else bias - mean
+        return less_mean * scale() if shift_ is None else shift_ + less_mean * scale()
 
     return (
         Derived(f"weight folded with {norm.name}", sources, lambda: _scaled(layer, weight, scale()), weight),
