@@ -143,7 +143,7 @@ class LrpCuts:
 
     weights: str = "default"
     composite: str | None = None
-    classifier: Literal["z+", "epsilon", "mean-subtracted"] | None = None
+    classifier: Literal["z+", "epsilon", "mean-subtracted", "contrast"] | None = None
     split: Literal["ratio", "symmetric", "signed"] | None = None
     start: Literal["probability", "logit"] = "probability"
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -37,7 +37,7 @@ class Lrp:
         batch_norm: "pass" or "fold".
         eps: ε, for the composites that have one.
         g: γ, likewise.
-        classifier: "z+", "epsilon" or "mean-subtracted": rule of the last weighted layer.
+        classifier: "z+", "epsilon", "mean-subtracted" or "contrast": rule of the last weighted layer.
         start: relevance starts as the class's "probability" or its "logit".
         channels: "sum" or "red".
     """
@@ -52,7 +52,7 @@ class Lrp:
     g: float | None = None
     start: Literal["probability", "logit"] = "probability"
     channels: Channels = "sum"
-    classifier: Literal["z+", "epsilon", "mean-subtracted"] | None = None
+    classifier: Literal["z+", "epsilon", "mean-subtracted", "contrast"] | None = None
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ from relprop.core.rules import (
 from relprop.core.rules import (
     gamma as gamma_rule,
 )
+from relprop.core.rules.contrast import contrast
 from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.core.rules.splits import SPLITS, Split, signed
 from relprop.errors import UsageError
@@ -60,9 +61,14 @@ COMPOSITES: Registry[Composite] = Registry("composite")
 
 SplitName = Literal["ratio", "symmetric", "signed"]
 
-Classifier = Literal["z+", "epsilon", "mean-subtracted"]
+Classifier = Literal["z+", "epsilon", "mean-subtracted", "contrast"]
 
-_CLASSIFIERS: dict[str, Rule | None] = {"z+": None, "epsilon": epsilon_rule(1e-6), "mean-subtracted": mean_subtracted}
+_CLASSIFIERS: dict[str, Rule | None] = {
+    "z+": None,
+    "epsilon": epsilon_rule(1e-6),
+    "mean-subtracted": mean_subtracted,
+    "contrast": contrast,
+}
 
 
 def _split(split: str | Split) -> Split:

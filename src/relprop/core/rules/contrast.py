@@ -1,0 +1,83 @@
+"""A signed rule for classifiers: what sets a class apart from the classes that compete with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relprop.core.graph.graph import Graph, Node
+from relprop.core.rules.affine import affine, evenly
+from relprop.core.rules.mean_subtracted import mean_subtracted
+from relprop.core.rules.rule import Rule
+from relprop.core.rules.step import Step, is_fake
+
+_CLASSES = 2  # one class, or one against another; more would cost one product with the weights each
+
+
+def _share(step: Step, relevance: Tensor) -> Tensor:
+    """Share by contribution to the score less that of its competitors, for and against, two to one.
+
+        R_i = (2 d⁺_i / Σ_k d⁺_k - d⁻_i / Σ_k d⁻_k) · R_c,   d_i = (w_ci - Σ_k q_k w_ki) h_i
+
+    q weighs the other classes by their scores (`competitors`). With their probabilities in place of q, d is gradient
+    times input of the log-odds of class c, log p_c / (1 - p_c), as in Softmax-Gradient LRP (Iwana et al. 2019, arXiv
+    1908.04351), which follows contrastive LRP (Gu et al. 2018, arXiv 1812.02100). Here the αβ-rule (Bach et al. 2015,
+    Eq. 60) with α = 2, β = 1 shares it: the sum is kept, no denominator can cancel, and the map of a class that is not
+    the predicted one stays upright.
+
+    Maps (N, ..., classes) to (N, ..., inputs) and keeps each sum. Contributions of one sign take all;
+    where there are none, all inputs share evenly. The two classes with the most relevance are contrasted
+    in this way; what others hold is shared as what sets them apart from the mean of all.
+    """
+    layer = affine(step)
+    scores = layer.forward(step.input, layer.weight)
+    shared = torch.zeros_like(step.input)
+    for _ in range(_CLASSES):
+        which = relevance.abs().argmax(-1, keepdim=True)
+        own = torch.zeros_like(scores).scatter(-1, which, 1)
+        contributions = step.input * layer.transpose(own - competitors(scores, own), layer.weight)
+        part, dead = _two_to_one(contributions, relevance.gather(-1, which))
+        shared = shared + part
+        if is_fake(dead) or dead.any():
+            shared = shared + evenly(layer, own * dead)
+        relevance = relevance.scatter(-1, which, 0)
+        if not is_fake(relevance) and not relevance.any():
+            return shared
+    return shared + mean_subtracted.share(step, relevance)  # type: ignore[operator]
+
+
+def competitors(scores: Tensor, own: Tensor) -> Tensor:
+    """Weights of the classes other than `own` (one-hot), both (..., classes): a softmax of their standard scores.
+
+        q_k ∝ exp(z_k / σ),   k ≠ c,   σ² = mean_k≠c (z_k - mean_l≠c z_l)²
+
+    In units of their own spread the weights do not depend on the scale of the scores, which differs between networks by
+    a factor of six and says how sure they were trained to be. All zero where there is no other class.
+    """
+    others = 1 - own
+    count = others.sum(-1, keepdim=True).clamp_min(1)
+    mean = (scores * others).sum(-1, keepdim=True) / count
+    spread = ((scores - mean).square() * others).sum(-1, keepdim=True).div(count).sqrt()
+    best = scores.masked_fill(own > 0, -torch.inf).amax(-1, keepdim=True)
+    tiny = torch.finfo(scores.dtype).tiny
+    weights = torch.exp((scores - best).clamp_max(0) / spread.clamp_min(tiny)) * others
+    return weights / weights.sum(-1, keepdim=True).clamp_min(tiny)
+
+
+def _two_to_one(contributions: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Share (..., 1) among (..., inputs) by the αβ-rule with α = 2, β = 1; and what nothing contributes to."""
+    tiny = torch.finfo(contributions.dtype).tiny
+    above, below = contributions.clamp_min(0), contributions.clamp_max(0)
+    total_above, total_below = above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)
+    speaks, opposes = total_above > tiny, total_below < -tiny
+    up = held * torch.where(opposes, 2.0, 1.0) / torch.where(speaks, total_above, torch.inf)
+    down = held * torch.where(speaks, -1.0, 1.0) / torch.where(opposes, total_below, torch.inf)
+    return up * above + down * below, torch.where(speaks | opposes, 0, held)
+
+
+def _choose(graph: Graph, node: Node) -> Rule:
+    """The rule is of linear layers; another kind of last layer shares what sets a class apart from the mean."""
+    return contrast if node.op == "linear" else mean_subtracted
+
+
+contrast = Rule("contrast", _share, positive=False, choose=_choose)
