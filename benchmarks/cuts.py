@@ -1,7 +1,7 @@
 """Insertion - Deletion of `lrp-cuts` beside Grad-CAM, the paper's map and controls, on images used for no choice.
 
     python benchmarks/cuts.py resnet20=CHECKPOINT.th:cifar-resnet20 --data parquet:test.parquet -n 200 --step 40
-    python benchmarks/cuts.py efficientnet-lite0 --data folder:imagenet-sample -n 60 --step 4000
+    python benchmarks/cuts.py efficientnet-lite0 --data folder:imagenet-sample-450 -n 250 --step 4000
 
 Prints a Markdown table: means, and the paired difference to the first explainer, with standard errors. Images that
 layer weights among the explainers were chosen on are left out. An explainer may be followed by a step of
@@ -13,8 +13,10 @@ post-processing: grad-cam/smooth:1.6 is Grad-CAM, blurred.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -49,7 +51,7 @@ def main() -> int:
         x = torch.stack([loaded.preprocess(data.load(sample)) for sample in samples[: options.batch]])
         print(cost_table(loaded.model, x, explainers, options.cost))
         return 0
-    scorer, batch = _compiled(loaded.model, loaded.preprocess.size) if options.fast else (loaded.model, None)
+    scorer, batch = _frozen(loaded.model, loaded.preprocess.size) if options.fast else (loaded.model, None)
     fair = InsertionDeletion("fair", step=options.step, batch=batch)
     others = [METRICS.build(spec) for spec in options.metrics.split(",")] if options.metrics else []
     rows = [row for metric in others for row in metric.rows] or [*fair.rows]
@@ -110,22 +112,17 @@ def _parts(spec: str) -> tuple[str, str]:
     return (name, step) if name and step.partition(":")[0] in POST else (spec, "none")
 
 
-def _compiled(model: torch.nn.Module, side: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], int]:
-    """The model compiled in bfloat16, for batches of one size: masked pictures are scored 1.7 to 2.5 times as fast."""
-    size = 4 if side > 100 else 32
+def _frozen(model: torch.nn.Module, side: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], int]:
+    """The model frozen in bfloat16, and a batch that suits it: scores masked pictures up to four times as fast."""
 
     def narrow(x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(x)
+        return x.bfloat16().contiguous(memory_format=torch.channels_last)
 
-    fast = torch.compile(narrow, options={"freezing": True})
-
-    def score(x: torch.Tensor) -> torch.Tensor:
-        count = len(x)
-        x = torch.cat([x, x[:1].expand(size - count, *x.shape[1:])]) if count < size else x
-        return fast(x.contiguous(memory_format=torch.channels_last))[:count].float()
-
-    return score, size
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is the fastest here and needs no compiler
+        traced = torch.jit.trace(copy.deepcopy(model).bfloat16(), narrow(torch.rand(8, 3, side, side)))
+        fast = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+    return lambda x: fast(narrow(x)).float(), 13 if side > 100 else 64
 
 
 def other_table(title: str, specs: list[str], rows: list[str], values: torch.Tensor) -> str:
@@ -169,7 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--metrics", default="", help="other metrics, in place of Insertion - Deletion")
     parser.add_argument("--cost", type=int, default=0, metavar="ROUNDS", help="measure time, this many rounds, instead")
-    parser.add_argument("--fast", action="store_true", help="score masked pictures compiled, in bfloat16")
+    parser.add_argument("--fast", action="store_true", help="score masked pictures by a frozen copy in bfloat16")
     parser.add_argument("--save", help="file for the values of all images, as torch saves them")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

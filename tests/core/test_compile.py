@@ -58,7 +58,7 @@ def test_each_size_of_batch_has_a_graph_after_its_first_run():
         relprop.paper("symmetric", identity=False),
         relprop.paper(first="image", batch_norm="fold"),
         relprop.gamma(),
-        COMPOSITES.build("two-sided"),
+        COMPOSITES.build("two-sided:classifier=contrast"),
     ],
     ids=["symmetric", "image", "gamma", "two-sided"],
 )

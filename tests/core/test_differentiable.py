@@ -277,7 +277,10 @@ def test_a_penalty_on_relevance_moves_it_where_it_should_be():
     assert after < 0.1
 
 
-@pytest.mark.parametrize("composite", [*sorted({*COMPOSITES} - {"epsilon-gamma-box"}), "two-sided:late=gamma:depth=1"])
+@pytest.mark.parametrize(
+    "composite",
+    [*sorted({*COMPOSITES} - {"epsilon-gamma-box"}), "two-sided:late=gamma:depth=1", "paper:classifier=contrast"],
+)
 def test_where_shares_are_zero_of_zero_no_derivative_is_nan(composite):
     model = Tiny().double()
     with torch.no_grad():

@@ -19,6 +19,7 @@ CONSERVING = (
     "paper:split=symmetric:identity=false:max_pool=average:batch_norm=fold",
     "paper:split=signed",
     "paper:classifier=mean-subtracted",
+    "two-sided:late=gamma:classifier=contrast",
     "transformer",
     "two-sided",
     "two-sided:late=gamma:depth=1:split=symmetric:first=image",

@@ -208,7 +208,8 @@ WEIGHTS = [
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
-    "rules", ["paper", "paper:classifier=mean-subtracted", "two-sided", "two-sided:late=gamma:depth=1"]
+    "rules",
+    ["paper", "paper:classifier=mean-subtracted", "two-sided", "two-sided:late=gamma:depth=1:classifier=contrast"],
 )
 def test_a_weighted_mean_holds_the_score(weights, dtype, rtol, rules):
     lrp = LRP(small(dtype), COMPOSITES.build(rules), keep=[*weights])
@@ -323,5 +324,7 @@ def test_the_centred_rule_shares_by_what_sets_a_class_apart():
 
 
 def test_an_unknown_classifier_rule_is_an_error():
-    with pytest.raises(UsageError, match=r"classifier must be one of z\+, epsilon, mean-subtracted, not 'gamma'"):
+    with pytest.raises(
+        UsageError, match=r"classifier must be one of z\+, epsilon, mean-subtracted, contrast, not 'gamma'"
+    ):
         paper(classifier="gamma")

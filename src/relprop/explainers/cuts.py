@@ -102,8 +102,7 @@ class LayerWeights:
 
 
 WEIGHTS: Registry[LayerWeights] = Registry("set of layer weights")
-for _name in ("default", "efficientnet"):
-    WEIGHTS.add(_name, LayerWeights.load(Path(__file__).parent.parent / "assets" / f"lrp-cuts-{_name}.json"))
+WEIGHTS.add("default", LayerWeights.load(Path(__file__).parent.parent / "assets" / "lrp-cuts-default.json"))
 
 
 def find_weights(spec: str) -> LayerWeights:
@@ -133,8 +132,7 @@ class LrpCuts:
     backward pass serves all of them.
 
     Attributes:
-        weights: "default", those for a family ("efficientnet"), the file that `relprop tune` wrote, or
-            weights as "0.9*late+0.1*input".
+        weights: "default", the file that `relprop tune` wrote, or weights as "0.9*late+0.1*input".
         composite: name of the rules, if not the one that the weights were chosen under.
         classifier: rule of the last weighted layer, likewise.
         split: likewise "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relprop.core.graph.separators import Separators
 
-COMPOSITES = ("two-sided:late=gamma", "two-sided", "paper:classifier=mean-subtracted")
+COMPOSITES = ("two-sided:late=gamma:classifier=contrast", "two-sided:classifier=contrast", "two-sided")
 SHARES = (0.0, 0.1, 0.25)
 WIDTHS = (0.0, 1.6)
 

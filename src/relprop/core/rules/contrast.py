@@ -21,13 +21,13 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
 
     q weighs the other classes by their scores (`competitors`). With their probabilities in place of q, d is gradient
     times input of the log-odds of class c, log p_c / (1 - p_c), as in Softmax-Gradient LRP (Iwana et al. 2019, arXiv
-    1908.04351), which follows contrastive LRP (Gu et al. 2018, arXiv 1812.02100). Here the αβ-rule (Bach et al. 2015,
-    Eq. 60) with α = 2, β = 1 shares it: the sum is kept, no denominator can cancel, and the map of a class that is not
-    the predicted one stays upright.
+    1908.04351), which follows contrastive LRP (Gu et al. 2018, arXiv 1812.02100). They share by d_i / Σ_k d_k, whose
+    denominator is near zero, or negative for a class that is not the predicted one, whose map it turns upside down. The
+    αβ-rule with α = 2, β = 1 (Bach et al. 2015, Eq. 60) keeps the sum as well, and neither of its denominators cancels.
 
-    Maps (N, ..., classes) to (N, ..., inputs) and keeps each sum. Contributions of one sign take all;
-    where there are none, all inputs share evenly. The two classes with the most relevance are contrasted
-    in this way; what others hold is shared as what sets them apart from the mean of all.
+    Maps (N, ..., classes) to (N, ..., inputs) and keeps each sum. Contributions of one sign take all; where there are
+    none, all inputs share evenly. The two classes with the most relevance are contrasted in this way; what others hold
+    is shared as what sets them apart from the mean of all.
     """
     layer = affine(step)
     scores = layer.forward(step.input, layer.weight)
