@@ -19,6 +19,8 @@ from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
 from relprop.explainers.cuts import WEIGHTS, LayerWeights, LrpCuts, chosen_on
 
+RULES = two_sided(late="gamma", classifier="contrast")
+
 
 def small():
     torch.manual_seed(0)
@@ -31,7 +33,7 @@ def pictures(count=3, side=32):
 
 def test_the_default_reads_the_late_blocks_and_the_pixels_smoothed():
     model, x, target = small(), pictures(), torch.tensor([0, 4, 9])
-    result = LRP(model, two_sided(), keep=["layer2", "layer3"])(x, target=target)
+    result = LRP(model, RULES, keep=["layer2", "layer3"])(x, target=target)
     cuts = [result.at("layer2").sum(1), result.at("layer3").sum(1)]
     late = sum(enlarge(cut, (32, 32), 1.6) for cut in cuts) / 2
     expected = 0.75 * late + 0.25 * enlarge(result.heatmap, (32, 32), 1.6)
@@ -43,7 +45,7 @@ def test_the_default_reads_the_late_blocks_and_the_pixels_smoothed():
 @pytest.mark.parametrize("network", [Plain, Residual])
 def test_networks_without_blocks_are_read_at_their_last_map(network):
     model, x, target = made(network), pictures(side=12), torch.tensor([0, 1, 3])
-    result = LRP(model, two_sided(), keep=["last-map"])(x, target=target)
+    result = LRP(model, RULES, keep=["last-map"])(x, target=target)
     expected = result.combine({"last-map~1.6": 0.75, "input~1.6": 0.25})
     assert torch.allclose(EXPLAINERS.build("lrp-cuts")(model, x, target), expected, rtol=1e-5, atol=1e-8)
 
