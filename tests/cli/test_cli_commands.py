@@ -201,7 +201,8 @@ def test_several_classes_of_one_image_and_a_contrast(folder, model, tmp_path):
 
 def test_layers_and_formats(folder, model, tmp_path):
     run("explain", folder / "a.png", *model, "--out", tmp_path, "--layer", "bn2", "--format", "npz,csv")
-    arrays = np.load(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as stored:
+        arrays = dict(stored)
     assert np.array_equal(np.loadtxt(tmp_path / "a.csv", delimiter=",", dtype=np.float32), arrays["heatmap"])
     assert arrays["relevance"].sum(0) == pytest.approx(arrays["heatmap"], abs=1e-7)
     assert not (tmp_path / "a.npy").exists()

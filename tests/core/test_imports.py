@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ ORDER = ("graph", "weights", "capture", "rules", "composites", "backward", "resu
 CORE_MAY_IMPORT = {"torch", "safetensors"}
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(module, whether at the top level) of each import in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -21,7 +21,8 @@ def case(shared):
     spec = importlib.util.spec_from_file_location("seeded", folder / "seeded.py")
     seeded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(seeded)
-    maps = np.load(folder / "released_resnet18_seed7_images3.npz")
+    with np.load(folder / "released_resnet18_seed7_images3.npz") as stored:
+        maps = dict(stored)
     model = seeded.seed_weights(torchvision.models.resnet18(), 7)
     return model, seeded.seed_images(len(maps["p"]), 224, 3), maps
 

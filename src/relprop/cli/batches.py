@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from relprop import LRP, Relevance
-    from relprop.core.targets.start import Target
+    from relprop.core.targets.start import Start, Target
     from relprop.models import LoadedModel
 
 
@@ -51,7 +51,7 @@ class Job:
     items: list[Item]
     batch_size: int
     device: str
-    start: str = "probability"
+    start: Start = "probability"
     multi_label: bool = False
     failures: list[tuple[str, str]] = field(default_factory=list)
 

@@ -93,6 +93,7 @@ def cluster(
     from relprop.errors import require
     from relprop.report import write
     from relprop.report.of_clusters import report_of_clusters
+    from relprop.report.saved import is_run
 
     require("sklearn", "cluster")
     if bool(sources) == (data is not None):
@@ -100,7 +101,7 @@ def cluster(
     how = _How(clusters, side, neighbours, seed)
     device = network.chosen_device()
     facts: tuple[tuple[str, str], ...] = ()
-    if sources and not (len(sources) == 1 and _is_run(sources[0])):
+    if sources and not (len(sources) == 1 and is_run(sources[0])):
         found = _of_results(sources, only, classes, how)
     else:
         if sources:
@@ -141,10 +142,6 @@ class _How:
 
         with console.waiting(f"clustering {len(maps)} maps"):
             return cluster(maps, count=self.count, side=self.side, neighbours=self.neighbours, seed=self.seed)
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "manifest.json").is_file() and (path / "shards").is_dir()
 
 
 def _of_run(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from relprop.evaluation import Plan
+    from relprop.evaluation.store import Store
 
 _WHAT, _HOW = "What is measured", "How it runs"
 
@@ -134,27 +135,30 @@ def evaluate(
         curves=curves,
         amp=amp,
     )
-    return _execute(plan, out or Path("runs") / plan.digest, device, workers, ray)
+    return _measure(plan, out or Path("runs") / plan.digest, device, workers, ray)
 
 
-def _execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
-    """Run the plan, and print its table."""
+def execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None, what: str = "samples") -> Store:
+    """Run a plan on this machine or on Ray, with a bar that says how far it is."""
     from relprop.evaluation.local import run
+
+    with progress(what) as report:
+        how: dict[str, Any] = {"command": ["relprop", *sys.argv[1:]], "report": report, "warn": console.warn}
+        if ray is None:
+            return run(plan, out, workers=workers or 1, device=device, **how)
+        from relprop.evaluation.ray import run_ray
+
+        return run_ray(plan, out, address=ray, workers=workers, **how)
+
+
+def _measure(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
+    """Run the plan, and print its table."""
     from relprop.evaluation.store import manifest, summary_of
 
-    command = ["relprop", *sys.argv[1:]]
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
-    with progress() as report:
-        how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
-        if ray is None:
-            store = run(plan, out, workers=workers or 1, device=device, **how)
-        else:
-            from relprop.evaluation.ray import run_ray
-
-            store = run_ray(plan, out, address=ray, workers=workers, **how)
-    summary = summary_of(store)
+    summary = summary_of(execute(plan, out, device, workers, ray))
     console.write(summary.format("text"))
     if used := manifest(out).get("left_out"):
         console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that layer weights of lrp-cuts were chosen on")
@@ -179,7 +183,7 @@ def absolute(data: str) -> str:
 
 
 @contextmanager
-def progress(what: str = "samples") -> Iterator[Callable[[int, int], None]]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show samples done, rate and remaining time on standard error; a line every half minute if it is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -60,9 +60,10 @@ def report(
     """
     from relprop.cli.batches import find_items, load_for
     from relprop.report import report_of_results, report_of_run, write
+    from relprop.report.saved import is_run, results_in
 
     given = sources or []
-    runs, results = [path for path in given if _is_run(path)], [path for path in given if _is_results(path)]
+    runs, results = [path for path in given if is_run(path)], [path for path in given if results_in(path)]
     if runs and len(given) > 1:
         raise UsageError(f"a report is of one run, or of results; {len(given)} sources were given, {runs[0]} is a run")
     if results and len(results) < len(given):
@@ -115,16 +116,6 @@ def _of_images(
     for failure in failures:
         console.warn(str(failure))
     return report_of_comparisons(comparisons, [console.typed()]), len(failures)
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "manifest.json").is_file() and (path / "shards").is_dir()
-
-
-def _is_results(path: Path) -> bool:
-    from relprop.report.saved import results_in
-
-    return bool(results_in(path))
 
 
 def _specs(text: str) -> list[str]:

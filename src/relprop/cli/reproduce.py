@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relprop.cli import console, options
-from relprop.cli.evaluate import absolute, progress, specs
+from relprop.cli.evaluate import absolute, execute, specs
 from relprop.documents import naming
 from relprop.errors import UsageError
 
@@ -303,27 +302,18 @@ def _table(
     name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int | None, ray: str | None
 ) -> int:
     """Measure a table, write it in every format, and print it."""
-    from relprop.evaluation.local import run
     from relprop.reproduce.render import FORMATS
     from relprop.reproduce.table import make_table
 
-    command = ["relprop", *sys.argv[1:]]
-
-    def execute(plan: Plan, folder: Path, what: str) -> Store:
+    def measure(plan: Plan, folder: Path, what: str) -> Store:
         if not console.err.is_terminal:
             console.err.print(f"{what} → {folder}", soft_wrap=True, markup=False)
-        with progress(what) as report:
-            how: dict[str, Any] = {"command": command, "report": report, "warn": console.warn}
-            if ray is None:
-                return run(plan, folder, workers=workers or 1, device=setting.device, **how)
-            from relprop.evaluation.ray import run_ray
-
-            return run_ray(plan, folder, address=ray, workers=workers, **how)
+        return execute(plan, folder, setting.device, workers, ray, what)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
         console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
 
-    table = make_table(name, setting, out, execute, against, announce)
+    table = make_table(name, setting, out, measure, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
     for suffix, content in written.items():
         with naming(out / f"{name}.{suffix}"):

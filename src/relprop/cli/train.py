@@ -175,9 +175,10 @@ def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finis
     folder, kept = finished.weights.parent, finished.rows[finished.kept]
     report: Report | None = measure(finished.weights, tested, arch=recipe.arch) if tested is not None else None
     classes = load_model(str(finished.weights), arch=recipe.arch).classes or ()
-    text = card(f"{recipe.name}, seed {seed}", recipe, seed, _command(), finished.rows, finished.kept, classes, report)
+    title = f"{recipe.name}, seed {seed}"
+    text = card(title, recipe, seed, console.typed(), finished.rows, finished.kept, classes, report)
     write_bytes(folder / "model.md", text.encode())
-    draw_curve(folder / "curve.png", finished.rows, finished.kept, f"{recipe.name}, seed {seed}")
+    draw_curve(folder / "curve.png", finished.rows, finished.kept, title)
     return {
         "seed": seed,
         "epochs": len(finished.rows),
@@ -186,11 +187,6 @@ def _conclude(recipe: Recipe, tested: Dataset | None, seed: int, finished: Finis
         "test_accuracy": None if report is None else report.accuracy,
         "weights": str(finished.weights),
     }
-
-
-def _command() -> str:
-    """Return the command that is running, as one would type it."""
-    return console.typed()
 
 
 def _table(results: list[dict[str, Any]]) -> Any:

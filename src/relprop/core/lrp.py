@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,22 @@ if TYPE_CHECKING:
 
 Keep = Sequence[str] | str
 Several = tuple[Tensor, ...] | Mapping[str, Tensor]
+
+
+class How(TypedDict, total=False):
+    """What every explanation takes by name: see `LRP.forward`."""
+
+    start: Start
+    fixed: Fixed
+    through: Through | None
+
+
+class Options(How, total=False):
+    """What `explain` takes by name: see `LRP`, too."""
+
+    composite: Composite | None
+    output: Output
+    keep: Keep
 
 
 class LRP(nn.Module):
@@ -138,26 +154,10 @@ class LRP(nn.Module):
     if TYPE_CHECKING:
 
         @overload
-        def __call__(
-            self,
-            x: Tensor,
-            target: Target = ...,
-            *,
-            start: Any = ...,
-            fixed: Fixed = ...,
-            through: Through | None = ...,
-        ) -> Relevance: ...
+        def __call__(self, x: Tensor, target: Target = ..., **how: Unpack[How]) -> Relevance: ...
 
         @overload
-        def __call__(
-            self,
-            x: Several,
-            target: Target = ...,
-            *,
-            start: Any = ...,
-            fixed: Fixed = ...,
-            through: Through | None = ...,
-        ) -> Relevances: ...
+        def __call__(self, x: Several, target: Target = ..., **how: Unpack[How]) -> Relevances: ...
 
         def __call__(self, x: Any, target: Any = None, **options: Any) -> Any:
             """Explain a batch, or several inputs: see `forward`."""
@@ -198,26 +198,12 @@ class LRP(nn.Module):
 
     @overload
     def explain_each(
-        self,
-        x: Tensor,
-        composites: Sequence[Composite | None],
-        target: Target = None,
-        *,
-        start: Start = "probability",
-        fixed: Fixed = None,
-        through: Through | None = None,
+        self, x: Tensor, composites: Sequence[Composite | None], target: Target = ..., **how: Unpack[How]
     ) -> tuple[Relevance, ...]: ...
 
     @overload
     def explain_each(
-        self,
-        x: Several,
-        composites: Sequence[Composite | None],
-        target: Target = None,
-        *,
-        start: Start = "probability",
-        fixed: Fixed = None,
-        through: Through | None = None,
+        self, x: Several, composites: Sequence[Composite | None], target: Target = ..., **how: Unpack[How]
     ) -> tuple[Relevances, ...]: ...
 
     def explain_each(
@@ -431,33 +417,11 @@ class LRP(nn.Module):
 
 
 @overload
-def explain(
-    model: Model,
-    x: Tensor,
-    target: Target = None,
-    *,
-    composite: Composite | None = None,
-    output: Output = None,
-    keep: Keep = (),
-    start: Start = "probability",
-    fixed: Fixed = None,
-    through: Through | None = None,
-) -> Relevance: ...
+def explain(model: Model, x: Tensor, target: Target = ..., **options: Unpack[Options]) -> Relevance: ...
 
 
 @overload
-def explain(
-    model: Model,
-    x: Several,
-    target: Target = None,
-    *,
-    composite: Composite | None = None,
-    output: Output = None,
-    keep: Keep = (),
-    start: Start = "probability",
-    fixed: Fixed = None,
-    through: Through | None = None,
-) -> Relevances: ...
+def explain(model: Model, x: Several, target: Target = ..., **options: Unpack[Options]) -> Relevances: ...
 
 
 def explain(

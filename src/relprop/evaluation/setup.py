@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -126,15 +126,7 @@ def load(spec: ModelSpec, device: str) -> LoadedModel:
     """Load the model of a plan."""
     from relprop.models import load_model
 
-    return load_model(
-        spec.name,
-        arch=spec.arch,
-        size=spec.size,
-        mean=spec.mean,
-        std=spec.std,
-        device=device,
-        trust=spec.trust,
-    )
+    return load_model(**asdict(spec), device=device)
 
 
 def set_up(plan: Plan, device: str | None = None) -> Setup:

@@ -127,6 +127,6 @@ class SymmetricRelevanceGain(Metric):
 
     def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """Measure as `InsertionDeletion` does."""
-        protocol = Protocol("srg", self.step, "shuffled", self.fill, self.score, True, self.seed)
+        protocol = Protocol(self.step, "shuffled", self.fill, self.score, True, self.seed)
         metric = InsertionDeletion(protocol, amp=self.amp, channels_last=self.channels_last, batch=self.batch)
         return {"symmetric-relevance-gain": metric.measure(inputs)["id"]}

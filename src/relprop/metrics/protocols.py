@@ -13,12 +13,15 @@ Ties = Literal["together", "shuffled", "row-major", "expected"]
 Score = Literal["label", "target", "logit"]
 
 
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+
+
+@PROTOCOLS.register("fair")
 @dataclass(frozen=True)
 class Protocol:
-    """How a masking curve is made.
+    """Exact counts, ties in random order, both end points, and the explained class is the scored one.
 
     Attributes:
-        name: for captions.
         step: pixels a step; below 1 a fraction; None for 500 at 224 x 224 and in proportion elsewhere.
         ties: "together" (each step is a threshold, as released), "shuffled" (exact counts, random order),
             "row-major", or "expected" (mean over `shuffles` random orders; exact where no step parts a tie).
@@ -29,7 +32,6 @@ class Protocol:
         shuffles: random orders behind "expected".
     """
 
-    name: str = "fair"
     step: float | None = None
     ties: Ties = "shuffled"
     fill: Fill = "black"
@@ -52,35 +54,14 @@ class Protocol:
         return max(1, round(500 * height * width / 224**2)) if self.step is None else self.step
 
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol")
-
-
-@PROTOCOLS.register("fair")
-def fair(
-    step: float | None = None,
-    ties: Ties = "shuffled",
-    fill: Fill = "black",
-    score: Score = "target",
-    ends: bool = True,
-    seed: int = 0,
-    shuffles: int = 16,
-) -> Protocol:
-    """Exact counts, ties in random order, both end points, and the explained class is the scored one."""
-    return Protocol("fair", step, ties, fill, score, ends, seed, shuffles)
-
-
 @PROTOCOLS.register("paper-protocol")
-def paper_protocol(
-    step: float | None = None,
-    ties: Ties = "together",
-    fill: Fill = "black",
-    score: Score = "label",
-    ends: bool = False,
-    seed: int = 0,
-    shuffles: int = 16,
-) -> Protocol:
+@dataclass(frozen=True)
+class PaperProtocol(Protocol):
     """As released: thresholds, so that ties change together; black; the label's probability; no end points.
 
     A constant map wins under it: read its scores beside controls, and beside "fair".
     """
-    return Protocol("paper-protocol", step, ties, fill, score, ends, seed, shuffles)
+
+    ties: Ties = "together"
+    score: Score = "label"
+    ends: bool = False

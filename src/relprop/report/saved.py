@@ -34,6 +34,11 @@ def annotate(folder: Path, picture: Image, about: dict[str, Any]) -> None:
     (folder / ABOUT).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path is a run of `relprop evaluate`."""
+    return (path / MANIFEST).is_file() and (path / "shards").is_dir()
+
+
 def results_in(path: Path) -> list[Path]:
     """List the saved results that a path names: itself, or the folders in it. Empty if there are none."""
     if _is_result(path):
