@@ -66,6 +66,15 @@ def test_a_widget_holds_the_map_of_each_kept_layer_and_each_has_the_same_total(r
     assert (np.asarray(Image.open(io.BytesIO(shown.photograph))) == photograph).all()
 
 
+def test_the_map_at_the_pixels_is_drawn_smoothed_and_says_so_but_summed_as_it_is(result, photograph):
+    raw, smooth = show(result, photograph, smooth=0), show(result, photograph)
+    assert raw.maps == smooth.maps
+    assert raw.overlays[0] != smooth.overlays[0]
+    assert raw.overlays[1:] == smooth.overlays[1:]
+    assert smooth.notes[0].endswith("; drawn after a Gaussian of 1 px")
+    assert not any("Gaussian" in note for note in (*raw.notes, *smooth.notes[1:]))
+
+
 def test_what_the_box_holds_is_the_sum_of_the_result(result, photograph):
     shown = show(result, photograph)
     assert shown.share == pytest.approx(1, rel=1e-5)

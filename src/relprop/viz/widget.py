@@ -19,6 +19,7 @@ import numpy as np
 
 from relprop.core.result.region import coverage, region_sum
 from relprop.errors import InputError, MissingDependencyError, require
+from relprop.explainers.post import Smooth
 from relprop.viz.colour import Floats, Scale, scale_of
 from relprop.viz.figure import is_map
 from relprop.viz.grid import side_by_side
@@ -37,7 +38,9 @@ PIXELS = "pixels"
 _DPI = 80
 
 
-def view(result: Relevance, over: Any = None, *, index: Any = 0, classes: Names | None = None) -> Any:
+def view(
+    result: Relevance, over: Any = None, *, index: Any = 0, classes: Names | None = None, smooth: float = 1.0
+) -> Any:
     """Show one map of a result: see `Relevance.show`."""
     if not is_map(result):
         raise InputError(f"only maps of images can be shown, not relevance of shape {tuple(result.relevance.shape)}")
@@ -45,7 +48,7 @@ def view(result: Relevance, over: Any = None, *, index: Any = 0, classes: Names 
     _, score, target = chosen[PIXELS]
     title = caption(result, target, score, names_of(classes, result))
     maps = {name: found.detach().cpu().double() for name, (found, _, _) in chosen.items()}
-    shown = Shown(title, float(score), maps, over)
+    shown = Shown(title, float(score), maps, over, smooth)
     try:
         return _widget_class()(shown)
     except MissingDependencyError as missing:
@@ -72,17 +75,31 @@ class Shown:
         score: the relevance that the backward pass started with.
         maps: (H, W), float64, by the name of the layer, `PIXELS` first; each holds the same total.
         over: the picture that the network saw, see `relprop.viz.blend`; None for the maps alone.
+        smooth: width in pixels of the Gaussian that the map at the pixels is drawn after.
     """
 
     title: str
     score: float
     maps: dict[str, Tensor]
     over: Any = None
+    smooth: float = 0.0
+
+    @cached_property
+    def drawn(self) -> dict[str, Tensor]:
+        """The maps as they are drawn; those of layers are smooth as they are."""
+        pixels = self.maps[PIXELS]
+        return self.maps | ({PIXELS: Smooth(self.smooth)(pixels[None])[0]} if self.smooth else {})
 
     @cached_property
     def scales(self) -> dict[str, Scale]:
         """Colours of each map, on a scale of its own."""
-        return {name: scale_of(values, score=self.score) for name, values in self.maps.items()}
+        return {name: scale_of(values, score=self.score) for name, values in self.drawn.items()}
+
+    def note(self, name: str) -> str:
+        """What the colours of a map span, and what they leave out."""
+        scale = self.scales[name]
+        after = f"; drawn after a Gaussian of {self.smooth:g} px" if self.smooth and name == PIXELS else ""
+        return f"{scale.note}{'; blue speaks against it' if scale.signed else ''}{after}"
 
     def held(self, name: str, box: Sequence[float]) -> float:
         """Relevance of a box (x0, y0, x1, y1) in the map of a layer."""
@@ -90,11 +107,12 @@ class Shown:
 
     def jpeg(self) -> bytes:
         """The map at the pixels as a figure, beside the photograph if there is one."""
-        values, scale = self.maps[PIXELS], self.scales[PIXELS]
+        values, scale = self.drawn[PIXELS], self.scales[PIXELS]
         if self.over is None:
             figure: Any = overlay(None, values, scale=scale, title=self.title).figure
         else:
-            figure = side_by_side(self.over, values, scale=scale, title=self.title)
+            after = f"drawn after a Gaussian of {self.smooth:g} px" if self.smooth else ""
+            figure = side_by_side(self.over, values, scale=scale, title=self.title, subtitle=after)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="jpeg", dpi=_DPI, pil_kwargs={"quality": 85})
         return buffer.getvalue()
@@ -102,16 +120,15 @@ class Shown:
     def state(self) -> dict[str, Any]:
         """What `widget.js` reads."""
         height, width = self.maps[PIXELS].shape
-        signed = {name: "; blue speaks against it" if scale.signed else "" for name, scale in self.scales.items()}
         return {
             "title": self.title,
             "score": self.score,
             "size": [height, width],
             "names": list(self.maps),
-            "notes": [f"{scale.note}{signed[name]}" for name, scale in self.scales.items()],
+            "notes": [self.note(name) for name in self.maps],
             "maps": np.stack([values.numpy() for values in self.maps.values()]).astype("<f8").tobytes(),
             "photograph": b"" if self.over is None else _png(as_picture(self.over)),
-            "overlays": [_png(blend(self.over, values, self.scales[name])) for name, values in self.maps.items()],
+            "overlays": [_png(blend(self.over, values, self.scales[name])) for name, values in self.drawn.items()],
             "box": [0, 0, width, height],
         }
 
@@ -147,7 +164,7 @@ def _widget_class() -> Any:
         return kind(*arguments).tag(sync=True)
 
     class RelevanceWidget(anywidget.AnyWidget):  # type: ignore[misc]
-        """A map over its image, as `Relevance.show` describes it; `fade`, `layer` and `box` follow what is done in it."""
+        """A map over its image, as `Relevance.show` describes it; `fade`, `layer` and `box` follow its page."""
 
         _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
         title = synced(traitlets.Unicode)
@@ -161,29 +178,21 @@ def _widget_class() -> Any:
         fade = traitlets.Float(0.85, min=0.0, max=1.0).tag(sync=True)
         layer = synced(traitlets.Int, 0)
         box = traitlets.List(traitlets.Int(), [0, 0, 1, 1], minlen=4, maxlen=4).tag(sync=True)
+        _checked = traitlets.validate("layer", "box")(_fitting)
 
         def __init__(self, shown: Shown) -> None:
             super().__init__(**shown.state())
             self.shown = shown
 
-        @traitlets.validate("layer", "box")
-        def _fits(self, proposal: Any) -> Any:
-            name, value = proposal["trait"].name, proposal["value"]
-            if name == "layer" and not 0 <= value < len(self.names):
-                raise InputError(f"there is no layer {value}: they are numbered from 0 to {len(self.names) - 1}")
-            if name == "box":
-                coverage(value, tuple(self.size))  # which refuses what is no box of this image
-            return value
-
         @property
         def relevance(self) -> float:
             """Relevance of the box in the map of the layer that is chosen."""
-            return self.shown.held(self.names[self.layer], self.box)
+            return float(self.shown.held(self.names[self.layer], self.box))
 
         @property
         def share(self) -> float:
             """The same as a share of the score."""
-            return self.relevance / self.score
+            return float(self.relevance / self.score)
 
         def __repr__(self) -> str:
             return f"{self.shown.title}. The box {self.box} holds {self.relevance:.4g}"
@@ -194,6 +203,16 @@ def _widget_class() -> Any:
             return data | {"image/jpeg": base64.b64encode(self.shown.jpeg()).decode("ascii")}, metadata
 
     return RelevanceWidget
+
+
+def _fitting(widget: Any, proposal: Any) -> Any:
+    """What was proposed for the layer or the box of a widget, if there is such a layer, or such a box of the image."""
+    name, value = proposal["trait"].name, proposal["value"]
+    if name == "layer" and not 0 <= value < len(widget.names):
+        raise InputError(f"there is no layer {value}: they are numbered from 0 to {len(widget.names) - 1}")
+    if name == "box":
+        coverage(value, tuple(widget.size))
+    return value
 
 
 def _png(rgb: Floats) -> bytes:
