@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -191,8 +192,8 @@ def _widget_class() -> Any:
 
         @property
         def share(self) -> float:
-            """The same as a share of the score."""
-            return float(self.relevance / self.score)
+            """The same as a share of the score; NaN of a score of zero."""
+            return float(self.relevance / self.score) if self.score else math.nan
 
         def __repr__(self) -> str:
             return f"{self.shown.title}. The box {self.box} holds {self.relevance:.4g}"
