@@ -80,7 +80,9 @@ def load_model(
     loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(chosen)
-    loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std))
+    given = {"size": size, "mean": mean, "std": std}
+    guessed = tuple(key for key in loaded.guessed if given[key] is None)
+    loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
     if names is None:
         return loaded
     require_count(loaded.name, names, loaded.outputs())
