@@ -52,15 +52,13 @@ def test_a_heatmap_of_ones_own_grey_network(model, theirs, capsys):
 
 
 def test_what_the_file_does_not_say_is_said_until_it_is_given(theirs, capsys):
-    line = "explain photo.jpg --model mine.pth --arch mynet:MyNet --size 32 --compare none --device cpu"
+    line = "explain photo.jpg --model mine.pth --arch mynet:MyNet --compare none --device cpu"
     assert run(line) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "does not say how images are prepared; taken was --mean 0.449 --std 0.226: give those of the training" in said
-    )
+    assert "does not say how images are prepared; taken was --size 224 --mean 0.449 --std 0.226: give" in said
     assert "the classes have no names; --classes FILE gives them" in said
     (theirs / "names.txt").write_text("\n".join("abcdefg"))
-    assert run(f"{line} --mean 0.45 --std 0.23 --classes names.txt") == 0
+    assert run(f"{line} --size 32 --classes names.txt") == 0
     said = capsys.readouterr().out
     assert "does not say" not in said
     assert "have no names" not in said

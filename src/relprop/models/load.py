@@ -80,8 +80,9 @@ def load_model(
     loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(chosen)
-    given = {"size": size, "mean": mean, "std": std}
-    guessed = tuple(key for key in loaded.guessed if given[key] is None)
+    guessed = (
+        loaded.guessed if size is None and mean is None and std is None else ()
+    )  # who says one knows of the others
     loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
     if names is None:
         return loaded

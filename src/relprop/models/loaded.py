@@ -28,7 +28,7 @@ class LoadedModel:
         preprocess: turns a picture into the model's input.
         classes: a name for each output; None where nobody says.
         source: where architecture and weights come from, for manifests.
-        guessed: which of "size", "mean" and "std" of the preprocessing nobody said: files rarely do, and what is
+        guessed: which of "size", "mean" and "std" of the preprocessing the file did not say, nor anybody else: what is
             usual for the network was taken. Wrong ones raise no error, and give wrong probabilities.
     """
 
