@@ -80,9 +80,7 @@ def load_model(
     loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(chosen)
-    guessed = (
-        loaded.guessed if size is None and mean is None and std is None else ()
-    )  # who says one knows of the others
+    guessed = loaded.guessed if size is mean is std is None else ()  # who says one knows of the others
     loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
     if names is None:
         return loaded
