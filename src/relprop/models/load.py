@@ -80,7 +80,8 @@ def load_model(
     loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(chosen)
-    guessed = loaded.guessed if size is mean is std is None else ()  # who says one knows of the others
+    said = any(value is not None for value in (size, mean, std))  # who says one knows of the others
+    guessed = () if said else loaded.guessed
     loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
     if names is None:
         return loaded
