@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import torchvision
-from peers import captum_lrp, grad_cam, zennit
+from peers import CONTENDERS
 
 import relprop
 
 NETWORKS = ("resnet18", "resnet50", "resnet152", "densenet121", "vit_b_16", "convnext_tiny", "efficientnet_b0")
 ROUNDS = 5
-PEERS = {"captum LRP": captum_lrp, "zennit EpsilonPlusFlat": zennit, "Grad-CAM (pytorch-grad-cam)": grad_cam}
+PEERS = ("captum LRP", "zennit EpsilonPlusFlat", "Grad-CAM (pytorch-grad-cam)")
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -51,7 +51,7 @@ def measure(name: str) -> str:
         lrp = relprop.LRP(model)
         rows.append([seconds(gradient), *(seconds(lambda lrp=lrp: lrp(x)) for _ in range(3))])
     unit, first, _, later = (statistics.median(column) for column in zip(*rows, strict=True))
-    others = " | ".join(peer(make, name, x, unit) for make in PEERS.values())
+    others = " | ".join(peer(make, name, x, unit) for make in map(CONTENDERS.get, PEERS))
     return f"| {name} | {unit:.2f} | {first:.2f} | {first / unit:.1f} | {later / unit:.2f} | {others} |"
 
 

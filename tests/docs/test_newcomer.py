@@ -51,6 +51,19 @@ def test_a_heatmap_of_ones_own_grey_network(model, theirs, capsys):
     assert 1 / 7 - 0.1 < heatmap.sum() < 1  # the probability of the most likely of seven classes, untrained
 
 
+def test_what_the_file_does_not_say_is_said_until_it_is_given(theirs, capsys):
+    line = "explain photo.jpg --model mine.pth --arch mynet:MyNet --compare none --device cpu"
+    assert run(line) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "does not say how images are prepared; taken was --size 224 --mean 0.449 --std 0.226: give" in said
+    assert "the classes have no names; --classes FILE gives them" in said
+    (theirs / "names.txt").write_text("\n".join("abcdefg"))
+    assert run(f"{line} --size 32 --classes names.txt") == 0
+    said = capsys.readouterr().out
+    assert "does not say" not in said
+    assert "have no names" not in said
+
+
 def test_check_finds_the_joins(theirs, capsys):
     assert run("check mine.pth --arch mynet:MyNet --size 32 --device cpu") == 0
     assert "3 residual joins: 1 with an identity skip, 2 with a projection" in capsys.readouterr().out

@@ -40,6 +40,7 @@ def test_what_a_notebook_stores_is_small_and_of_no_machine(path):
     assert not re.search(r"/(home|root|tmp|work|opt|Users)/", text)
     assert "stderr" not in text
     assert "image/jpeg" in text
+    assert "widget-view" not in text  # a page without a kernel would look for its state, and show nothing
 
 
 def test_there_are_two_notebooks():

@@ -183,6 +183,8 @@ def explain(
     else:
         console.heading(f"{loaded.name} · {view.rules}")
         _print(rows, start, view)
+        for sentence in unsaid(loaded):
+            console.out.print(console.escape(sentence), soft_wrap=True)
         job.report()
     return 1 if job.failures else 0
 
@@ -330,6 +332,23 @@ class View:
             "top": top_classes(loaded, result.probabilities[0]),
             "command": console.typed(),
         }
+
+
+def unsaid(loaded: LoadedModel) -> list[str]:
+    """What a checkpoint did not say and its user may know: how images were prepared, and how classes are called."""
+    found = []
+    prepare = loaded.preprocess
+    taken = {
+        "size": f"--size {prepare.size}",
+        "mean": f"--mean {','.join(f'{value:g}' for value in prepare.mean)}",
+        "std": f"--std {','.join(f'{value:g}' for value in prepare.std)}",
+    }
+    if loaded.guessed:
+        options = " ".join(taken[key] for key in loaded.guessed)
+        found.append(f"the file does not say how images are prepared; taken was {options}: give those of the training")
+    if loaded.classes is None:
+        found.append("the classes have no names; --classes FILE gives them, one a line, or the folder of the training")
+    return found
 
 
 def explained(result: Relevance, loaded: LoadedModel, item: Item) -> str:

@@ -58,7 +58,9 @@ def load_into(checkpoint: Checkpoint, arch: str | None, *, trust: bool = False) 
         if hasattr(model, "transform_input"):
             vars(model)["transform_input"] = True  # Inception, GoogLeNet: torchvision sets it with its own weights
     source = "; ".join([f"{path} (sha256 {checkpoint.digest}) in {found.origin} {arch}", *notes])
-    return LoadedModel(model, path.stem, preprocess, _classes(checkpoint, arch, weights, outputs), source)
+    known = weights is not None or CIFAR.fullmatch(arch) is not None
+    guessed = () if known else tuple(key for key in ("size", "mean", "std") if key not in checkpoint.metadata)
+    return LoadedModel(model, path.stem, preprocess, _classes(checkpoint, arch, weights, outputs), source, guessed)
 
 
 def _published(filename: str) -> tuple[str, Any] | None:

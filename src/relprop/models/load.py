@@ -81,7 +81,9 @@ def load_model(
     loaded = _load(text, arch, trust, chosen)
     if isinstance(loaded.model, nn.Module):
         loaded.model.eval().to(chosen)
-    loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std))
+    said = any(value is not None for value in (size, mean, std))  # who says one knows of the others
+    guessed = () if said else loaded.guessed
+    loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
     if names is None:
         return loaded
     require_count(loaded.name, names, loaded.outputs())

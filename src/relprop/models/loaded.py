@@ -28,6 +28,8 @@ class LoadedModel:
         preprocess: turns a picture into the model's input.
         classes: a name for each output; None where nobody says.
         source: where architecture and weights come from, for manifests.
+        guessed: which of "size", "mean" and "std" of the preprocessing the file did not say, nor anybody else: what is
+            usual for the network was taken. Wrong ones raise no error, and give wrong probabilities.
     """
 
     model: nn.Module | ExportedProgram
@@ -35,6 +37,7 @@ class LoadedModel:
     preprocess: Preprocess
     classes: tuple[str, ...] | None
     source: str
+    guessed: tuple[str, ...] = ()
 
     def class_name(self, index: int) -> str:
         """Name of output `index`; "class 7" where it has none."""

@@ -11,6 +11,7 @@ from relprop.viz.overlay import caption, names_of, overlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
     from relprop.core.result.relevance import Relevance
     from relprop.core.result.several import Relevances
@@ -61,12 +62,7 @@ def show(
             f"relevance of several inputs has a map each: show(result[NAME]) of {names}, or figure(result)"
         )
     maps = result.heatmap if levels is None or contours else result.quantized(levels=levels)
-    try:
-        heatmap, score, target = maps[index], result.score[index], result.target[index]
-    except IndexError:
-        raise InputError(f"no sample {index}: the result holds maps of shape {tuple(maps.shape)}") from None
-    if heatmap.ndim == 3:
-        raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
+    heatmap, score, target = one_of(result, maps, index)
     share = float(score) if unit == "share" else None
     title = caption(result, target, score, names_of(classes, result)) if title is None else title
     if contours:
@@ -74,3 +70,18 @@ def show(
     return overlay(
         image, heatmap, ax, score=share, scale=scale, percentile=percentile, levels=levels is not None, title=title
     )
+
+
+def one_of(result: Relevance, maps: Tensor, index: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose one of the maps (N, H, W) or (N, K, H, W) of a result: the map (H, W), its score and its target.
+
+    Raises:
+        InputError: there is no such sample, or it has several classes.
+    """
+    try:
+        heatmap, score, target = maps[index], result.score[index], result.target[index]
+    except IndexError:
+        raise InputError(f"no sample {index}: the result holds maps of shape {tuple(maps.shape)}") from None
+    if heatmap.ndim == 3:
+        raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
+    return heatmap, score, target

@@ -230,6 +230,28 @@ class Relevance:
         leak = "" if self.ledger is None else f"; largest leak {self.ledger.gap:.1e}"
         return f"Relevance({shape} by {self.composite or 'rules unknown'}; {', '.join(said)}{more}{leak})"
 
+    def show(self, over: Any = None, *, index: Any = 0, classes: Any = None, smooth: float = 1.0) -> Any:
+        """One map in a notebook: it fades to the image, goes through kept layers, and says what a box holds.
+
+            relprop.LRP(model, keep=["layer3", "layer4"])(x).show(over=loaded.preprocess.crop(picture))
+
+        With the extra `notebook` this is a widget, whose `box`, `layer`, `share` and `relevance` can be read in Python;
+        without it, a figure of the map at the pixels.
+
+        Args:
+            over: the picture that the network saw, (H, W) in size: PIL, an array, or a tensor in [0, 1]; None for the
+                map alone.
+            index: which sample of the batch; a pair (sample, class) where several classes were explained.
+            classes: names of the model's outputs: a list, `class_to_idx`, the path of a file or folder.
+            smooth: width in pixels of the Gaussian that the map at the pixels is drawn after, 0 for none: strides of
+                the first layers make a lattice of single pixels. Sums are of the map as it is.
+
+        Raises:
+            InputError: relevance of something other than images, no such sample, or a picture of another size.
+            UsageError: names that cannot be read, or another number of names than the model has outputs.
+        """
+        return require("relprop.viz.widget", "all").view(self, over, index=index, classes=classes, smooth=smooth)
+
     def _repr_png_(self) -> bytes | None:
         picture: bytes | None = require("relprop.viz.notebook", "all").png(self)
         return picture
