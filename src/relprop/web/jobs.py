@@ -192,7 +192,7 @@ class JobQueue:
         """Return the state of a job as JSON values, with its result once it is done."""
         with self._change:
             job.asked = time.monotonic()
-            status: dict[str, Any] = {"id": job.id, "state": job.state, "version": job.version}
+            status: dict[str, Any] = {"id": job.id, "state": job.state, "version": job.version, "progress": 0.0}
             if job.state == "waiting":
                 before = self._queue.index(job) + 1 if job in self._queue else 0
                 running = any(one.state == "running" for one in self._jobs.values())
@@ -256,7 +256,7 @@ class JobQueue:
         try:
             return decode(read_file(kept), self.limits)
         except InputError as error:
-            raise InputError(str(error).replace(str(kept), "the image")) from None  # folders are nobody's business
+            raise InputError(str(error).replace(str(kept), kept.name)) from None  # folders are nobody's business
 
     def _kept(self, image: str) -> bytes | Path:
         """Return the bytes of an upload, or the file that a name stands for."""

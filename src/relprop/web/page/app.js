@@ -100,17 +100,16 @@ function add(files) {
 
 async function upload(file, button) {
   complain(null);
-  if (file.size > choices.limits.file_bytes) {
-    complain(new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${choices.limits.file_bytes / 1e6} MB are accepted`));
-    return;
-  }
   const mine = ++turn;
+  const most = choices.limits.file_bytes;
   wait({ doing: "sending the image" });
   try {
+    if (file.size > most) throw new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most / 1e6} MB are accepted`);
     const got = await call("api/images", { method: "POST", body: file });
     button.dataset.image = got.id;
     if (mine === turn) choose(got.id);
   } catch (error) {
+    button.remove();
     if (mine === turn) { wait(null); complain(error); }
   }
 }
@@ -240,20 +239,19 @@ async function explain() {
     }
     if (mine !== turn) return;
     pending = null;
-    wait(null);
     if (job.state !== "done") throw new Error(job.error);
-    show(job, asked);
+    await show(job, asked);
+    if (mine === turn) wait(null);
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
   }
 }
 
-function show(job, asked) {
+async function show(job, asked) {
   const found = job.result;
   at("empty").hidden = true;
   at("result").hidden = false;
   showVerdict(found);
-  showMaps(job).catch(complain);
   for (const link of document.querySelectorAll("[data-file]")) link.href = `api/jobs/${job.id}/${link.dataset.file}`;
   at("link").href = addressOf(asked);
   showClasses(found, asked.against, (target, against) => {
@@ -264,6 +262,7 @@ function show(job, asked) {
   showLayers(found);
   showConservation(found.conservation);
   showMethods(found.methods);
+  await showMaps(job);
   if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the images
 }
 
@@ -305,8 +304,10 @@ addEventListener("drop", async (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   document.body.classList.remove("over");
-  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-  if (entries.length) add((await Promise.all(entries.map(filesIn))).flat());
+  const { files, items } = event.dataTransfer;
+  const dropped = [...files];
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // which tell folders
+  add(entries.length ? (await Promise.all(entries.map(filesIn))).flat() : dropped);
 });
 addEventListener("popstate", read);
 addEventListener("pagehide", cancel);
