@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 """Called as each of `stages` begins: with the share of stages that are done, and its name."""
 
+PREPARE, DRAW = "preparing the image", "drawing"
 _KEPT = 4  # an LRP holds the positive part of every weight
 MOST = 24
 """Layers at which relevance is shown; of more, so many at even distances are."""
@@ -239,7 +240,7 @@ class Session:
 
 def stages(methods: Sequence[str] = ()) -> tuple[str, ...]:
     """What `Session.explain` does, one after the other."""
-    return ("preparing the image", "propagating relevance", *methods, "drawing")
+    return (PREPARE, "propagating relevance", *methods, DRAW)
 
 
 def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Map:

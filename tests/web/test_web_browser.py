@@ -205,6 +205,7 @@ def test_a_contrast_takes_two_clicks_and_its_address_asks_it_again(browser, page
     page.select_option("#smooth", "4")
     wait_for(page, f"{names[2]} rather than {names[1]}: ")
     headline, held = page.inner_text("#headline"), page.inner_text("#held")
+    assert page.text_content("#news") == headline  # what a screen reader says
     asked = page.get_attribute("#link", "href")
     assert page.url == address + asked
     assert "composite" not in asked  # what is not chosen is not in it
@@ -414,5 +415,5 @@ def test_nothing_runs_over_the_edge(page, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     missing = page.evaluate("[...document.images].filter(i => i.offsetParent && !(i.alt && i.naturalWidth)).length")
     assert missing == 0
-    unnamed = "[...document.querySelectorAll('select, input:not([type=hidden])')].filter(e => !e.labels.length).map(e => e.id)"
-    assert page.evaluate(unnamed) == []
+    fields = "[...document.querySelectorAll('select, input:not([type=hidden])')]"
+    assert page.evaluate(f"{fields}.filter(e => !e.labels.length).map(e => e.id)") == []

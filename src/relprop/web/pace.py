@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from relprop.sessions import DRAW, PREPARE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,8 @@ class Pace:
     def left(self, model: str, stages: Sequence[str], spent: float) -> float | None:
         """Return the seconds that are left.
 
-        A stage that this model has not been through is taken to last as long as the longest one that it has.
+        A method that this model has not been explained by is taken to last as long as the longest one that it has;
+        preparing and drawing are short beside them, and say nothing of them.
 
         Args:
             model: name of the model.
@@ -30,10 +33,11 @@ class Pace:
             spent: seconds since the first of them began.
 
         Returns:
-            None where the model has been through no stage yet.
+            None where the model has not been explained yet.
         """
-        known = [seconds for (name, _), seconds in self.seconds.items() if name == model]
+        short = {PREPARE: 0.0, DRAW: 0.0}
+        known = [took for (name, stage), took in self.seconds.items() if name == model and stage not in short]
         if not known:
             return None
-        first, *rest = (self.seconds.get((model, stage), max(known)) for stage in stages)
+        first, *rest = (self.seconds.get((model, stage), short.get(stage, max(known))) for stage in stages)
         return max(0.0, first - spent) + sum(rest)

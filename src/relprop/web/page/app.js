@@ -192,8 +192,14 @@ function wait(job) {
   if (job.progress) at("progress").value = job.progress;
   else at("progress").removeAttribute("value"); // moves without a share until one is known
   const doing = job.stage ? `${job.doing}, ${job.stage} of ${job.stages}` : job.doing;
-  if (at("doing").textContent !== doing) at("doing").textContent = doing;
+  at("doing").textContent = doing;
+  say(doing);
   at("left").textContent = job.state === "running" ? timeLeft(job.left) : "";
+}
+
+// Tell those who listen to the page, where it is new.
+function say(text) {
+  if (at("news").textContent !== text) at("news").textContent = text;
 }
 
 function timeLeft(seconds) {
@@ -263,6 +269,7 @@ async function show(job, asked) {
   showConservation(found.conservation);
   showMethods(found.methods);
   await showMaps(job);
+  say(at("headline").textContent);
   if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the images
 }
 
@@ -292,6 +299,14 @@ onRegion(() => {
   const address = addressOf(current);
   history.replaceState(null, "", address);
   at("link").href = address;
+});
+at("link").addEventListener("click", async (event) => {
+  if (!navigator.clipboard) return; // which browsers keep from pages without TLS, this machine's own apart
+  event.preventDefault();
+  await navigator.clipboard.writeText(at("link").href);
+  say("The link is copied");
+  at("link").textContent = "Link copied";
+  setTimeout(() => { at("link").textContent = "Link to this question"; }, 2000);
 });
 addEventListener("paste", ({ clipboardData: { files } }) => { if (files.length) add([...files]); });
 addEventListener("dragover", (event) => {

@@ -17,11 +17,11 @@ export const onRegion = (call) => { settled = call; };
 export async function showMaps(job) {
   const { maps, original, class: name } = job.result;
   ({ size, score } = job.result);
-  shown = maps.map((map) => ({ title: map.title, values: null, stage: null }));
+  const mine = shown = maps.map((map) => ({ title: map.title, values: null, stage: null }));
   at("maps").replaceChildren(...maps.map((map, index) => {
     const figure = copy("map-template");
     figure.querySelector("h3").append(map.title, make("small", map.about));
-    const stage = shown[index].stage = figure.querySelector(".stage");
+    const stage = mine[index].stage = figure.querySelector(".stage");
     if (map.error) {
       figure.querySelector("figcaption").remove();
       stage.replaceWith(make("p", `No map here: ${map.error}`, { className: "missing" }));
@@ -39,8 +39,8 @@ export async function showMaps(job) {
   }));
   [edges[0].max, edges[1].max, edges[2].max, edges[3].max] = [...size, ...size];
   const files = maps.map((map) => (map.error ? null : readNpy(`api/jobs/${job.id}/${map.file}`)));
-  (await Promise.all(files)).forEach((values, index) => { shown[index].values = values; });
-  setRegion(box);
+  (await Promise.all(files)).forEach((values, index) => { mine[index].values = values; });
+  if (mine === shown) setRegion(box); // no later result was shown meanwhile
 }
 
 // The floats of an .npy file as the server writes it: version 1.0, little endian, float32.
