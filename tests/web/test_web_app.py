@@ -254,7 +254,7 @@ def test_a_defect_is_logged_and_hidden_from_the_client(monkeypatch, caplog):
 
 
 def test_a_broken_route_is_hidden_from_the_client(client, monkeypatch):
-    def breaks(setups):
+    def breaks(*given):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
     monkeypatch.setattr("relprop.web.app.choices", breaks)

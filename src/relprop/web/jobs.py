@@ -145,6 +145,21 @@ class JobQueue:
                 self._images.popitem(last=False)
         return name, image
 
+    def read(self, image: str) -> Image:
+        """Read an image: "sample:NAME", or the id of an upload.
+
+        Raises:
+            GoneError: it is not kept here.
+            InputError: it cannot be read, or is too large.
+        """
+        kept = self._kept(image)
+        if isinstance(kept, bytes):
+            return decode(kept, self.limits)
+        try:
+            return decode(read_file(kept), self.limits)
+        except InputError as error:
+            raise InputError(str(error).replace(str(kept), kept.name)) from None  # folders are nobody's business
+
     def submit(self, request: ExplanationRequest) -> Job:
         """Put a request into the queue.
 
@@ -242,21 +257,6 @@ class JobQueue:
         """Cancel waiting jobs that no client has asked for lately: it has gone, and others wait."""
         for job in [job for job in self._queue if self._unasked(job)]:
             self.cancel(job, UNASKED)
-
-    def read(self, image: str) -> Image:
-        """Read an image: "sample:NAME", or the id of an upload.
-
-        Raises:
-            GoneError: it is not kept here.
-            InputError: it cannot be read, or is too large.
-        """
-        kept = self._kept(image)
-        if isinstance(kept, bytes):
-            return decode(kept, self.limits)
-        try:
-            return decode(read_file(kept), self.limits)
-        except InputError as error:
-            raise InputError(str(error).replace(str(kept), kept.name)) from None  # folders are nobody's business
 
     def _kept(self, image: str) -> bytes | Path:
         """Return the bytes of an upload, or the file that a name stands for."""
