@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from relprop.core.graph.graph import Graph, Node
     from relprop.core.result.relevance import Relevance
     from relprop.core.targets.start import Start, Target
+    from relprop.explainers.cuts import LrpCuts
     from relprop.models import LoadedModel
 
 Progress = Callable[[float, str], None]
-"""Called with how far the work is, from 0 to 1, and what is done now."""
+"""Called as each of `stages` begins: with the share of stages that are done, and its name."""
 
+PREPARE, DRAW = "preparing the image", "drawing"
 _KEPT = 4  # an LRP holds the positive part of every weight
 MOST = 24
 """Layers at which relevance is shown; of more, so many at even distances are."""
@@ -101,11 +103,12 @@ class Comparison:
 
 @dataclass
 class Session:
-    """A model, and an LRP for each of the last few composites, ready for the next picture."""
+    """A model, an LRP for each of the last few composites, and lrp-cuts, ready for the next picture."""
 
     loaded: LoadedModel
     device: str = "cpu"
     _known: OrderedDict[str, LRP] = field(default_factory=OrderedDict)
+    _cuts: dict[str, LrpCuts] = field(default_factory=dict)
 
     def explain(
         self,
@@ -125,28 +128,32 @@ class Session:
             name: of the picture.
             picture: as it was read; the network sees a crop of it.
             target: index of the class; None for the predicted one.
-            against: explain why `target` rather than this class; other methods explain `target` alone.
+            against: explain why `target` rather than this class; lrp-cuts does too, other methods explain `target`.
             composite: spec of the rules.
             methods: specs of other explainers to set beside it; one that fails says why in its place.
             start: relevance starts as the class's probability or logit.
-            progress: is called with how far the work is.
+            progress: is called as each of `stages(methods)` begins.
 
         Raises:
             InputError, TargetError, UnsupportedOpError, ...: the picture or class cannot be explained.
         """
-        progress(0.0, "preparing the picture")
+        steps = stages(methods)
+
+        def begin(stage: int) -> None:
+            progress(stage / len(steps), steps[stage])
+
+        begin(0)
         seen = self.loaded.preprocess.crop(picture)
         x = self.loaded.preprocess(picture)[None].to(self.device)
-        share = 1.0 / (2 + len(methods))
-        progress(share / 2, "capturing the network, then propagating relevance")
+        begin(1)
         result = self._explain(x, target, against, composite, start)
         logits = result.logits[0]
         chosen = int(result.target[0]) if against is None else self._class(target, logits)
         maps = [Map(f"lrp:composite={composite}" if composite != "paper" else "lrp", result.heatmap[0])]
         for at, method in enumerate(methods):
-            progress(share * (1 + at), f"{method} ({at + 1} of {len(methods)})")
-            maps.append(other_map(self.loaded, x, torch.tensor([chosen]), method))
-        progress(1.0 - share, "drawing")
+            begin(2 + at)
+            maps.append(self._other(x, chosen, against, method))
+        begin(len(steps) - 1)
         layers, result = _layer_maps(result), replace(result, kept={})  # what was kept is as large as all activations
         what = self.loaded.class_name(chosen)
         return Comparison(
@@ -190,6 +197,18 @@ class Session:
             facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
         )
 
+    def _other(self, x: Tensor, target: int, against: int | None, method: str) -> Map:
+        """Explain by another explainer; lrp-cuts is kept for the next picture, with what derives from the weights."""
+        from relprop.explainers import EXPLAINERS
+        from relprop.explainers.cuts import LrpCuts
+
+        asked: Tensor | Contrast = torch.tensor([target])
+        explainer = self._cuts.get(method) or EXPLAINERS.build(method)
+        if isinstance(explainer, LrpCuts):
+            self._cuts[method] = explainer
+            asked = asked if against is None else Contrast(target, against)
+        return map_by(explainer, self.loaded, x, asked, method)
+
     @staticmethod
     def _class(target: int | None, logits: Tensor) -> int:
         return int(logits.argmax()) if target is None else target
@@ -219,6 +238,11 @@ class Session:
         return lrp
 
 
+def stages(methods: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `Session.explain` does, one after the other."""
+    return (PREPARE, "propagating relevance", *methods, DRAW)
+
+
 def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Map:
     """Explain one input by any explainer; a failure is said in the map's place.
 
@@ -227,9 +251,14 @@ def other_map(loaded: LoadedModel, x: Tensor, target: Tensor, method: str) -> Ma
     """
     from relprop.explainers import EXPLAINERS
 
-    explainer = EXPLAINERS.build(method)
+    return map_by(EXPLAINERS.build(method), loaded, x, target, method)
+
+
+def map_by(explainer: Any, loaded: LoadedModel, x: Tensor, target: Tensor | Contrast, method: str) -> Map:
+    """Explain one input (1, C, H, W) by an explainer that takes such a target; a failure is said in the map's place."""
     try:
-        heatmap = explainer(loaded.model, x, target.to(x.device))[0].detach().float().cpu()
+        heatmap = explainer(loaded.model, x, target.to(x.device) if isinstance(target, Tensor) else target)
+        heatmap = heatmap[0].detach().float().cpu()
     except Exception as error:  # other libraries raise nearly anything
         text = " ".join(str(error).split())[:300]
         return Map(method, None, text if isinstance(error, RelpropError) else f"{type(error).__name__}: {text}")

@@ -13,6 +13,7 @@ from web_tiny import CLASSES, LIMITS, PREPARE, encoded, finished, image, tiny_se
 
 import relprop
 from relprop import demo
+from relprop.explainers.cuts import LrpCuts
 from relprop.web import Limits, make_app
 from relprop.web.security import HEADERS
 
@@ -23,11 +24,13 @@ def test_the_page_and_its_parts_are_there(client):
     assert "<title>relprop</title>" in page.text
     assert "http://" not in page.text
     assert "https://" not in page.text
-    for path, kind in (("/app.css", "text/css"), ("/app.js", "text/javascript"), ("/chelsea.jpg", "image/jpeg")):
+    for path, kind in (("/app.css", "text/css"), ("/app.js", "text/javascript"), ("/maps.js", "text/javascript")):
         got = client.get(path)
         assert got.headers["content-type"].startswith(kind)
     for name, value in HEADERS.items():
         assert page.headers[name] == value
+    with Image.open(io.BytesIO(client.get("/api/images/chelsea.jpg").content)) as shown:
+        assert max(shown.size) == 240
 
 
 def test_an_upload_is_explained_as_the_library_explains_it(client, setup):
@@ -54,6 +57,53 @@ def test_an_upload_is_explained_as_the_library_explains_it(client, setup):
     assert "/home/somebody" not in report.text
 
 
+@pytest.mark.parametrize("against", [None, 1])
+def test_both_maps_can_be_downloaded_and_hold_the_score(client, setup, explain, against):
+    status = explain(target=2, against=against, smooth=2)
+    found, files = status["result"], [one["file"] for one in status["result"]["maps"]]
+    maps = [np.load(io.BytesIO(client.get(f"/api/jobs/{status['id']}/{file}").content)) for file in files]
+    target = [2] if against is None else relprop.targets.Contrast(2, 1)
+    x = PREPARE(demo.photograph())[None]
+    assert maps[0] == pytest.approx(relprop.explain(setup.loaded.model, x, target=target).heatmap[0].numpy(), abs=1e-7)
+    assert maps[1] == pytest.approx(LrpCuts()(setup.loaded.model, x, target)[0].numpy(), abs=1e-7)
+    assert found["size"] == [16, 16]
+    for one in maps:
+        assert one.sum(dtype=float) == pytest.approx(found["score"], abs=1e-6)
+
+
+def test_a_method_that_fails_says_so_in_the_place_of_its_map(client, explain, monkeypatch):
+    def fails(*given):
+        raise relprop.errors.UnsupportedOpError("no rule for 'my_op'")
+
+    monkeypatch.setattr(LrpCuts, "__call__", fails)
+    status = explain()
+    first, second = status["result"]["maps"]
+    assert (first["error"], second["error"]) == ("", "no rule for 'my_op'")
+    assert "overlay" not in second
+    got = client.get(f"/api/jobs/{status['id']}/lrp-cuts.npy")
+    assert (got.status_code, got.json()["error"]) == (404, "lrp-cuts has no map here: no rule for 'my_op'")
+    assert client.get(f"/api/jobs/{status['id']}/relevance.png").status_code == 200
+
+
+def test_images_of_a_folder_can_be_chosen_by_name_and_by_nothing_else(setup, tmp_path):
+    """Names are those of a table; a file that has gone, or is none, gives a message without its folder."""
+    known = {"my cat": tmp_path / "my cat.png", "gone": tmp_path / "gone.png", "text": tmp_path / "text.png"}
+    image().save(known["my cat"])
+    known["text"].write_text("no image")
+    with TestClient(make_app({"tiny": setup}, LIMITS, hosts=None, images=known)) as client:
+        assert client.get("/api/choices").json()["images"] == ["my cat", "gone", "text"]
+        assert client.get("/api/images/my%20cat.jpg").headers["content-type"] == "image/jpeg"
+        status = finished(client, client.post("/api/jobs", json={"image": "sample:my cat"}).json()["id"])
+        assert status["result"]["name"] == "my cat"
+        for name, message in (("gone", "there is no file 'gone.png'"), ("text", "the picture is not a picture")):
+            assert client.get(f"/api/images/{name}.jpg").json()["error"].startswith(message)
+            job = client.post("/api/jobs", json={"image": f"sample:{name}"}).json()["id"]
+            assert finished(client, job)["error"].startswith(message)
+        for name in ("chelsea", "../my cat", str(known["my cat"])):
+            assert client.post("/api/jobs", json={"image": f"sample:{name}"}).status_code == 404
+        assert client.get("/api/images/..%2Fmy%20cat.jpg").status_code == 404
+
+
 def test_each_layer_map_sums_to_the_score(explain):
     found = explain(target=0)["result"]
     assert [layer["name"] for layer in found["layers"]] == ["input", "relu", "relu@1", "pool"]
@@ -69,13 +119,17 @@ def test_rules_levels_and_baselines_are_those_of_the_request(explain):
     ratio, half = explain()["result"], explain(split="symmetric", identity=False)["result"]
     assert dict(ratio["facts"])["composite"] == "paper"
     assert dict(half["facts"])["composite"] == "paper:split=symmetric:identity=false"
-    assert ratio["overlay"] != half["overlay"]
-    assert explain(levels=4)["result"]["scale"]["note"].startswith("5 levels")
+    assert ratio["maps"][0]["overlay"] != half["maps"][0]["overlay"]
+    assert ratio["maps"][1] == half["maps"][1]
+    assert [one["title"] for one in ratio["maps"]] == ["The paper's map", "lrp-cuts"]
+    assert half["maps"][0]["title"] == "LRP by paper:split=symmetric:identity=false"
+    assert [one["scale"]["note"][:8] for one in explain(levels=4)["result"]["maps"]] == ["5 levels"] * 2
     pytest.importorskip("captum")
     panels = explain(baselines=["input-x-gradient", "grad-cam"])["result"]["methods"]["panels"]
-    assert [panel["name"] for panel in panels] == ["lrp", "input-x-gradient", "grad-cam"]
-    assert [p["name"] for p in explain(baselines=["lrp-cuts"])["result"]["methods"]["panels"]] == ["lrp", "lrp-cuts"]
-    assert panels[1]["image"].startswith("data:image/png;base64,")
+    assert [panel["name"] for panel in panels] == [
+        "lrp", "lrp-cuts", "input-x-gradient", "grad-cam",
+    ]  # fmt: skip
+    assert panels[2]["image"].startswith("data:image/png;base64,")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +254,7 @@ def test_a_defect_is_logged_and_hidden_from_the_client(monkeypatch, caplog):
 
 
 def test_a_broken_route_is_hidden_from_the_client(client, monkeypatch):
-    def breaks(setups):
+    def breaks(*given):
         raise RuntimeError("cannot open /home/somebody/secret.py")
 
     monkeypatch.setattr("relprop.web.app.choices", breaks)

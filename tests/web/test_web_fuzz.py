@@ -126,7 +126,7 @@ def attack(client, seed: int) -> None:
             assert finished(client, asked.json()["id"])["state"] in ("done", "failed")
     checked(client.post("/api/jobs", content=request(draw)), {202, 404, 413, 422, 503})
     name = draw.choice(NAMES).encode("utf-8", "replace").decode().replace("\x00", "%00")
-    for path in (f"/api/jobs/{name}", f"/api/jobs/{name}/report.html", f"/{name}"):
+    for path in (f"/api/jobs/{name}", f"/api/jobs/{name}/report.html", f"/api/images/{name}.jpg", f"/{name}"):
         got = client.get(path)
         if got.url.path != "/":  # clients take "/.." off themselves, and are left with the page
             checked(got, {403, 404, 405})

@@ -89,6 +89,39 @@ def test_a_question_for_a_later_version_is_answered_at_the_change(slow):
         assert client.get(f"/api/jobs/{second['id']}?after={second['version']}").json()["state"] == "cancelled"
 
 
+class Brief(Deep):
+    """Three convolutions of a tenth of a second each."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 0.1)
+
+
+def test_a_running_job_says_its_stage_and_from_the_second_image_on_the_time_left():
+    with TestClient(make_app({"brief": tiny_setup(Brief)}, Limits(), hosts=None)) as client:
+        seen: list[list[dict]] = []
+        for _ in range(2):
+            status = client.post("/api/jobs", json={"image": "sample:coffee", "model": "brief"}).json()
+            start, seen = time.monotonic(), [*seen, []]
+            while status["state"] in ("waiting", "running"):
+                assert time.monotonic() - start < PATIENCE
+                seen[-1] += [status] if status["state"] == "running" else []
+                status = client.get(f"/api/jobs/{status['id']}").json()
+            took = time.monotonic() - start
+            assert status["state"] == "done"
+    first, second = seen
+    stages = ["preparing the image", "propagating relevance", "lrp-cuts", "drawing"]
+    assert (
+        {(2, stages[1]), (3, stages[2])} <= {(one["stage"], one["doing"]) for one in first} <= set(enumerate(stages, 1))
+    )
+    assert first[0]["left"] is None  # nothing is known of this network yet
+    left = [one["left"] for one in second]
+    assert left[0] > 0.2  # two forward runs or more
+    assert left[-1] < left[0] / 2
+    assert left[0] < 4 * took + 2
+    progress = [one["progress"] for one in second]
+    assert progress[0] < 0.5 < progress[-1] <= 1
+
+
 def test_closing_ends_every_job_with_a_message(slow):
     setup, model = slow
     app = queue_of(setup)
@@ -119,10 +152,10 @@ class Countdown:
 
 
 @pytest.mark.parametrize("stride", [17, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("methods", [(), ("input-x-gradient",)], ids=["lrp", "with another method"])
+@pytest.mark.parametrize("methods", [(), ("lrp-cuts",), ("input-x-gradient",)], ids=["lrp", "lrp-cuts", "captum"])
 def test_a_stop_leaves_later_results_as_they_are(methods, stride):
     """Stop before one operation after the other, and compare what the same setup computes next."""
-    if methods:
+    if "input-x-gradient" in methods:
         pytest.importorskip("captum")
 
     def maps(setup) -> list[torch.Tensor]:

@@ -113,6 +113,33 @@ def test_a_port_that_is_taken_is_an_error_with_a_message(heard):
     assert heard == []
 
 
+def test_images_that_are_named_can_be_chosen_on_the_page(monkeypatch, tmp_path):
+    served = []
+
+    def run(server, sockets):
+        served.append(server.config.app.state.jobs.images)
+        sockets[0].close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    (tmp_path / "inner").mkdir()
+    for name in ("cat.png", "dog.png", "inner/cat.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert serve(tmp_path, "--recursive", *MODEL, "--port", 0).exit_code == 0
+    assert serve(*MODEL, "--port", 0).exit_code == 0
+    named, bundled = served
+    assert named == {
+        "cat": tmp_path / "cat.png", "dog": tmp_path / "dog.png", "cat-2": tmp_path / "inner" / "cat.png",
+    }  # fmt: skip
+    assert list(bundled) == ["chelsea", "coffee", "rocket"]
+
+
+def test_a_folder_that_is_not_there_is_an_error_before_a_model_is_loaded(heard, tmp_path):
+    done = serve(tmp_path / "nothing", "--model", "no.such:model", "--port", 0)
+    assert done.exit_code == 2
+    assert "there is no file or folder" in done.output
+    assert heard == []
+
+
 def test_options_of_one_model_need_one_model(heard):
     done = serve("--model", "web_tiny:Tiny", *MODEL)
     assert done.exit_code == 2

@@ -122,7 +122,7 @@ def test_a_connection_on_which_nothing_is_sent_is_closed(app):
 
 def test_a_client_that_reads_nothing_is_dropped(app):
     with served(app, seconds=1) as port, begun(port) as deaf:
-        request = b"GET /chelsea.jpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        request = b"GET /app.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         assert lasts(deaf, request * 20) < 20
 
 

@@ -11,11 +11,13 @@ import secrets
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relprop.cli import INTERRUPTED, console, options
+from relprop.cli import INTERRUPTED, batches, console, options
+from relprop.documents import text_of
 from relprop.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 
 _MODEL, _SERVER = "Model", "Server"
 
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="IMAGES...",
+        help="Images or folders of images to choose from on the page; none for the bundled photographs.",
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -64,8 +73,10 @@ Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explan
 
 
 def serve(
+    images: Images = None,
     *,
     model: Models = None,
+    recursive: options.Recursive = False,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     allow_host: AllowHost = None,
@@ -75,7 +86,7 @@ def serve(
     network: options.Network,
     classes: options.Classes = None,
 ) -> int:
-    """Open the app: drop an image, choose a class and rules, see where the probability comes from.
+    """Open the app: drop an image, choose a class, see where its probability comes from, and what a part of it holds.
 
     It listens on this machine alone unless --host says otherwise, keeps everything in memory, and opens no connection
     of its own.
@@ -85,6 +96,7 @@ def serve(
     if len(model or ()) > 1 and (classes is not None or network.described):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     names = {_host_name(name) for name in allow_host or ()}
+    files = _files(images, recursive) if images else None
     with _listen(host, port) as listening:  # first, since loading a model takes longer
         from relprop.report import Session
         from relprop.web import Limits, make_app
@@ -102,7 +114,7 @@ def serve(
         shown = [socket.gethostname(), "127.0.0.1"] if address.is_unspecified else [host]
         limits = Limits(file_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue)
         hosts = LOOPBACK | names | {name.lower() for name in (*shown, str(address))}
-        server = Server(make_app(setups, limits, hosts, token), limits.receive_seconds)
+        server = Server(make_app(setups, limits, hosts, token, files), limits.receive_seconds)
         if token:
             console.warn(
                 f"others can reach {host}: give the address below, which holds a token, to those who may use the app. "
@@ -112,6 +124,16 @@ def serve(
         console.out.print(console.escape(f"relprop serves {', '.join(setups)} at {' or '.join(links)}"), soft_wrap=True)
         console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
         return _run(server, listening)
+
+
+def _files(images: list[Path], recursive: bool) -> dict[str, Path]:
+    """Return the files that can be chosen, by names that a page can show.
+
+    Raises:
+        InputError: a path that does not exist, a folder without images.
+    """
+    found = batches.find_items(images, recursive=recursive)
+    return {text_of(item.name): item.source for item in found if item.source is not None}
 
 
 def _run(server: Server, listening: socket.socket) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from relprop.core.capture import Model
     from relprop.core.result.relevance import Relevance
+    from relprop.core.targets.start import Target
 
 _FORMAT = "relprop layer weights 1"
 
@@ -161,8 +162,8 @@ class LrpCuts:
         kept = [option for option in own if given.get(option.partition("=")[0]) is None]
         return LayerWeights(weights.text, ":".join([name, *kept]) + options, weights.provenance)
 
-    def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
-        """(N, C, H, W), (N,) -> (N, H, W)."""
+    def __call__(self, model: Model, x: Tensor, target: Target) -> Tensor:
+        """(N, C, H, W), (N,) classes or another target -> (N, H, W)."""
         weights = self.chosen
 
         def make(known: Model) -> LRP:

@@ -97,7 +97,7 @@ def read_mask(source: str | Path | bytes) -> Image.Image:
 
 def _read(source: str | Path | bytes, convert: Callable[[Image.Image, str | None], Image.Image]) -> Image.Image:
     name = "the picture" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else _read_file(Path(source))
+    content = source if isinstance(source, bytes) else read_file(Path(source))
     if not content:
         raise InputError(f"{name} is empty (0 bytes); copy or download it again")
     try:
@@ -111,7 +111,12 @@ def _read(source: str | Path | bytes, convert: Callable[[Image.Image, str | None
         raise InputError(f"{name} is damaged or truncated ({error}); copy or download it again") from None
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read a file that somebody else named, whatever it holds.
+
+    Raises:
+        InputError: there is no such file, it is no regular one, or it cannot be read.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a picture; find_images lists the pictures in it")
     require_regular(path, InputError)

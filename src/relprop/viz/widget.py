@@ -63,8 +63,8 @@ def _maps(result: Relevance) -> dict[str, Tensor]:
         return {PIXELS: result.heatmap}
     names = [layer if side == "output" else f"{layer}@{side}" for layer, side in result.kept]
     names.sort(key=lambda name: "@" not in name)  # of a tensor that leaves one layer and enters another, the former
-    places = {separators.positions[name]: name for name in names if separators.places.get(name)}
-    return {PIXELS: result.heatmap} | {name: result.combine({name: 1.0}) for _, name in sorted(places.items())}
+    positions = {separators.positions[name]: name for name in names if separators.positions.get(name)}
+    return {PIXELS: result.heatmap} | {name: result.combine({name: 1.0}) for _, name in sorted(positions.items())}
 
 
 @dataclass(frozen=True, eq=False)

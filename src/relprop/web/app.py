@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def make_app(
     limits: Limits | None = None,
     hosts: Collection[str] | None = LOOPBACK,
     token: str = "",
+    images: Mapping[str, Path] | None = None,
 ) -> Starlette:
     """Make the application.
 
@@ -57,12 +59,14 @@ def make_app(
         hosts: values of the Host header that are accepted, so that no website can let a name of its own lead to this
             server; None for any.
         token: what clients have to present, as `?token=` at first and as a cookie then; empty for no token.
+        images: files to choose from, by the name that is shown; None for the bundled photographs.
 
     Returns:
         The application; `state.jobs` is its job queue, which is closed with the application.
     """
     limits = limits or Limits()
-    queue = JobQueue(setups, limits)
+    bundled = {name: demo.ASSETS / f"{name}.jpg" for name in demo.PHOTOGRAPHS}
+    queue = JobQueue(setups, limits, bundled if images is None else images)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -85,13 +89,12 @@ def make_app(
 
 
 def _fixed() -> list[Route]:
-    """The page, its style and script, the bundled photographs: read once, served from memory."""
-    style = (TEMPLATES / "tokens.css").read_text("utf-8") + (PAGE / "app.css").read_text("utf-8")
+    """The page, its style and scripts: read once, served from memory."""
+    style = (TEMPLATES / "tokens.css").read_bytes() + (PAGE / "app.css").read_bytes()
     files = {
         "/": ((PAGE / "index.html").read_bytes(), "text/html; charset=utf-8"),
-        "/app.css": (style.encode(), "text/css; charset=utf-8"),
-        "/app.js": ((PAGE / "app.js").read_bytes(), "text/javascript; charset=utf-8"),
-        **{f"/{name}.jpg": ((demo.ASSETS / f"{name}.jpg").read_bytes(), "image/jpeg") for name in demo.PHOTOGRAPHS},
+        "/app.css": (style, "text/css; charset=utf-8"),
+        **{f"/{path.name}": (path.read_bytes(), "text/javascript; charset=utf-8") for path in PAGE.glob("*.js")},
     }
 
     def route(content: bytes, kind: str) -> Callable[[Request], Any]:
@@ -118,6 +121,7 @@ class _Api:
         return [
             Route("/api/choices", self.choices),
             Route("/api/images", self.upload, methods=["POST"]),
+            Route("/api/images/{name:str}.jpg", self.thumbnail),
             Route("/api/jobs", self.submit, methods=["POST"]),
             Route(job, self.status),
             Route(job, self.cancel, methods=["DELETE"]),
@@ -125,9 +129,9 @@ class _Api:
                 f"{job}/relevance.png",
                 self._file("image/png", lambda comparison, asked: views.figure(comparison, asked.levels, asked.smooth)),
             ),
-            Route(
-                f"{job}/heatmap.npy",
-                self._file("application/octet-stream", lambda comparison, _: views.heatmap_npy(comparison)),
+            *(
+                Route(f"{job}/{file}", self._file("application/octet-stream", partial(_heatmap, at)))
+                for at, file in enumerate(views.HEATMAPS)
             ),
             Route(
                 f"{job}/relevance.npz",
@@ -141,7 +145,7 @@ class _Api:
     async def choices(self, request: Request) -> Response:
         """What a request may hold."""
         limits = {"file_bytes": self.limits.file_bytes, "pixels": self.limits.pixels}
-        return JSONResponse(choices(self.queue.setups) | {"limits": limits})
+        return JSONResponse(choices(self.queue.setups, self.queue.images) | {"limits": limits})
 
     async def upload(self, request: Request) -> Response:
         """Receive an image: the body is the file itself, so that it comes without a name."""
@@ -152,6 +156,12 @@ class _Api:
             async with self._decoding:
                 name, image = await run_in_threadpool(self.queue.add_image, content)
         return JSONResponse({"id": name, "width": image.width, "height": image.height})
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Show one of the images that can be chosen, small."""
+        async with self._decoding:
+            image = await run_in_threadpool(self.queue.read, f"sample:{request.path_params['name']}")
+            return Response(await run_in_threadpool(views.thumbnail, image), media_type="image/jpeg")
 
     async def submit(self, request: Request) -> Response:
         """Put a request into the queue."""
@@ -200,6 +210,13 @@ class _Api:
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
         return answer
+
+
+def _heatmap(at: int, comparison: Comparison, request: ExplanationRequest) -> bytes:
+    found = comparison.maps[at]
+    if found.heatmap is None:
+        raise GoneError(f"{found.name} has no map here: {found.error}")
+    return views.heatmap_npy(found.heatmap)
 
 
 def _report(comparison: Comparison) -> bytes:

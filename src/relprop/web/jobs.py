@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import PIL.Image
 from torch.overrides import TorchFunctionMode
 
-from relprop import demo
 from relprop.errors import InputError, RelpropError, UsageError
 from relprop.images import read_image
-from relprop.images.read import FORMATS
+from relprop.images.read import FORMATS, read_file
+from relprop.sessions import stages
+from relprop.web.pace import Pace
 from relprop.web.request import ExplanationRequest, GoneError
 from relprop.web.views import result_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from PIL.Image import Image
 
@@ -67,18 +69,20 @@ class Job:
         id: cannot be guessed; whoever knows it may see the result.
         request: what was asked for.
         state: whether it waits, runs or has ended, and how.
-        progress: from 0 to 1, and `doing`, in words.
+        stages: all that is to be done, and `stage`, the number of the one that is done now.
+        begun, since: times of the monotonic clock at which the job, and its stage, began.
         error: why it failed, or was cancelled.
         asked: time of the monotonic clock at which a client last asked for it.
-        version: grows with each change of state, progress and doing.
+        version: grows with each change of state and stage.
         comparison, document: the result, and what the page shows of it.
     """
 
     request: ExplanationRequest
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: State = "waiting"
-    progress: float = 0.0
-    doing: str = ""
+    stage: int = 0
+    begun: float = 0.0
+    since: float = 0.0
     error: str = ""
     asked: float = field(default_factory=time.monotonic)
     version: int = 0
@@ -90,9 +94,20 @@ class Job:
         """Whether it neither waits nor runs."""
         return self.state not in ("waiting", "running")
 
-    def set(self, state: State, progress: float, doing: str = "", error: str = "") -> None:
-        """Change the state, and what is said of it."""
-        self.state, self.progress, self.doing, self.error = state, progress, doing, error
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of all that is done, one after the other."""
+        return stages(self.request.methods)
+
+    def set(self, state: State, error: str = "") -> None:
+        """Change the state."""
+        self.state, self.error = state, error
+        self.version += 1
+
+    def begin(self, stage: int) -> None:
+        """Begin a stage."""
+        self.stage, self.since = stage, time.monotonic()
+        self.begun = self.begun or self.since
         self.version += 1
 
 
@@ -102,10 +117,12 @@ class JobQueue:
     Args:
         setups: the models that are served, by name.
         limits: how much is accepted and kept.
+        images: files that clients can choose without sending them, by name.
     """
 
-    def __init__(self, setups: Mapping[str, Session], limits: Limits) -> None:
-        self.setups, self.limits = setups, limits
+    def __init__(self, setups: Mapping[str, Session], limits: Limits, images: Mapping[str, Path]) -> None:
+        self.setups, self.limits, self.images = setups, limits, images
+        self._pace = Pace()
         self._images: OrderedDict[str, bytes] = OrderedDict()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
@@ -128,6 +145,21 @@ class JobQueue:
                 self._images.popitem(last=False)
         return name, image
 
+    def read(self, image: str) -> Image:
+        """Read an image: "sample:NAME", or the id of an upload.
+
+        Raises:
+            GoneError: it is not kept here.
+            InputError: it cannot be read, or is too large.
+        """
+        kept = self._kept(image)
+        if isinstance(kept, bytes):
+            return decode(kept, self.limits)
+        try:
+            return decode(read_file(kept), self.limits)
+        except InputError as error:
+            raise InputError(str(error).replace(str(kept), kept.name)) from None  # folders are nobody's business
+
     def submit(self, request: ExplanationRequest) -> Job:
         """Put a request into the queue.
 
@@ -135,7 +167,7 @@ class JobQueue:
             GoneError: its image is not kept here.
             BusyError: too many wait.
         """
-        self._content(request.image)
+        self._kept(request.image)
         job = Job(request)
         with self._change:
             if self.closed:
@@ -169,23 +201,38 @@ class JobQueue:
             if job in self._queue:
                 self._queue.remove(job)
             if not job.ended:
-                job.set("cancelled", 0.0, error=reason)
+                job.set("cancelled", reason)
 
     def status(self, job: Job) -> dict[str, Any]:
         """Return the state of a job as JSON values, with its result once it is done."""
         with self._change:
             job.asked = time.monotonic()
-            before = self._queue.index(job) + 1 if job in self._queue else 0
-            names = ("id", "state", "progress", "doing", "version")
-            status: dict[str, Any] = {name: getattr(job, name) for name in names}
+            status: dict[str, Any] = {"id": job.id, "state": job.state, "version": job.version, "progress": 0.0}
             if job.state == "waiting":
+                before = self._queue.index(job) + 1 if job in self._queue else 0
                 running = any(one.state == "running" for one in self._jobs.values())
                 status["doing"] = f"waiting, {before} before this one" if running or before > 1 else "starting"
+            if job.state == "running":
+                status |= self._progress(job)
             if job.error:
                 status["error"] = job.error
             if job.state == "done":
                 status["result"] = job.document
             return status
+
+    def _progress(self, job: Job) -> dict[str, Any]:
+        """Say which stage of how many a job is at, its share that is done, and the seconds that it will still take."""
+        now, names = time.monotonic(), job.stages
+        left = self._pace.left(job.request.model, names[job.stage :], now - job.since)
+        spent = now - job.begun
+        share = job.stage / len(names) if left is None else spent / ((spent + left) or 1.0)
+        return {
+            "doing": names[job.stage],
+            "stage": job.stage + 1,
+            "stages": len(names),
+            "progress": share,
+            "left": left,
+        }
 
     def shut_down(self) -> None:
         """Accept no more requests, and end all jobs with a message."""
@@ -193,7 +240,7 @@ class JobQueue:
             self.closed = True
             for job in self._jobs.values():
                 if not job.ended:
-                    job.set("failed", 0.0, error=SHUTTING_DOWN)
+                    job.set("failed", SHUTTING_DOWN)
             self._queue.clear()
             self._change.notify_all()
 
@@ -211,12 +258,13 @@ class JobQueue:
         for job in [job for job in self._queue if self._unasked(job)]:
             self.cancel(job, UNASKED)
 
-    def _content(self, image: str) -> bytes | None:
-        """Return an upload's bytes, None for a bundled photograph."""
+    def _kept(self, image: str) -> bytes | Path:
+        """Return the bytes of an upload, or the file that a name stands for."""
         if image.startswith("sample:"):
-            if image.removeprefix("sample:") not in demo.PHOTOGRAPHS:
-                raise GoneError(f"there is no such photograph; there are {', '.join(demo.PHOTOGRAPHS)}")
-            return None
+            found = self.images.get(image.removeprefix("sample:"))
+            if found is None:
+                raise GoneError("there is no such image here; choose another one")
+            return found
         with self._change:
             if image not in self._images:
                 raise GoneError("this image is no longer kept; upload it again")
@@ -231,7 +279,7 @@ class JobQueue:
                 with self._change:
                     if not job.ended:
                         job.comparison, job.document = comparison, document
-                        job.set("done", 1.0)
+                        job.set("done")
             except StoppedError:
                 self.cancel(job, UNASKED)
             except RelpropError as error:
@@ -247,7 +295,8 @@ class JobQueue:
                 self._cancel_unasked()
                 if self._queue:
                     job = self._queue.popleft()
-                    job.set("running", 0.0)
+                    job.set("running")
+                    job.begin(0)
                     return job
                 self._change.wait()
         return None
@@ -255,7 +304,7 @@ class JobQueue:
     def _fail(self, job: Job, error: str) -> None:
         with self._change:
             if not job.ended:
-                job.set("failed", 0.0, error=error)
+                job.set("failed", error)
 
     def _explain(self, job: Job) -> tuple[Comparison, dict[str, Any]]:
         """Compute the result of a job.
@@ -264,9 +313,8 @@ class JobQueue:
             StoppedError: before an operation of torch, once the job was ended or no client asks for it.
         """
         request = job.request
-        content = self._content(request.image)
-        name = request.image.removeprefix("sample:") if content is None else "image"
-        image = demo.photograph(name) if content is None else decode(content, self.limits)
+        image = self.read(request.image)
+        name = request.image.removeprefix("sample:") if request.image.startswith("sample:") else "image"
 
         def check() -> None:
             if job.ended or self._unasked(job):
@@ -274,16 +322,24 @@ class JobQueue:
 
         def progress(done: float, doing: str) -> None:
             check()
-            with self._change:
-                if not job.ended:
-                    job.set("running", done, doing)
+            if doing != job.stages[0]:
+                self._end_stage(job)
 
         with _CheckBeforeOperations(check):
             comparison = self.setups[request.model].explain(
                 name, image, target=request.target, against=request.against, composite=request.composite,
-                methods=request.baselines, progress=progress,
+                methods=request.methods, progress=progress,
             )  # fmt: skip
-            return comparison, result_document(comparison, request.levels, request.smooth)
+            document = result_document(comparison, request.levels, request.smooth)
+        self._end_stage(job)
+        return comparison, document
+
+    def _end_stage(self, job: Job) -> None:
+        """Note how long a stage took, and begin the next one if there is one."""
+        with self._change:
+            self._pace.note(job.request.model, job.stages[job.stage], time.monotonic() - job.since)
+            if not job.ended and job.stage + 1 < len(job.stages):
+                job.begin(job.stage + 1)
 
 
 def decode(content: bytes, limits: Limits) -> Image:

@@ -6,7 +6,6 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from relprop import demo
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import InputError, UsageError
 
@@ -15,9 +14,11 @@ if TYPE_CHECKING:
 
     from relprop.report import Session
 
-BASELINES = ("grad-cam", "lrp-cuts", "guided-backprop", "input-x-gradient", "integrated-gradients")
+BASELINES = ("grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
 that the command line alone offers it."""
+BESIDE = "lrp-cuts"
+"""The method whose map always stands beside that of the rules."""
 SPLITS = ("ratio", "symmetric")
 LEVELS = range(2, 33)
 SMOOTHINGS = (0, 1, 2, 4)
@@ -52,6 +53,11 @@ class ExplanationRequest:
     against: int | None = None
     smooth: int = 0
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that is computed besides relevance under the rules that were chosen."""
+        return (BESIDE, *self.baselines)
+
 
 def read_request(plain: Any, setups: Mapping[str, Session]) -> ExplanationRequest:
     """Check the JSON of a client, value by value.
@@ -84,14 +90,14 @@ def read_request(plain: Any, setups: Mapping[str, Session]) -> ExplanationReques
     return ExplanationRequest(image, model, target, composite, levels, chosen, against, int(smooth))
 
 
-def choices(setups: Mapping[str, Session]) -> dict[str, Any]:
+def choices(setups: Mapping[str, Session], images: Collection[str]) -> dict[str, Any]:
     """Return what a request may hold, for the page."""
     return {
         "models": [
             {"name": name, "about": setup.loaded.name, "classes": list(setup.loaded.classes or ())}
             for name, setup in setups.items()
         ],
-        "images": list(demo.PHOTOGRAPHS),
+        "images": list(images),
         "composites": [
             {"name": name, "about": COMPOSITES.summary(name), "splits": "split" in _parameters(name)}
             for name in COMPOSITES.names()

@@ -11,22 +11,25 @@ from relprop import viz
 from relprop.core.result.quantize import quantize
 from relprop.explainers.post import Smooth
 from relprop.report.conservation import ConservationTable
-from relprop.report.pictures import common_scale, data_uri, half_on, row_of, shares
+from relprop.report.pictures import common_scale, data_uri, encoded, half_on, row_of, shares
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
 from relprop.viz.overlay import as_picture, blend, squares
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from relprop.report import Comparison
-    from relprop.sessions import LayerMap
+    from relprop.sessions import LayerMap, Map
+
+HEATMAPS = ("heatmap.npy", "lrp-cuts.npy")
+"""Files of the two maps that the page shows side by side: under the rules that were chosen, and of lrp-cuts."""
 
 
 def result_document(comparison: Comparison, levels: int | None, smooth: float = 0.0) -> dict[str, Any]:
     """Return all that the page shows of a comparison, as JSON values; images are data URIs."""
     result = comparison.results[0][1]
-    score, heatmap = float(result.score[0]), drawn(comparison, levels, smooth)
-    scale = scale_of(heatmap, score=score, levels=levels is not None)
+    score = float(result.score[0])
     assert result.ledger is not None  # Session.comparison always asks for one
     table = ConservationTable(depth=2)
     table.add(result.ledger)
@@ -37,51 +40,79 @@ def result_document(comparison: Comparison, levels: int | None, smooth: float = 
         "probability": comparison.probability,
         "score": score,
         "sum": float(result.relevance.double().sum()),
+        "size": list(comparison.picture.size),
         "facts": [list(fact) for fact in comparison.facts],
         "top": [{"index": at, "name": name, "probability": p} for at, name, p in comparison.top],
         "original": data_uri(as_picture(comparison.picture)),
         "smooth": smooth,
-        "overlay": data_uri(blend(comparison.picture, heatmap, scale)),
-        "scale": _legend(scale),
-        "half": half_on(as_map(result.heatmap[0])),
+        "maps": [_map(comparison, at, score, levels, smooth) for at in range(len(HEATMAPS))],
         "layers": [_layer_map(comparison.picture, layer, score) for layer in comparison.layers],
         "conservation": table.document(),
         "methods": _methods(comparison),
     }
 
 
-def drawn(comparison: Comparison, levels: int | None, smooth: float = 0.0) -> Floats:
-    """Return the heatmap as it is drawn: after a Gaussian of `smooth` pixels, and quantized, if that was asked for."""
-    heatmap = comparison.results[0][1].heatmap
-    heatmap = (Smooth(smooth)(heatmap) if smooth else heatmap)[0]
-    return as_map(heatmap if levels is None else quantize(heatmap, levels))
+def drawn(heatmap: Tensor, levels: int | None, smooth: float = 0.0) -> Floats:
+    """Return a heatmap (H, W) as it is drawn: after a Gaussian of `smooth` pixels, and quantized, if that is asked."""
+    smoothed = Smooth(smooth)(heatmap[None]) if smooth else heatmap[None]
+    return as_map((smoothed if levels is None else quantize(smoothed, levels))[0])
+
+
+def _map(comparison: Comparison, at: int, score: float, levels: int | None, smooth: float) -> dict[str, Any]:
+    """One of the two large maps, with the file that holds its floats; without them where the method failed."""
+    found = comparison.maps[at]
+    words = "relevance of late layers and of pixels, combined" if at else "relevance of each pixel"
+    about = {"title": title(comparison, found), "about": words, "file": HEATMAPS[at], "error": found.error}
+    if found.heatmap is None:
+        return about
+    heatmap = drawn(found.heatmap, levels, smooth)
+    scale = scale_of(heatmap, score=score, levels=levels is not None)
+    overlay = data_uri(blend(comparison.picture, heatmap, scale))
+    return about | {"overlay": overlay, "scale": _legend(scale), "half": half_on(as_map(found.heatmap))}
+
+
+def title(comparison: Comparison, found: Map) -> str:
+    """Name of a map, for people."""
+    if found is not comparison.maps[0]:
+        return found.name
+    rules = dict(comparison.facts)["composite"]
+    return "The paper's map" if rules == "paper" else f"LRP by {rules}"
 
 
 def figure(comparison: Comparison, levels: int | None, smooth: float = 0.0) -> bytes:
-    """Draw the image beside its relevance, with a colour bar, as PNG."""
+    """Draw the image beside its two maps, with their colour bars, as PNG."""
     result = comparison.results[0][1]
     score, total = float(result.score[0]), float(result.relevance.double().sum())
     facts = dict(comparison.facts)
     caption = f"{facts['model']} · {facts['composite']} · relevance sums to {total:.6f} of {score:.6f}"
     size = f"{score:+.4f}" if comparison.probability is None else f"{100 * comparison.probability:.1f} %"
+    first, *others = [found for found in comparison.maps[: len(HEATMAPS)] if found.heatmap is not None]
     made = viz.side_by_side(
         comparison.picture,
-        drawn(comparison, levels, smooth),
+        drawn(result.heatmap[0], levels, smooth),
         title=f"{comparison.class_name}   {size}",
         subtitle=f"{caption} · drawn after smooth:{smooth:g}" if smooth else caption,
         score=score,
         levels=levels is not None,
+        name=title(comparison, first),
+        others=[(one.name, drawn(one.heatmap, levels, smooth), score) for one in others if one.heatmap is not None],
     )
     file = io.BytesIO()
     made.savefig(file, format="png")
     return file.getvalue()
 
 
-def heatmap_npy(comparison: Comparison) -> bytes:
-    """Return the raw heatmap (H, W), float32, never quantized, as .npy."""
+def heatmap_npy(heatmap: Tensor) -> bytes:
+    """Return a raw heatmap (H, W), float32, never quantized, as .npy."""
     file = io.BytesIO()
-    np.save(file, comparison.results[0][1].heatmap[0].float().numpy())
+    np.save(file, heatmap.float().numpy())
     return file.getvalue()
+
+
+def thumbnail(image: Image) -> bytes:
+    """Return an image as a small JPEG."""
+    image.thumbnail((240, 240))
+    return encoded(as_picture(image), "jpeg", quality=85)
 
 
 def relevance_npz(comparison: Comparison) -> bytes:

@@ -1,17 +1,17 @@
-"use strict";
-// The page: asks what it can choose from, sends an image and a request, follows the job, shows the result.
-// All text from the server is set as text, never as HTML.
+// The page: what can be chosen, the question and its address, the job that answers it.
+import { at, make } from "./dom.js";
+import { onRegion, region, setRegion, showMaps } from "./maps.js";
+import { showClasses, showConservation, showLayers, showMethods, showVerdict } from "./panels.js";
 
-const at = (id) => document.getElementById(id);
-const make = (tag, text = "", props = {}) => Object.assign(document.createElement(tag), { textContent: text }, props);
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
-const number = (v) => (v === null ? "not a number" : Math.abs(v) < 1e6 ? v.toFixed(6) : v.toExponential(3));
-const small = (v) => (v === null ? "not a number" : v === 0 ? "0" : v.toExponential(1));
+const MOST = 200; // images of a folder that are listed
+const form = at("request");
+const image = at("image");
 
 let choices = null;
-let image = null;
+let usual = {}; // the question before anything is chosen: an address holds what differs from it
 let turn = 0; // number of the request whose result is awaited; results of older ones are dropped
-let pending = null;
+let pending = null; // {id, body} of the job that runs
+let current = null; // the question that was asked last
 
 async function call(path, options = {}) {
   let answer;
@@ -34,8 +34,10 @@ function complain(error) {
   at("error").scrollIntoView({ block: "nearest" });
 }
 
-function options(select, pairs) {
-  select.replaceChildren(...pairs.map(([value, text]) => make("option", text, { value })));
+// What can be chosen
+
+function options(select, pairs, chosen) {
+  select.replaceChildren(...pairs.map(([value, text]) => make("option", text, { value, defaultSelected: value === chosen })));
 }
 
 async function begin() {
@@ -43,283 +45,285 @@ async function begin() {
   options(at("model"), choices.models.map((m) => [m.name, m.about]));
   options(at("composite"), choices.composites.map((c) => [c.name, c.name]));
   options(at("split"), choices.splits.map((s) => [s, s]));
-  const levels = [["", "none"], [8, "8 levels, as in the paper"]];
-  for (const k of [4, 16, 32]) levels.push([k, `${k} levels`]);
-  options(at("levels"), levels);
-  options(at("smooth"), choices.smoothings.map((w) => [w, w === 0 ? "none: every pixel" : `Gaussian of ${w} pixel${w === 1 ? "" : "s"}`]));
-  at("smooth").value = "1";
-  at("limits").textContent = `up to ${choices.limits.file_bytes / 1e6} MB and ${choices.limits.pixels / 1e6} million pixels`;
+  options(at("levels"), [["", "none"], [8, "8 levels, as in the paper"], ...[4, 16, 32].map((k) => [k, `${k} levels`])]);
+  options(at("smooth"), choices.smoothings.map((w) => [w, w === 0 ? "none: every pixel" : `Gaussian of ${w} pixel${w === 1 ? "" : "s"}`]), 1);
+  at("limits").textContent = `up to ${choices.limits.file_bytes / 1e6} MB and ${choices.limits.pixels / 1e6} million pixels each`;
   for (const name of choices.baselines) {
-    const box = make("input", "", { type: "checkbox", value: name, checked: name === "grad-cam" });
     const label = make("label", "", { className: "check" });
-    label.append(box, name);
+    label.append(make("input", "", { type: "checkbox", name: "baselines", value: name }), name);
     at("baselines").append(label);
   }
   for (const name of choices.images) {
-    const button = make("button", "", { type: "button" });
-    button.append(make("img", "", { src: `${name}.jpg`, alt: name }));
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => choose(`sample:${name}`, button));
-    at("samples").append(button);
+    at("strip").append(thumb(`api/images/${encodeURIComponent(name)}.jpg`, name, (button) => choose(button.dataset.image)));
+    at("strip").lastElementChild.dataset.image = `sample:${name}`;
   }
   fitModel();
   fitComposite();
+  usual = question();
+  read();
 }
 
 function fitModel() {
-  const model = choices.models.find((m) => m.name === at("model").value);
-  at("classes").replaceChildren(...model.classes.map((name, k) => make("option", "", { value: `${k}: ${name}` })));
+  at("classes").replaceChildren(...model().classes.map((name, k) => make("option", "", { value: `${k}: ${name}` })));
 }
 
 function fitComposite() {
   const chosen = choices.composites.find((c) => c.name === at("composite").value);
-  at("about").textContent = chosen.about;
-  at("split").disabled = at("identity").disabled = !chosen.splits;
+  at("about").textContent = chosen?.about ?? "";
+  at("split").disabled = at("identity").disabled = !chosen?.splits;
 }
 
-function preview(file) {
-  at("chosen").hidden = !file;
-  if (!file) return;
-  const reader = new FileReader(); // a data URI, which the page's policy allows
-  reader.onload = () => { at("preview").src = reader.result; };
-  reader.readAsDataURL(file);
-  at("preview").alt = "The chosen image";
-  at("filename").textContent = file.name;
+// Images
+
+function thumb(src, name, chosen) {
+  const button = make("button", "", { type: "button", title: name });
+  button.append(make("img", "", { src, alt: name, loading: "lazy" }));
+  button.addEventListener("click", () => chosen(button));
+  return button;
 }
 
-function choose(id, button = null) {
-  image = id;
-  if (button) preview(null);
-  for (const other of at("samples").children) other.setAttribute("aria-pressed", String(other === button));
+function choose(id) {
+  image.value = id;
   at("target").value = at("against").value = "";
+  setRegion(null);
   explain();
 }
 
-async function upload(file) {
+function add(files) {
+  const images = files.filter((file) => file.type.startsWith("image/") || files.length === 1);
+  if (!images.length) return complain(new Error("there is no image among these files"));
+  const made = images.slice(0, MOST).map((file) => thumb(URL.createObjectURL(file), file.name, (button) => upload(file, button)));
+  at("strip").prepend(...made);
+  made[0].click();
+  if (images.length > MOST) complain(new Error(`the first ${MOST} of ${images.length} images are listed`));
+}
+
+async function upload(file, button) {
   complain(null);
-  if (file.size > choices.limits.file_bytes) {
-    complain(new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${choices.limits.file_bytes / 1e6} MB are accepted`));
-    return;
-  }
   const mine = ++turn;
-  preview(file);
-  wait(0, "sending the image");
+  const most = choices.limits.file_bytes;
+  wait({ doing: "sending the image" });
   try {
+    if (file.size > most) throw new Error(`the file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most / 1e6} MB are accepted`);
     const got = await call("api/images", { method: "POST", body: file });
+    button.dataset.image = got.id;
     if (mine === turn) choose(got.id);
   } catch (error) {
+    button.remove();
     if (mine === turn) { wait(null); complain(error); }
   }
 }
+
+async function filesIn(entry) {
+  if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
+  const [reader, entries] = [entry.createReader(), []];
+  for (;;) {
+    const some = await new Promise((found, failed) => reader.readEntries(found, failed)); // a hundred at a time
+    if (!some.length) return (await Promise.all(entries.map(filesIn))).flat();
+    entries.push(...some);
+  }
+}
+
+// The question, and the address that holds it
+
+const model = () => choices.models.find((m) => m.name === at("model").value) ?? choices.models[0];
+const named = (index) => (index === null ? "" : `${index}: ${model().classes[index] ?? ""}`);
 
 function classOf(id) {
   const text = at(id).value.trim();
   if (!text) return null;
-  const model = choices.models.find((m) => m.name === at("model").value);
-  const index = /^\d+/.test(text) ? parseInt(text, 10) : model.classes.findIndex((c) => c.toLowerCase() === text.toLowerCase());
+  const index = /^\d+/.test(text) ? parseInt(text, 10) : model().classes.findIndex((c) => c.toLowerCase() === text.toLowerCase());
   if (index < 0) throw new Error(`no class is called “${text}”; choose one of the list, or give its number`);
   return index;
 }
 
-function request() {
-  const takes = !at("split").disabled;
+function question() {
+  const given = new FormData(form); // without the fields that are disabled
+  const plain = (name) => (given.get(name) ? JSON.parse(given.get(name)) : null);
   return {
-    image,
-    model: at("model").value,
+    image: image.value,
+    model: given.get("model"),
     target: classOf("target"),
     against: classOf("against"),
-    smooth: Number(at("smooth").value),
-    composite: at("composite").value,
-    split: takes ? at("split").value : null,
-    identity: takes ? at("identity").checked : null,
-    levels: at("levels").value === "" ? null : Number(at("levels").value),
-    baselines: [...at("baselines").querySelectorAll("input:checked")].map((box) => box.value),
+    composite: given.get("composite"),
+    split: given.get("split"),
+    identity: plain("identity"),
+    smooth: plain("smooth"),
+    levels: plain("levels"),
+    baselines: given.getAll("baselines"),
   };
 }
 
-function wait(progress, doing = "") {
-  at("status").hidden = progress === null;
-  at("result").classList.toggle("stale", progress !== null);
-  if (progress === null) return;
-  if (progress > 0) at("progress").value = progress;
-  else at("progress").removeAttribute("value"); // moves without a share until one is known
-  if (at("doing").textContent !== doing) at("doing").textContent = doing;
+function addressOf(asked) {
+  const parts = new URLSearchParams();
+  for (const [name, value] of Object.entries(asked)) {
+    if (value !== null && String(value) !== String(usual[name])) parts.set(name, value);
+  }
+  if (region()) parts.set("region", region());
+  return `#${String(parts).replaceAll("%3A", ":").replaceAll("%2C", ",")}`;
 }
 
-function cancel(id) {
-  if (id) fetch(`api/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // also while the page closes
+// Take the question over from the address, and ask it.
+function read() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  form.reset();
+  image.value = parts.get("image") ?? "";
+  for (const name of ["model", "composite", "split", "identity", "smooth", "levels"]) {
+    if (parts.has(name)) at(name).value = parts.get(name);
+  }
+  fitModel();
+  fitComposite();
+  for (const name of ["target", "against"]) at(name).value = named(parts.get(name));
+  const compared = parts.get("baselines")?.split(",") ?? [];
+  for (const box of at("baselines").querySelectorAll("input")) box.checked = compared.includes(box.value);
+  const edges = parts.get("region")?.split(",").map((edge) => Math.round(Number(edge))) ?? [];
+  setRegion(edges.length === 4 && edges.every(Number.isFinite) ? edges : null);
+  at("result").hidden = !image.value;
+  at("empty").hidden = Boolean(image.value);
+  if (image.value) explain();
+}
+
+// The job
+
+function wait(job) {
+  at("status").hidden = !job;
+  at("result").classList.toggle("stale", Boolean(job));
+  if (!job) return;
+  if (job.progress) at("progress").value = job.progress;
+  else at("progress").removeAttribute("value"); // moves without a share until one is known
+  const doing = job.stage ? `${job.doing}, ${job.stage} of ${job.stages}` : job.doing;
+  at("doing").textContent = doing;
+  say(doing);
+  at("left").textContent = job.state === "running" ? timeLeft(job.left) : "";
+}
+
+// Tell those who listen to the page, where it is new.
+function say(text) {
+  if (at("news").textContent !== text) at("news").textContent = text;
+}
+
+function timeLeft(seconds) {
+  if (seconds === null) return "(a network's first image takes longest)";
+  if (seconds > 90) return `(about ${Math.round(seconds / 60)} minutes left)`;
+  return seconds > 1.5 ? `(about ${Math.round(seconds)} seconds left)` : "(about a second left)";
+}
+
+function cancel() {
+  if (pending) fetch(`api/jobs/${pending.id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // also while the page closes
+  pending = null;
 }
 
 async function explain() {
   complain(null);
-  if (image === null) {
-    complain(new Error("choose an image first"));
+  let asked;
+  try {
+    asked = question();
+    if (!asked.image) throw new Error("choose an image first");
+  } catch (error) {
+    complain(error);
     return;
   }
+  const body = JSON.stringify(asked);
+  if (pending?.body === body) return;
+  current = asked;
   const mine = ++turn;
-  cancel(pending);
-  pending = null;
+  cancel();
+  for (const button of at("strip").children) button.setAttribute("aria-pressed", String(button.dataset.image === asked.image));
+  if (addressOf(asked) !== location.hash) history.pushState(null, "", addressOf(asked));
   try {
-    wait(0, "sending the request");
-    const body = JSON.stringify(request());
+    wait({ doing: "sending the request" });
     let job = await call("api/jobs", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const started = { id: job.id, body };
     if (mine !== turn) {
-      cancel(job.id);
+      fetch(`api/jobs/${job.id}`, { method: "DELETE" }).catch(() => {});
       return;
     }
-    pending = job.id;
+    pending = started;
     while (mine === turn && (job.state === "waiting" || job.state === "running")) {
-      wait(job.progress, job.doing);
+      wait(job);
       job = await call(`api/jobs/${job.id}?after=${job.version}`); // answered at the next change, or after a moment
     }
     if (mine !== turn) return;
     pending = null;
-    wait(null);
     if (job.state !== "done") throw new Error(job.error);
-    show(job);
-    if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the controls
+    await show(job, asked);
+    if (mine === turn) wait(null);
   } catch (error) {
     if (mine === turn) { wait(null); complain(error); }
   }
 }
 
-function setImage(id, uri, alt) {
-  at(id).src = uri;
-  at(id).alt = alt;
-  at(id).classList.toggle("small", uri.startsWith("data:image/png"));
-}
-
-function ramp(prefix, scale, unit = scale.unit) {
-  at(`${prefix}ramp`).style.background = `linear-gradient(to right, ${scale.colours.join(", ")})`;
-  at(`${prefix}low`).textContent = scale.low;
-  at(`${prefix}high`).textContent = scale.high;
-  at(`${prefix}unit`).textContent = unit;
-}
-
-function meter(width) {
-  const bar = make("span", "", { className: "meter" });
-  bar.style.width = `${Math.max(0, Math.min(100, width))}%`;
-  return bar;
-}
-
-function show(job) {
+async function show(job, asked) {
   const found = job.result;
   at("empty").hidden = true;
   at("result").hidden = false;
-  const contrast = found.probability === null;
-  at("headline").textContent = contrast ? `${found.class}: ${number(found.score)}` : `${found.class}, ${percent(found.probability)}`;
-  const stated = found.conservation.conservation;
-  const statement = (good, text) => make("span", `${text[0].toUpperCase()}${text.slice(1)}. `, { className: good ? "good" : "bad" });
-  at("verdict").replaceChildren(
-    `Relevance sums to ${number(found.sum)} of ${number(found.score)}. `,
-    statement(stated.no_leak, stated.leak_text),
-    statement(stated.conserves_score, stated.score_text),
-  );
-  setImage("original", found.original, "The image, as the network sees it");
-  setImage("overlay", found.overlay, `Relevance for ${found.class} over the image; half of it lies on ${percent(found.half)} of the pixels`);
-  at("note").textContent = `Half of it on ${percent(found.half)} of the pixels; ${found.scale.note}` +
-    (found.smooth ? `; drawn after a Gaussian of ${found.smooth} px, the files hold the raw map` : "");
-  ramp("", found.scale);
-  for (const [id, file] of [["png", "relevance.png"], ["npy", "heatmap.npy"], ["npz", "relevance.npz"], ["html", "report.html"]]) {
-    at(id).href = `api/jobs/${job.id}/${file}`;
-  }
-  showTop(found);
+  showVerdict(found);
+  for (const link of document.querySelectorAll("[data-file]")) link.href = `api/jobs/${job.id}/${link.dataset.file}`;
+  at("link").href = addressOf(asked);
+  showClasses(found, asked.against, (target, against) => {
+    at("target").value = named(target);
+    at("against").value = named(against);
+    explain();
+  });
   showLayers(found);
   showConservation(found.conservation);
   showMethods(found.methods);
+  await showMaps(job);
+  say(at("headline").textContent);
+  if (innerWidth < 900) at("result").scrollIntoView({ block: "start" }); // on a phone it is below the images
 }
 
-function showTop(found) {
-  at("top").replaceChildren(...found.top.map(({ index, name, probability }) => {
-    const button = make("button", "", { type: "button" });
-    button.append(make("span", name), meter(100 * probability), make("span", percent(probability), { className: "value" }));
-    if (index === found.target) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => { at("target").value = `${index}: ${name}`; explain(); });
-    const item = make("li");
-    item.append(button);
-    return item;
-  }));
-}
+// What people do
 
-function showLayers(found) {
-  const slider = at("depth");
-  const keep = Number(slider.max) === found.layers.length - 1 ? slider.value : 0;
-  slider.max = found.layers.length - 1;
-  slider.value = keep;
-  const move = () => {
-    const layer = found.layers[Number(slider.value)];
-    setImage("layer", layer.image, `Relevance at ${layer.name} over the image`);
-    at("layer-name").textContent = layer.name === "input" ? "the image" : layer.name;
-    at("layer-size").textContent = layer.size;
-    at("layer-sum").textContent = number(layer.sum);
-    at("depth-label").textContent = `Layer ${Number(slider.value) + 1} of ${found.layers.length}`;
-    slider.setAttribute("aria-valuetext", layer.name);
-  };
-  slider.oninput = move;
-  move();
-}
-
-function showConservation(table) {
-  const rows = table.blocks.filter((b) => b.leak !== 0 || b.absorbed !== 0 || b.block.includes("."));
-  const values = [0, table.start, table.end, ...rows.map((b) => b.received)].filter((v) => v !== null);
-  const low = Math.min(...values);
-  const span = Math.max(...values) - low || 1;
-  const line = (name, received, leak, absorbed) => {
-    const row = make("tr");
-    const drawn = make("td", "", { className: "drawn" });
-    const axis = make("span", "", { className: "axis" });
-    const bar = meter((100 * Math.abs(received ?? 0)) / span);
-    bar.classList.toggle("against", received < 0);
-    bar.style.left = `${(100 * (Math.min(received ?? 0, 0) - low)) / span}%`;
-    const zero = make("span", "", { className: "zero" });
-    zero.style.left = `${(-100 * low) / span}%`;
-    axis.append(bar, zero);
-    drawn.append(axis);
-    const cells = [number(received), leak, absorbed].map((text) => make("td", text, { className: "number" }));
-    row.append(make("th", name, { scope: "row" }), drawn, ...cells);
-    return row;
-  };
-  at("conservation").tBodies[0].replaceChildren(
-    ...rows.map((b) => line(b.block, b.received, small(b.leak), small(b.absorbed))),
-    line("the image", table.end, "", ""),
-  );
-  at("conservation-note").textContent =
-    `From the output to the image: ${number(table.start)} at the output, ${number(table.end)} at the image. ` +
-    `Bars run from zero, on an axis from ${low.toPrecision(3)} to ${(low + span).toPrecision(3)}; blue is below zero. ` +
-    "A leak is relevance lost where a rule must keep it; what rules absorb by design (bias, ε) is counted apart.";
-}
-
-function showMethods(methods) {
-  at("compared").hidden = methods.panels.length < 2;
-  at("methods").replaceChildren(...methods.panels.map(({ name, image: uri, alt, note }) => {
-    const figure = make("figure");
-    if (uri) figure.append(make("img", "", { src: uri, alt, className: uri.startsWith("data:image/png") ? "small" : "" }));
-    else figure.append(make("div", "no map", { className: "missing" }));
-    const caption = make("figcaption");
-    caption.append(make("strong", name), note);
-    figure.append(caption);
-    return figure;
-  }));
-  ramp("m", methods.scale, methods.unit);
-}
-
-at("request").addEventListener("submit", (event) => { event.preventDefault(); explain(); });
-at("file").addEventListener("change", () => {
-  const [file] = at("file").files;
-  at("file").value = ""; // so that the same file can be chosen again
-  if (file) upload(file);
+form.addEventListener("submit", (event) => { event.preventDefault(); explain(); });
+form.addEventListener("change", ({ target }) => {
+  if (target.name === "model") {
+    fitModel();
+    at("target").value = at("against").value = "";
+  }
+  if (target.name === "composite") fitComposite();
+  if (target.name && image.value) explain();
 });
-at("composite").addEventListener("change", () => { fitComposite(); if (image) explain(); });
-for (const id of ["split", "identity", "levels", "smooth"]) at(id).addEventListener("change", () => { if (image) explain(); });
-at("model").addEventListener("change", () => { fitModel(); at("target").value = at("against").value = ""; if (image) explain(); });
-at("baselines").addEventListener("change", () => { if (image) explain(); });
-for (const id of ["target", "against"]) at(id).addEventListener("change", () => { if (image) explain(); });
-for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave", false], ["drop", false]]) {
-  at("drop").addEventListener(name, (event) => {
-    event.preventDefault();
-    at("drop").classList.toggle("over", over);
-    if (name === "drop" && event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
-  });
-}
-addEventListener("pagehide", () => cancel(pending));
+at("file").addEventListener("change", () => {
+  const files = [...at("file").files];
+  at("file").value = ""; // so that the same file can be chosen again
+  if (files.length) add(files);
+});
+at("cancel").addEventListener("click", () => {
+  turn++;
+  cancel();
+  wait(null);
+  complain(new Error("this explanation was cancelled"));
+});
+onRegion(() => {
+  const address = addressOf(current);
+  history.replaceState(null, "", address);
+  at("link").href = address;
+});
+at("link").addEventListener("click", async (event) => {
+  if (!navigator.clipboard) return; // which browsers keep from pages without TLS, this machine's own apart
+  event.preventDefault();
+  await navigator.clipboard.writeText(at("link").href);
+  say("The link is copied");
+  at("link").textContent = "Link copied";
+  setTimeout(() => { at("link").textContent = "Link to this question"; }, 2000);
+});
+addEventListener("paste", ({ clipboardData: { files } }) => { if (files.length) add([...files]); });
+addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
+addEventListener("drop", async (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  document.body.classList.remove("over");
+  const { files, items } = event.dataTransfer;
+  const dropped = [...files];
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // which tell folders
+  add(entries.length ? (await Promise.all(entries.map(filesIn))).flat() : dropped);
+});
+addEventListener("popstate", read);
+addEventListener("pagehide", cancel);
 begin().catch(complain);

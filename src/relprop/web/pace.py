@@ -1,0 +1,43 @@
+"""How long an explanation will still take, by how long its stages took the last time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from relprop.sessions import DRAW, PREPARE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass
+class Pace:
+    """Seconds that each stage took when it was last done, by model and name of the stage."""
+
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def note(self, model: str, stage: str, seconds: float) -> None:
+        """Keep how long a stage took."""
+        self.seconds[model, stage] = seconds
+
+    def left(self, model: str, stages: Sequence[str], spent: float) -> float | None:
+        """Return the seconds that are left.
+
+        A method that this model has not been explained by is taken to last as long as the longest one that it has;
+        preparing and drawing are short beside them, and say nothing of them.
+
+        Args:
+            model: name of the model.
+            stages: the one that runs, and those after it.
+            spent: seconds since the first of them began.
+
+        Returns:
+            None where the model has not been explained yet.
+        """
+        short = {PREPARE: 0.0, DRAW: 0.0}
+        known = [took for (name, stage), took in self.seconds.items() if name == model and stage not in short]
+        if not known:
+            return None
+        first, *rest = (self.seconds.get((model, stage), short.get(stage, max(known))) for stage in stages)
+        return max(0.0, first - spent) + sum(rest)
