@@ -8,12 +8,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.core.backward.trace import Trace
-from relprop.core.capture.recorder import Keeps, Recording
+from relprop.core.capture.recorder import Former, Keeps, Recording
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.families import FAMILIES, family_of
@@ -123,28 +124,44 @@ class Kind:
 
 
 class Kinds:
-    """The kinds of run that were met, found by comparing their calls."""
+    """The kinds of run that were met, found by comparing their calls, and the last run on each kind of inputs."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._last: OrderedDict[Hashable, tuple[Former, Kind]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, recording: Recording) -> Kind:
-        """The kind that a recording is of."""
-        key = recording.key
+    def former(self, key: Hashable) -> Former | None:
+        """The last run of a key."""
         with self._lock:
-            kind = self._known.get(key)
+            return self._last[key][0] if key in self._last else None
+
+    def of(self, recording: Recording, key: Hashable = None) -> Kind:
+        """The kind that a recording is of; it becomes the last run of `key`."""
+        with self._lock:
+            former, kind = self._last.get(key, (None, None))
+        if kind is not None and recording.repeats is former is not None and kind.fits(recording):
+            return kind
+        calls = recording.key
+        with self._lock:
+            kind = self._known.get(calls)
         if kind is None or not kind.fits(recording):
             kind = _kind(recording)
         with self._lock:
-            self._known[key] = kind
-            self._known.move_to_end(key)
-            while len(self._known) > RUNS:
-                self._known.popitem(last=False)
+            _remember(self._known, calls, kind)
+            _remember(self._last, key, (Former.of(recording), kind))
         return kind
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def _remember(known: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Put something into a dict of at most `RUNS`, from which the least recently used goes."""
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > RUNS:
+        known.popitem(last=False)
 
 
 def _kind(recording: Recording) -> Kind:
@@ -153,6 +170,22 @@ def _kind(recording: Recording) -> Kind:
     found, read = supports(translated.graph, states)
     batch, picked = places(translated.graph, states)
     return Kind(translated, found, batch, {name: states[name].clone() for name in read | picked})
+
+
+class Keeping:
+    """Which values of a run to keep for the rules of some composites; the same function for the same composites."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
+
+    def of(self, composites: Sequence[Composite | None]) -> Keeps:
+        """See `keeps`."""
+        wanted = tuple(composites)
+        known = next((keep for theirs, own, keep in [*self._known] if theirs == wanted and own == OWN), None)
+        if known is None:
+            known = keeps(wanted)
+            self._known = [*self._known, (wanted, dict(OWN), known)][-RUNS:]
+        return known
 
 
 def keeps(composites: Sequence[Composite | None]) -> Keeps:
