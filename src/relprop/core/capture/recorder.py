@@ -307,7 +307,9 @@ class _Recorder(TorchDispatchMode):
         """Tensors and line of a call that equals one of a former run in all that is written down; else None."""
         tensors = args[0] if known.listed else args[: len(known.leaves)]
         behind = args[1 if known.listed else len(known.leaves) :]
-        if len(tensors) != len(known.leaves) or behind != known.rest or (kwargs or {}) != known.kwargs:
+        if len(tensors) != len(known.leaves) or _tensors(behind) or (kwargs and _tensors(kwargs.values())):
+            return None
+        if behind != known.rest or (kwargs or {}) != known.kwargs:
             return None
         values: list[Value | None] = []
         for tensor, leaf in zip(tensors, known.leaves, strict=True):
@@ -322,9 +324,9 @@ class _Recorder(TorchDispatchMode):
             if tensor.dtype in HALF_TYPES:
                 return None
             values.append(value)
-        if known.geometry is not None and tensors[1].shape != known.geometry.weight_shape:
+        if self._within is not None or torch.is_autocast_enabled(self._device):
             return None
-        if self._within is not None:
+        if known.geometry is not None and tensors[1].shape != known.geometry.weight_shape:
             return None
         line = self._modules.look(sys._getframe(1))
         return None if self._modules.scopes != known.call.scopes else (tensors, values, line)
@@ -335,13 +337,22 @@ class _Recorder(TorchDispatchMode):
             if type(leaf) is State:
                 if leaf.name not in self._states:
                     self._states[leaf.name] = (leaf, tensor.shape, tensor.dtype)
-                if leaf.name not in self._values:
-                    self._keep(value or self._known(tensor), tensor)
+                if value is not None:
+                    self._keep(value, tensor)
+                elif leaf.name not in self._values:
+                    self._values[leaf.name] = tensor
             elif known.read:
                 self._keep(value, tensor)
         if known.writes:
             self._before_write(tensors[0])
-        result = self._computed(known.func, args, kwargs, known.call.args, known.geometry)
+        if known.geometry is not None:
+            bias = args[2] if len(args) > 2 else None
+            weight: Any = known.leaves[1]
+            result = self._prepared.forward(weight.name, known.geometry, args[0], args[1], bias, exact=True)
+        elif known.func is aten.view.default or known.func is aten._unsafe_view.default:
+            result = self._viewed(known.func, args)
+        else:
+            result = known.func(*args, **kwargs)
         new = self._next(result.shape)
         self._calls.append(known.call)
         self._lines.append(line)
@@ -452,7 +463,8 @@ class _Recorder(TorchDispatchMode):
             self._write_down(facts.functional, named, keywords, tuple(results), single, sizes, scopes, line)
             simple = single and not halved and self._within is None and facts.writes in ((), (0,))
             if simple and not facts.indexes and facts.op not in IN_BOXES and self._modules.scopes is not None:
-                self._repeatable[-1] = self._as_repeatable(func, args, kwargs, len(values), (read, made), geometry)
+                packed = geometry if geometry is not None and packs(geometry, args[0], args[1]) else None
+                self._repeatable[-1] = self._as_repeatable(func, args, kwargs, len(values), (read, made), packed)
         for value, new in writes:
             self._written(value, new, scopes, line)
             if made:
@@ -508,9 +520,10 @@ class _Recorder(TorchDispatchMode):
         first = next((k for k, argument in enumerate(args) if not isinstance(argument, Tensor)), len(args))
         tensors = args[0] if listed else args[:first]
         rest, leaves = args[1 if listed else len(tensors) :], call.args[0] if listed else call.args[: len(tensors)]
-        if len(leaves) != count or not all(isinstance(leaf, Ref) or leaf.kept for leaf in leaves):
+        writes = func is not call.func
+        if len(leaves) != count or not all(isinstance(leaf, Ref) or (leaf.kept and not writes) for leaf in leaves):
             return None
-        return Repeatable(func, listed, leaves, rest, kwargs, call, read, made, func is not call.func, geometry)
+        return Repeatable(func, listed, leaves, rest, kwargs, call, read, made, writes, geometry)
 
     def _viewed(self, func: Any, args: Any) -> Tensor:
         """A view, or a copy where the memory format that we chose for images has no such view."""
