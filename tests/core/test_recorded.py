@@ -370,12 +370,13 @@ class Switches(Tiny):
         super().__init__()
         self.act, self.mask = nn.ReLU(inplace=True), torch.linspace(0.5, 2, 4).view(1, 4, 1, 1).double()
         self.weights = nn.Parameter(self.mask * 0.7)
+        nn.init.uniform_(self.fc.weight, 0.1, 1)
         self.eval()
 
     def features(self, x):
         way = self.way
         a = self.conv1(x).sigmoid()
-        b = a * 2
+        b = a.flip(3)
         c = (a if way == "wired otherwise" else b) * 1.5
         act = self.act if way == "another module" else self.relu
         h = act(self.bn1(c))
