@@ -153,7 +153,7 @@ def is_light(geometry: ConvGeometry, size: Sequence[int]) -> bool:
 def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
     """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
     g = geometry
-    if is_light(g, size):
+    if is_light(g, size) and weight.dtype == torch.float32:
         return Packed(g, weight, plain=True)
     return Packed(
         g,
@@ -164,7 +164,7 @@ def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Pa
 def pack_transpose(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
     """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W); others run."""
     g = geometry
-    if is_light(g, (size[0], g.weight_shape[1], *outward)):
+    if is_light(g, (size[0], g.weight_shape[1], *outward)) and weight.dtype == torch.float32:
         return Packed(g, weight, True, plain=True)
     phases = Phases.of(g)
     if phases is not None:
