@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.core.backward.ledger import Ledger
-from relprop.core.backward.plan import Kind, Kinds, Plan, keeps
+from relprop.core.backward.plan import Keeping, Kind, Kinds, Plan
 from relprop.core.backward.propagate import BackwardPass, propagate
 from relprop.core.backward.through import Gates, Through, gates_of, tensor_of
 from relprop.core.backward.trace import Trace
@@ -137,13 +137,13 @@ class LRP(nn.Module):
         runs: nn.Module = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
-        self._kinds = Kinds()
+        self._kinds, self._keeping = Kinds(), Keeping()
         self._prepared = Prepared(bf16=self.bf16, differentiable=self.differentiable)
         self._compiler = _compiler() if self.compile_ else None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or another process, needs: the options and the model."""
-        made_again = ("_runs", "_names", "_kinds", "_prepared", "_compiler")
+        made_again = ("_runs", "_names", "_kinds", "_keeping", "_prepared", "_compiler")
         return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -258,7 +258,7 @@ class LRP(nn.Module):
         """The computation that the model makes of `x`."""
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            return self._record(inputs, keeps((self.composite,)), self.output)[0].graph
+            return self._record(inputs, self._keeping.of((self.composite,)), self.output)[0].graph
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
@@ -271,8 +271,9 @@ class LRP(nn.Module):
         require_evaluation_mode(model)
         names = self._names = self._names or Names(model)
         prepared = self._prepared.for_run(inputs.tensors)
-        recording = record(model, inputs, kept, prepared, names, output)
-        return self._kinds.of(recording), recording, prepared
+        key = inputs.kind, kept, prepared.channels_last, names
+        recording = record(model, inputs, kept, prepared, names, output, self._kinds.former(key))
+        return self._kinds.of(recording, key), recording, prepared
 
     def _explain(
         self,
@@ -282,7 +283,7 @@ class LRP(nn.Module):
         composites: Sequence[Composite | None],
         through: Through | None,
     ) -> tuple[Relevance, ...]:
-        kept = _keep_everything if isinstance(target, Channel) else keeps(composites)
+        kept = _keep_everything if isinstance(target, Channel) else self._keeping.of(composites)
         output = target.pick if isinstance(target, Picked) else self.output
         kind, recording, prepared = self._record(inputs, kept, output)
         if kind.mixing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Pending:
     total: Tensor | None
     owned: bool
     place: Place = FIRST
+    _magnitude: Tensor | None = field(default=None, init=False)
 
     def plus(self, other: Pending) -> Pending:
         """The sum of what two consumers send to one tensor."""
@@ -51,16 +52,20 @@ class Pending:
             held: whether somebody keeps this relevance.
             shared: whether somebody else may hold the memory of `share`: a user's rule, another input.
         """
-        same = memory_of(share) == memory_of(self.relevance)
+        same = share is self.relevance or memory_of(share) == memory_of(self.relevance)
         if same and share.numel() == self.relevance.numel():
-            return Pending(share, self.total, self.owned and not held and not shared, place)
+            part = Pending(share, self.total, self.owned and not held and not shared, place)
+            part._magnitude = self._magnitude
+            return part
         total = None if self.total is None else place.total(share, self.total.shape[0])
         return Pending(share, total, not (same or shared or _repeats(share)), place)
 
     def magnitude(self) -> Tensor:
-        """(N,) sum of absolute relevance."""
+        """(N,) sum of absolute relevance, reused where relevance merely passes through."""
         assert self.total is not None
-        return self.place.total(self.relevance, self.total.shape[0], magnitude=True)
+        if self._magnitude is None:
+            self._magnitude = self.place.total(self.relevance, self.total.shape[0], magnitude=True)
+        return self._magnitude
 
     def _total_of(self, value: Tensor) -> Tensor | None:
         return None if self.total is None else self.place.total(value, self.total.shape[0])
@@ -68,7 +73,8 @@ class Pending:
 
 def _repeats(value: Tensor) -> bool:
     """Whether one place in memory stands for several numbers, as after `expand`: nothing can be added in place."""
-    return any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    strides = value.stride()
+    return 0 in strides and any(not stride and size > 1 for stride, size in zip(strides, value.shape, strict=True))
 
 
 def memory_of(value: Tensor) -> int:

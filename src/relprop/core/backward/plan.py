@@ -8,25 +8,63 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.core.backward.trace import Trace
-from relprop.core.capture.recorder import Keeps, Recording
+from relprop.core.capture.recorder import Former, Keeps, Recording
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.families import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
-from relprop.core.graph.graph import Graph, Node, refs
+from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
 from relprop.core.graph.signs import nonnegative
 from relprop.core.graph.support import Support, supports
+from relprop.core.rules.elementwise import pass_through
 from relprop.core.rules.rule import OWN, Rule, default_of
 from relprop.core.rules.splits import symmetric
+from relprop.core.rules.step import Absent
 
 #: kinds of run that are remembered; of more, the least recently used is planned anew
 RUNS = 32
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stage:
+    """All that is known before the run of one step that relevance reaches.
+
+    Attributes:
+        node: the step.
+        rule: its rule.
+        sources: the nodes that the rule shares between.
+        shapes: of their values.
+        nonnegative: for each of them, whether it can be negative nowhere.
+        passes: whether relevance goes through as it is.
+        ours: whether the rule is one of relprop's, see `Rule.of_relprop`.
+        args, kwargs: the step's arguments, with `Absent` for each value.
+        nested: whether a weight lies in a list or a keyword among these.
+    """
+
+    node: Node
+    rule: Rule
+    sources: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+    nonnegative: tuple[bool, ...]
+    passes: bool
+    ours: bool
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    nested: bool
+
+    def given(self, states: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The step's arguments with the weights of a run."""
+        if self.nested:
+            args, kwargs = bind((self.args, self.kwargs), lambda weight: states[weight.name])  # type: ignore[union-attr]
+            return args, kwargs
+        return tuple([states[a.name] if type(a) is State else a for a in self.args]), self.kwargs
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +88,26 @@ class Plan:
     nonnegative: tuple[bool, ...]
     reads: frozenset[int]
     spent: Mapping[int, tuple[int, ...]]
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Node, Stage | None], ...]:
+        """Each step from the output to the image, and what is known of it; None where relevance does not arrive."""
+        rules = self.assignment.rules
+        return tuple((n, self._stage(n, rules[n.index]) if n.index in rules else None) for n in self.graph.steps[::-1])
+
+    def _stage(self, node: Node, rule: Rule) -> Stage:
+        def absent(argument: Ref | State) -> Any:
+            return argument if isinstance(argument, State) else Absent(self.graph.nodes[argument.index].shape)
+
+        sources = rule.sources_of(node)
+        passes = rule.share is pass_through.share
+        sources = sources[:1] if passes else sources
+        args, kwargs = bind((node.args, dict(node.kwargs)), absent)
+        nested = any(True for part in (*args, *kwargs.values()) if not isinstance(part, State) for _ in states(part))
+        nested = nested or any(isinstance(part, State) for part in kwargs.values())
+        shapes = tuple(self.graph.nodes[source].shape for source in sources)
+        signs = tuple(self.nonnegative[source] for source in sources)
+        return Stage(node, rule, sources, shapes, signs, passes, rule.of_relprop, args, kwargs, nested)
 
 
 @dataclass(eq=False)
@@ -75,6 +133,10 @@ class Kind:
         return self.translated.graph
 
     @cached_property
+    def _by_default(self) -> Composite:
+        return family_of(self.graph).composite()
+
+    @cached_property
     def mixing(self) -> tuple[Node, ...]:
         """Steps in whose value the images of a batch do not stay apart."""
         return mixing(self.graph, self.batch)
@@ -95,7 +157,7 @@ class Kind:
         Raises:
             UnsupportedOpError: some steps have no rule; all are named.
         """
-        chosen = composite or family_of(self.graph).composite()
+        chosen = composite or self._by_default
         known = next((plan for other, own, plan in self._plans if other == chosen and own == OWN), None)
         if known is None:
             assignment = chosen.assign(self.graph)
@@ -109,12 +171,11 @@ class Kind:
         """The values of a run that some plans read, by node."""
         numbers, values = self.translated.numbers, recording.values
         kept = {node: values[numbers[node]] for node in reads}
-        states = {name: value for name, value in values.items() if isinstance(name, str)}
+        given = {name: value for name, value in values.items() if isinstance(name, str)}
         output = recording.output[0]
         if self.graph.output != len(numbers) - 1 or numbers[self.graph.output] != recording.output[1]:
             output = values[numbers[self.graph.output]]
-        shapes = {node.index: node.shape for node in self.graph.nodes}
-        return Trace(kept, states, shapes, output)
+        return Trace(kept, given, self.graph.shapes, output)
 
     def fits(self, recording: Recording) -> bool:
         """Whether the whole numbers that the supports depend on are the same in another run."""
@@ -123,36 +184,68 @@ class Kind:
 
 
 class Kinds:
-    """The kinds of run that were met, found by comparing their calls."""
+    """The kinds of run that were met, found by comparing their calls, and the last run on each kind of inputs."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._last: OrderedDict[Hashable, tuple[Former, Kind]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, recording: Recording) -> Kind:
-        """The kind that a recording is of."""
-        key = recording.key
+    def former(self, key: Hashable) -> Former | None:
+        """The last run of a key."""
         with self._lock:
-            kind = self._known.get(key)
+            return self._last[key][0] if key in self._last else None
+
+    def of(self, recording: Recording, key: Hashable = None) -> Kind:
+        """The kind that a recording is of; it becomes the last run of `key`."""
+        with self._lock:
+            former, kind = self._last.get(key, (None, None))
+        if kind is not None and recording.repeats is former is not None and kind.fits(recording):
+            return kind
+        calls = recording.key
+        with self._lock:
+            kind = self._known.get(calls)
         if kind is None or not kind.fits(recording):
             kind = _kind(recording)
         with self._lock:
-            self._known[key] = kind
-            self._known.move_to_end(key)
-            while len(self._known) > RUNS:
-                self._known.popitem(last=False)
+            _remember(self._known, calls, kind)
+            _remember(self._last, key, (Former.of(recording), kind))
         return kind
 
     def __len__(self) -> int:
         return len(self._known)
 
 
+def _remember(known: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Put something into a dict of at most `RUNS`, from which the least recently used goes."""
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > RUNS:
+        known.popitem(last=False)
+
+
 def _kind(recording: Recording) -> Kind:
     translated = graph_of(recording)
-    states = {name: value for name, value in recording.values.items() if isinstance(name, str)}
-    found, read = supports(translated.graph, states)
-    batch, picked = places(translated.graph, states)
-    return Kind(translated, found, batch, {name: states[name].clone() for name in read | picked})
+    given = {name: value for name, value in recording.values.items() if isinstance(name, str)}
+    found, read = supports(translated.graph, given)
+    batch, picked = places(translated.graph, given)
+    return Kind(translated, found, batch, {name: given[name].clone() for name in read | picked})
+
+
+class Keeping:
+    """Which values of a run to keep for the rules of some composites; the same function for the same composites."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
+
+    def of(self, composites: Sequence[Composite | None]) -> Keeps:
+        """See `keeps`."""
+        wanted = tuple(composites)
+        known = next((keep for theirs, own, keep in [*self._known] if theirs == wanted and own == OWN), None)
+        if known is None:
+            known = keeps(wanted)
+            self._known = [*self._known, (wanted, dict(OWN), known)][-RUNS:]
+        return known
 
 
 def keeps(composites: Sequence[Composite | None]) -> Keeps:

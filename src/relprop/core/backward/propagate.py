@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.backward.pending import Pending, memory_of
-from relprop.core.backward.plan import Plan
+from relprop.core.backward.plan import Plan, Stage
 from relprop.core.backward.through import Gates
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
-from relprop.core.graph.graph import Node, Ref, State, bind
 from relprop.core.graph.support import Support
-from relprop.core.rules.elementwise import pass_through
-from relprop.core.rules.rule import Rule, Shares
-from relprop.core.rules.step import Absent, Step, is_fake
+from relprop.core.rules.rule import Shares
+from relprop.core.rules.step import Step, is_fake
 from relprop.core.weights.folding import folded
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import UsageError
@@ -72,7 +69,7 @@ def propagate(
     entries: list[Entry] = []
     kept: dict[int, Tensor] = {}
     positive = plan.assignment.positive and _of_one_sign(start)
-    for node in reversed(graph.steps):
+    for node, stage in plan.stages:
         for value in plan.spent[node.index] if last else ():
             trace.values.pop(value, None)
         here = _gated(pending.pop(node.index, None), gates, node.index, entries)
@@ -80,11 +77,13 @@ def propagate(
             kept[node.index] = here.relevance if here else start.new_zeros(trace.shapes[node.index])
         if here is None:
             continue
+        assert stage is not None, "relevance arrives where there is a rule"
+        magnitude = None if not ledger else here.total if positive else here.magnitude()
         seen, outside = here.seen(_there(plan, trace, node.index))
-        sources, shares = _share(plan, trace, prepared, node, seen.relevance)
+        sources, shares = _share(plan, trace, prepared, stage, seen.relevance)
         held = node.index in keep or len(shares) > 1
         several = len(shares) > 1 and len({_where(share) for share in shares}) < len(shares)
-        shared = several or not plan.assignment.rules[node.index].of_relprop
+        shared = several or not stage.ours
         sent = [
             seen.passed(share, plan.places[source], held=held, shared=shared)
             for source, share in zip(sources, shares, strict=True)
@@ -92,8 +91,8 @@ def propagate(
         for source, part in zip(sources, sent, strict=True):
             known = pending.get(source)
             pending[source] = part if known is None else known.plus(part)
-        if ledger:
-            entries.append(_entry(plan, node, here, outside, sent, positive))
+        if magnitude is not None:
+            entries.append(_entry(stage, here, outside, sent, magnitude))
     end = _gated(pending.pop(0, None), gates, 0, entries)
     image = end.relevance if end else start.new_zeros(trace.shapes[0])
     if 0 in keep:
@@ -116,30 +115,29 @@ def _where(share: Tensor) -> tuple[int, object]:
 
 
 def _share(
-    plan: Plan, trace: Trace, prepared: Prepared, node: Node, relevance: Tensor
-) -> tuple[list[int], list[Tensor]]:
+    plan: Plan, trace: Trace, prepared: Prepared, stage: Stage, relevance: Tensor
+) -> tuple[Sequence[int], Sequence[Tensor]]:
     """Relevance of each input of a step: (inputs, shares)."""
-    rule = plan.assignment.rules[node.index]
-    sources = rule.sources_of(node)
-    if rule.share is pass_through.share:
-        return [sources[0]], [relevance]
-    if not rule.of_relprop:
+    if stage.passes:
+        return stage.sources, (relevance,)
+    rule, sources = stage.rule, stage.sources
+    if not stage.ours:
         relevance = relevance.clone()  # a user's function may write to what it is given
-    shares: Shares = rule(_step(plan, trace, prepared, node, rule), relevance)
+    shares: Shares = rule(_step(plan, trace, prepared, stage), relevance)
     if isinstance(shares, Tensor):
         shares = (shares,)
     if len(shares) != len(sources):
         raise UsageError(
             f"the rule {rule.name!r} returned relevance for {len(shares)} value(s) at "
-            f"{node.name}, which has {len(sources)}; return a tuple, with None for those that get nothing"
+            f"{stage.node.name}, which has {len(sources)}; return a tuple, with None for those that get nothing"
         )
-    pairs = [(source, share) for source, share in zip(sources, shares, strict=True) if share is not None]
-    for source, share in pairs:
-        if share.shape != trace.shapes[source]:
+    for share, shape in zip(shares, stage.shapes, strict=True):
+        if share is not None and share.shape != shape:
             raise UsageError(
-                f"the rule {rule.name!r} at {node.name} returned relevance of shape "
-                f"{tuple(share.shape)}; it must have the shape of the step's input, {tuple(trace.shapes[source])}"
+                f"the rule {rule.name!r} at {stage.node.name} returned relevance of shape "
+                f"{tuple(share.shape)}; it must have the shape of the step's input, {tuple(shape)}"
             )
+    pairs = [(source, share) for source, share in zip(sources, shares, strict=True) if share is not None]
     return [source for source, _ in pairs], [share for _, share in pairs]
 
 
@@ -149,27 +147,22 @@ def _there(plan: Plan, trace: Trace, index: int) -> Support:
     return None if support is None else support.to(trace.output.device)
 
 
-def _step(plan: Plan, trace: Trace, prepared: Prepared, node: Node, rule: Rule) -> Step:
-    sources = rule.sources_of(node)
-    reads = "inputs" in rule.reads
-
-    def value(argument: Ref | State) -> Any:
-        return trace.states[argument.name] if isinstance(argument, State) else Absent(trace.shapes[argument.index])
-
-    args = bind(node.args, value)
+def _step(plan: Plan, trace: Trace, prepared: Prepared, stage: Stage) -> Step:
+    node, reads = stage.node, stage.rule.reads
+    args, kwargs = stage.given(trace.states)
     if node.index in plan.assignment.folds:
         norm = plan.graph.nodes[plan.assignment.folds[node.index]]
         weight, bias = folded(node, norm, trace.states, prepared)
         args = (args[0], prepared.numbers(node.args[1].name, weight), bias, *args[3:])
     return Step(
         node=node,
-        inputs=tuple(trace.values[i] if reads else None for i in sources),
-        output=trace.values[node.index] if "output" in rule.reads else None,
+        inputs=tuple([trace.values[i] if "inputs" in reads else None for i in stage.sources]),
+        output=trace.values[node.index] if "output" in reads else None,
         args=args,
-        kwargs=bind(dict(node.kwargs), value),
-        shapes=tuple(trace.shapes[i] for i in sources),
-        nonnegative=tuple(plan.nonnegative[i] for i in sources),
-        supports=tuple(_there(plan, trace, i) for i in sources),
+        kwargs=kwargs,
+        shapes=stage.shapes,
+        nonnegative=stage.nonnegative,
+        supports=tuple([_there(plan, trace, i) for i in stage.sources]),
         prepared=prepared,
     )
 
@@ -182,12 +175,9 @@ def _of_one_sign(start: Tensor) -> bool:
     return bool(((rows >= 0).all(1) | (rows <= 0).all(1)).all())
 
 
-def _entry(
-    plan: Plan, node: Node, here: Pending, outside: Tensor | float, sent: list[Pending], positive: bool
-) -> Entry:
+def _entry(stage: Stage, here: Pending, outside: Tensor | float, sent: list[Pending], magnitude: Tensor) -> Entry:
     assert here.total is not None
-    magnitude = here.total if positive else here.magnitude()
     totals = [part.total for part in sent if part.total is not None]
     total = sum(totals[1:], totals[0]) if totals else torch.zeros_like(here.total)
-    rule = plan.assignment.rules[node.index]
+    node, rule = stage.node, stage.rule
     return Entry(node.name, node.op, rule.name, rule.conserves, here.total, total, magnitude, outside)

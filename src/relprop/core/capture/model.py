@@ -83,7 +83,8 @@ def first_weight(model: Model) -> Tensor | None:
     named = model.named_parameters() if isinstance(model, nn.Module) else model.state_dict.items()
     first = None
     for name, tensor in named:
-        if why := no_numbers(tensor):
+        plain = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_complex())
+        if not plain and (why := no_numbers(tensor)):
             raise CaptureError(f"the model's weight {name} {why}")
         first = tensor if first is None and tensor.is_floating_point() else first
     return first

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections import Counter
 from types import CodeType, FrameType
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ class Modules:
         self._names = names
         self._bottom = bottom
         self._stack: list[_Entered] = []
-        self._runs: Counter[str] = Counter()
+        self._runs: dict[str, int] = {}
         self._read_again = False
 
     def leave(self) -> None:
@@ -57,7 +56,7 @@ class Modules:
             weight: name of the first weight among its arguments: of a module that TorchScript runs unseen, that is
                 all that is known.
         """
-        line = self._look(sys._getframe(2))
+        line = self.look(sys._getframe(2))
         if not self._stack:
             return (), line
         _, module, scopes, places = self._stack[-1]
@@ -73,20 +72,26 @@ class Modules:
         owner = weight.rpartition(".")[0] if weight else ""
         return ((*scopes, (f"{owner}@{weight}", owner)) if owner else scopes), line
 
-    def _look(self, frame: FrameType | None) -> Line:
+    @property
+    def scopes(self) -> Scopes | None:
+        """(call, path) of each module that was found by the last look; None where there is more to it."""
+        if not self._stack:
+            return ()
+        _, module, scopes, places = self._stack[-1]
+        return scopes if places is None and not isinstance(module, ProgramModule) else None
+
+    def look(self, frame: FrameType | None) -> Line:
         """Bring the stack of modules up to date, and return the innermost line that is the user's."""
         stack, bottom = self._stack, self._bottom
-        innermost = stack[-1].frame if stack else None
         found: list[FrameType] = []
         line: Line = None
         depth = 0
         while frame is not None and frame is not bottom:
             code = frame.f_code
             if code is _CALL:
-                if frame is innermost:
-                    depth = len(stack)
-                    break
-                depth = next((k for k, entered in enumerate(stack, 1) if entered.frame is frame), 0)
+                depth = len(stack)
+                while depth and stack[depth - 1].frame is not frame:
+                    depth -= 1
                 if depth:
                     break
                 found.append(frame)
@@ -112,8 +117,9 @@ class Modules:
         path = self._path(module)
         scopes = self._stack[-1].scopes if self._stack else ()
         if path is not None:
-            scopes = (*scopes, (f"{path}@{self._runs[path]}", path))
-            self._runs[path] += 1
+            run = self._runs.get(path, 0)
+            scopes = (*scopes, (f"{path}@{run}", path))
+            self._runs[path] = run + 1
         places = Places(module) if isinstance(module, torch.jit.ScriptModule) else None
         self._stack.append(_Entered(frame, module, scopes, places))
 
@@ -126,15 +132,17 @@ class Modules:
         return path
 
 
-_USERS: dict[CodeType, bool] = {}
+#: by the identity of a code, which is held so that it keeps it: its hash is computed anew from all of it
+_USERS: dict[int, tuple[CodeType, bool]] = {}
 
 
 def _is_the_users(code: CodeType) -> bool:
-    known = _USERS.get(code)
+    known = _USERS.get(id(code))
     if known is None:
         file = code.co_filename.replace("\\", "/")
-        known = _USERS[code] = "/torch/" not in file and "/relprop/core/" not in file and file[:1] != "<"
-    return known
+        users = "/torch/" not in file and "/relprop/core/" not in file and file[:1] != "<"
+        known = _USERS[id(code)] = code, users
+    return known[1]
 
 
 def text_of(line: Line) -> str:

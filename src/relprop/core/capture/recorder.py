@@ -12,6 +12,7 @@ computes with as float32. It keeps the values that rules will read, and a copy o
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.scripted import Scopes
-from relprop.core.graph.convolution import conv_geometry
+from relprop.core.graph.convolution import ConvGeometry, conv_geometry
 from relprop.core.graph.graph import Ref, State, ref, state
 from relprop.core.graph.ops import IN_BOXES
 from relprop.core.graph.views import write
@@ -41,6 +42,36 @@ aten = torch.ops.aten
 Keeps = Callable[[str, int], tuple[bool, bool]]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Repeatable:
+    """A call whose like may come again, at the same place of another run: what was found out about it holds then.
+
+    It takes tensors first, or one list of them, each a value of the run or a weight, and returns one tensor.
+
+    Attributes:
+        func: the operation, as it is called.
+        listed: whether its tensors are in a list.
+        leaves: what its tensors stand for.
+        rest: its other arguments, behind them.
+        kwargs: by name; none is a tensor.
+        call: what is written down.
+        read, made: whether its inputs and its output are kept.
+        writes: whether it writes to its first argument.
+        geometry: of a convolution whose weight may be laid out once.
+    """
+
+    func: Any
+    listed: bool
+    leaves: tuple[Ref | State, ...]
+    rest: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    call: Call
+    read: bool
+    made: bool
+    writes: bool
+    geometry: ConvGeometry | None
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One forward run.
@@ -53,6 +84,8 @@ class Recording:
         values: tensors by the number of their value, or by the name of the weight or constant.
         states: (name, shape, type) of each weight and constant that was used.
         shapes: shape of each value.
+        repeatable: for each call, what a run after this one may know of it.
+        repeats: the former run whose calls these are, where they are the very same.
     """
 
     calls: tuple[Call, ...]
@@ -62,6 +95,8 @@ class Recording:
     values: dict[int | str, Tensor]
     states: tuple[tuple[State, torch.Size, torch.dtype], ...]
     shapes: Mapping[int, torch.Size]
+    repeatable: tuple[Repeatable | None, ...] = ()
+    repeats: Former | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -69,8 +104,35 @@ class Recording:
         return self.calls, self.output[1], self.states, self.inputs.kind
 
 
+@dataclass(frozen=True, eq=False)
+class Former:
+    """What is left of a former run, without its values.
+
+    Attributes:
+        calls, states: of the run.
+        output: the number of its scores.
+        repeatable: what is known of its calls.
+    """
+
+    calls: tuple[Call, ...] = ()
+    states: tuple[tuple[State, torch.Size, torch.dtype], ...] = ()
+    output: int = 0
+    repeatable: tuple[Repeatable | None, ...] = ()
+
+    @classmethod
+    def of(cls, recording: Recording) -> Former:
+        """Without the values of the run."""
+        return cls(recording.calls, recording.states, recording.output[1], recording.repeatable)
+
+
 def record(
-    model: nn.Module, inputs: Inputs, keeps: Keeps, prepared: Prepared, names: Names, output: Output = None
+    model: nn.Module,
+    inputs: Inputs,
+    keeps: Keeps,
+    prepared: Prepared,
+    names: Names,
+    output: Output = None,
+    former: Former | None = None,
 ) -> Recording:
     """Run a model once on a batch, and write down what it calls.
 
@@ -81,6 +143,8 @@ def record(
         prepared: weights laid out for this run; says in which memory format images are run.
         names: of the model's weights and modules.
         output: which of the tensors that it returns is explained.
+        former: a run on inputs of the same kind, with the same `keeps`: each call is compared with its call at the same
+            place, and what is known of that call need not be found out again where they are equal.
 
     Raises:
         InputError: the model cannot take such images; its own words are in the message.
@@ -88,7 +152,7 @@ def record(
     """
     layouts = (True, False) if prepared.channels_last else (False,)
     for layout in layouts:
-        recorder = _Recorder(names, keeps, prepared, inputs.copied(channels_last=layout))
+        recorder = _Recorder(names, keeps, prepared, inputs.copied(channels_last=layout), former or Former())
         try:
             return recorder.run(model, output)
         except _OtherLayoutError:
@@ -118,13 +182,16 @@ class _Recorder(TorchDispatchMode):
     refused: RelpropError | None = None
     relaid: bool = False
 
-    def __init__(self, names: Names, keeps: Keeps, prepared: Prepared, inputs: Inputs) -> None:
+    def __init__(self, names: Names, keeps: Keeps, prepared: Prepared, inputs: Inputs, former: Former) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names, self._keeps, self._prepared, self._inputs = names, keeps, prepared, inputs
         self._device = inputs.device.type
         self._tensors = Tensors()
         self._calls: list[Call] = []
         self._lines: list[Line] = []
+        self._repeatable: list[Repeatable | None] = []
+        self._former = former
+        self._expected = former.repeatable
         self._values: dict[int | str, Tensor] = {}
         self._states: dict[str, tuple[State, torch.Size, torch.dtype]] = {}
         self._shapes: dict[int, torch.Size] = {0: inputs.shape}
@@ -166,12 +233,15 @@ class _Recorder(TorchDispatchMode):
         value = self._known(scores)
         if not isinstance(value.leaf, Ref):
             raise CaptureError("the model's output does not depend on its input")
-        calls, lines = tuple(self._calls), tuple(self._lines)
         last = scores.float() if scores.dtype in HALF_TYPES else scores
         last = last if self._prepared.differentiable else last.detach()
+        calls, number, states = tuple(self._calls), value.leaf.index, (*self._states.values(),)
+        former, repeatable = self._former, tuple(self._repeatable)
+        same = self._expected and len(calls) == len(former.calls) and (number, states) == (former.output, former.states)
         return Recording(
-            calls, lines, self._inputs, (last, value.leaf.index), self._values, (*self._states.values(),), self._shapes
-        )
+            calls, tuple(self._lines), self._inputs, (last, number), self._values, states, self._shapes, repeatable,
+            former if same else None,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def _above_autograd(self) -> Iterator[None]:
@@ -198,6 +268,10 @@ class _Recorder(TorchDispatchMode):
         """Compute a call, and write it down if it depends on the image."""
         try:
             if self._eager is None:
+                place = len(self._calls)
+                known = self._expected[place] if place < len(self._expected) else None
+                if known is not None and known.func is func and (found := self._met_again(known, args, kwargs)):
+                    return self._repeat(known, args, kwargs or {}, *found)
                 return self._dispatch(func, args, kwargs or {})
             with torch._C._ForceDispatchKeyGuard(*self._eager):  # as the call was without this mode: autograd sees it
                 return self._dispatch(func, args, kwargs or {})
@@ -226,6 +300,75 @@ class _Recorder(TorchDispatchMode):
         if not inputs or facts.constant:
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
         return self._dependent(func, facts, args, kwargs, tensors, values, inputs, written)
+
+    def _met_again(
+        self, known: Repeatable, args: Any, kwargs: Any
+    ) -> tuple[list[Tensor], list[Value | None], Line] | None:
+        """Tensors and line of a call that equals one of a former run in all that is written down; else None."""
+        tensors = args[0] if known.listed else args[: len(known.leaves)]
+        behind = args[1 if known.listed else len(known.leaves) :]
+        if len(tensors) != len(known.leaves) or _tensors(behind) or (kwargs and _tensors(kwargs.values())):
+            return None
+        if behind != known.rest or (kwargs or {}) != known.kwargs:
+            return None
+        values: list[Value | None] = []
+        for tensor, leaf in zip(tensors, known.leaves, strict=True):
+            if not isinstance(tensor, Tensor):
+                return None
+            value = self._tensors.find(tensor)
+            if value is None:
+                if self._names.of_tensor(tensor) is not leaf:
+                    return None
+            elif value.leaf is not leaf or (value.memory is not None and value.seen != value.memory.version):
+                return None
+            if tensor.dtype in HALF_TYPES:
+                return None
+            values.append(value)
+        if self._within is not None or torch.is_autocast_enabled(self._device):
+            return None
+        if known.geometry is not None and tensors[1].shape != known.geometry.weight_shape:
+            return None
+        line = self._modules.look(sys._getframe(1))
+        return None if self._modules.scopes != known.call.scopes else (tensors, values, line)
+
+    def _repeat(self, known: Repeatable, args: Any, kwargs: Any, tensors: Any, values: Any, line: Line) -> Any:
+        """Compute a call that is as it was in a former run: as `_dependent` does, with what is known of it."""
+        for tensor, leaf, value in zip(tensors, known.leaves, values, strict=True):
+            if type(leaf) is State:
+                if leaf.name not in self._states:
+                    self._states[leaf.name] = (leaf, tensor.shape, tensor.dtype)
+                if value is not None:
+                    self._keep(value, tensor)
+                elif leaf.name not in self._values:
+                    self._values[leaf.name] = tensor
+            elif known.read:
+                self._keep(value, tensor)
+        if known.writes:
+            self._before_write(tensors[0])
+        if known.geometry is not None:
+            bias = args[2] if len(args) > 2 else None
+            weight: Any = known.leaves[1]
+            result = self._prepared.forward(weight.name, known.geometry, args[0], args[1], bias, exact=True)
+        elif known.func is aten.view.default or known.func is aten._unsafe_view.default:
+            result = self._viewed(known.func, args)
+        else:
+            result = known.func(*args, **kwargs)
+        new = self._next(result.shape)
+        self._calls.append(known.call)
+        self._lines.append(line)
+        self._repeatable.append(known)
+        if known.writes:
+            value = values[0]
+            self._written(value, new, known.call.scopes, line)
+        elif any(result is tensor for tensor in tensors):
+            value = self._known(result)
+            value.leaf = new
+            return result
+        else:
+            value = self._note(result, new, known.func, args, kwargs, 0)
+        if known.made:
+            self._keep(value, result)
+        return result
 
     def _fused(self, parts: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """A call by those that it is made of, all of the module and line that it comes from."""
@@ -292,8 +435,9 @@ class _Recorder(TorchDispatchMode):
             self._before_write(tensor)
         if facts.writes:
             keywords = {name: value for name, value in keywords.items() if name not in facts.writes}
-        halved = any(tensor.dtype in HALF_TYPES for tensor in tensors)
-        result = self._computed(func, facts, args, kwargs, named, halved=halved)
+        halved = any(tensor.dtype in HALF_TYPES for tensor in tensors) or (facts.typed and _half_type(args, kwargs))
+        geometry = None if facts.writes or kwargs else self._geometry(func, facts, args, named)
+        result = self._computed(func, args, kwargs, named, geometry, halved=halved)
         results: list[int | None] = []
         writes: list[tuple[Value, Ref]] = []
         for place, part in enumerate(_parts(result)):
@@ -317,6 +461,10 @@ class _Recorder(TorchDispatchMode):
         sizes = () if single else tuple(tuple(p.shape) for p in _parts(result) if isinstance(p, Tensor))
         if any(number is not None for number in results):
             self._write_down(facts.functional, named, keywords, tuple(results), single, sizes, scopes, line)
+            simple = single and not halved and self._within is None and facts.writes in ((), (0,))
+            if simple and not facts.indexes and facts.op not in IN_BOXES and self._modules.scopes is not None:
+                packed = geometry if geometry is not None and packs(geometry, args[0], args[1]) else None
+                self._repeatable[-1] = self._as_repeatable(func, args, kwargs, len(values), (read, made), packed)
         for value, new in writes:
             self._written(value, new, scopes, line)
             if made:
@@ -334,26 +482,48 @@ class _Recorder(TorchDispatchMode):
         scopes: Scopes,
         line: Line,
     ) -> None:
-        self._calls.append(Call(func, args, tuple(kwargs.items()), results, single, sizes, scopes))
+        call = Call(func, args, tuple(kwargs.items()), results, single, sizes, scopes)
+        place = len(self._calls)
+        if self._expected and (place == len(self._expected) or call != self._former.calls[place]):
+            self._expected = ()  # this run takes another way
+        self._calls.append(call)
         self._lines.append(line)
+        self._repeatable.append(None)
 
-    def _computed(self, func: Any, facts: Facts, args: Any, kwargs: Any, named: Any, *, halved: bool) -> Any:
+    def _computed(
+        self, func: Any, args: Any, kwargs: Any, named: Any, geometry: ConvGeometry | None, *, halved: bool = False
+    ) -> Any:
         """The result of a call; half precision is computed with as float32, also under the model's own autocast."""
         if torch.is_autocast_enabled(self._device):
             with torch.autocast(self._device, enabled=False):
-                return self._computed(func, facts, args, kwargs, named, halved=halved)
-        if halved or (facts.typed and _half_type(args, kwargs)):
+                return self._computed(func, args, kwargs, named, geometry, halved=halved)
+        if halved:
             args, kwargs = self._widened(args, named), {n: self._widened(v, None) for n, v in kwargs.items()}
-        if facts.op == "conv" and not facts.writes and self._prepared.channels_last and not kwargs:
-            weight = named[1]
-            if isinstance(weight, State) and weight.kept:
-                geometry = conv_geometry(func, (*args[:3], *named[3:]))
-                if packs(geometry, args[0], args[1]):
-                    bias = args[2] if len(args) > 2 else None
-                    return self._prepared.forward(weight.name, geometry, args[0], args[1], bias, exact=True)
+        if geometry is not None and packs(geometry, args[0], args[1]):
+            bias = args[2] if len(args) > 2 else None
+            return self._prepared.forward(named[1].name, geometry, args[0], args[1], bias, exact=True)
         if func is aten.view.default or func is aten._unsafe_view.default:
             return self._viewed(func, args)
         return func(*args, **kwargs)
+
+    def _geometry(self, func: Any, facts: Facts, args: Any, named: Any) -> ConvGeometry | None:
+        """Of a convolution whose weight is the model's own, and may be laid out once."""
+        own = facts.op == "conv" and self._prepared.channels_last and isinstance(named[1], State) and named[1].kept
+        return conv_geometry(func, (*args[:3], *named[3:])) if own else None
+
+    def _as_repeatable(
+        self, func: Any, args: Any, kwargs: Any, count: int, kept: tuple[bool, bool], geometry: ConvGeometry | None
+    ) -> Repeatable | None:
+        """What another run may know of the last call, of `count` tensors; None where it holds for this run alone."""
+        call, (read, made) = self._calls[-1], kept
+        listed = type(args[0]) is list
+        first = next((k for k, argument in enumerate(args) if not isinstance(argument, Tensor)), len(args))
+        tensors = args[0] if listed else args[:first]
+        rest, leaves = args[1 if listed else len(tensors) :], call.args[0] if listed else call.args[: len(tensors)]
+        writes = func is not call.func
+        if len(leaves) != count or not all(isinstance(leaf, Ref) or (leaf.kept and not writes) for leaf in leaves):
+            return None
+        return Repeatable(func, listed, leaves, rest, kwargs, call, read, made, writes, geometry)
 
     def _viewed(self, func: Any, args: Any) -> Tensor:
         """A view, or a copy where the memory format that we chose for images has no such view."""

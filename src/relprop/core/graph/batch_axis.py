@@ -7,14 +7,14 @@ Relevance and its ledger are kept apart for each image. Moving the batch is no o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.core.graph.graph import Graph, Node, Ref, State, bind
+from relprop.core.graph.graph import Graph, Node, Ref, State, bind, states
 from relprop.core.graph.ops import COPIES, IN_BOXES
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
@@ -29,6 +29,10 @@ _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "un
 
 #: steps that compute each row of the first dimension for itself
 _BY_ROW = frozenset({"conv", "conv_transpose", "batch_norm", "group_norm", "instance_norm"})
+
+
+#: numbers; so many are converted to float64 in less time than two sums take
+_FEW = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Place:
         exact = torch.float32 if value.device.type == "mps" else torch.float64
         value = value.detach() if value.requires_grad else value
         rows = value.abs() if magnitude else value
+        if self is FIRST and count == 1 and rows.numel() <= _FEW:
+            return rows.sum(dtype=exact)[None]
         if not rows.dim():
             rows = rows[None]  # one number of one image
         if self.axis:
@@ -80,7 +86,7 @@ def places(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Place | Non
         if None in below:
             found[node.index] = None
             continue
-        picked = {name: state[name] for name in _states(node.args) if not state[name].is_floating_point()}
+        picked = {name: state[name] for name in states(node.args) if not state[name].is_floating_point()}
         read |= {*picked} if node.op in COPIES else set()
         found[node.index] = _place(graph, node, below, count, picked)  # type: ignore[arg-type]
     return tuple(found), frozenset(read)
@@ -89,15 +95,6 @@ def places(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Place | Non
 def mixing(graph: Graph, found: Sequence[Place | None]) -> tuple[Node, ...]:
     """The first steps in whose value the images of a batch do not stay apart; a graph of one image has none."""
     return tuple(n for n in graph.steps if found[n.index] is None and None not in [found[i] for i in n.inputs])
-
-
-def _states(argument: Any) -> Iterator[str]:
-    """Names of the constants in an argument."""
-    if isinstance(argument, State):
-        yield argument.name
-    elif isinstance(argument, list | tuple):
-        for part in argument:
-            yield from _states(part)
 
 
 def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Mapping[str, Tensor]) -> Place | None:

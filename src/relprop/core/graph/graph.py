@@ -113,6 +113,11 @@ class Graph:
         return self.nodes[1:]
 
     @cached_property
+    def shapes(self) -> Mapping[int, torch.Size]:
+        """Shape of the value of each node."""
+        return {node.index: node.shape for node in self.nodes}
+
+    @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For each node, the nodes that its relevance comes from (one entry a use)."""
         uses: list[list[int]] = [[] for _ in self.nodes]
@@ -197,6 +202,15 @@ def refs(argument: Any) -> Iterator[int]:
     elif isinstance(argument, Sequence) and not isinstance(argument, str):
         for part in argument:
             yield from refs(part)
+
+
+def states(argument: Any) -> Iterator[str]:
+    """Names of the weights and constants in an argument, nested lists included."""
+    if isinstance(argument, State):
+        yield argument.name
+    elif isinstance(argument, list | tuple):
+        for part in argument:
+            yield from states(part)
 
 
 def with_defaults(given: Sequence[Any], *defaults: Any) -> list[Any]:

@@ -139,7 +139,9 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     negative zero of rounding are dead. Needs z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
-    if not is_fake(z) and z.amin() > tiny:  # the least of all is several times cheaper than asking whether any is
+    if (
+        not is_fake(z) and z.amin().item() > tiny
+    ):  # the least of all is several times cheaper than asking whether any is
         return relevance / z, None
     divided = relevance / F.threshold(z, tiny, torch.inf)
     dead = torch.where(z > tiny, 0, relevance)

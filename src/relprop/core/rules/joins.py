@@ -50,7 +50,8 @@ def _operand(value: Tensor | None, scale: float, relevance: Tensor) -> Tensor:
     """A branch as it enters the sum, in its shape; a split that reads none is given the relevance in its place."""
     if value is None:
         return relevance
-    return (value if scale == 1 else value * scale).expand(relevance.shape)
+    scaled = value if scale == 1 else value * scale
+    return scaled if scaled.shape == relevance.shape else scaled.expand(relevance.shape)
 
 
 def give_back(parts: Sequence[Tensor], supports: Sequence[Support]) -> Sequence[Tensor]:

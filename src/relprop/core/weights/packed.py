@@ -7,6 +7,8 @@ or they compute something else, `available` says so, and convolutions run as usu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -75,19 +77,23 @@ class Packed:
 
     Attributes:
         geometry: of the convolution.
-        weight: opaque.
+        weight: opaque; of a `plain` one, the weight as it is.
         transposed: whether it is the transpose that was packed.
         phases: the transpose as a plain convolution that gives all phases of the stride at once, if that is faster.
+        plain: whether PyTorch's own convolution is run, see `is_light`.
     """
 
     geometry: ConvGeometry
     weight: Tensor
     transposed: bool = False
     phases: Phases | None = None
+    plain: bool = False
 
     def forward(self, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """W h + b: (N, in, H, W) -> (N, out, H', W')."""
         g = self.geometry
+        if self.plain:
+            return torch.conv2d(value, self.weight, bias, g.stride, g.padding, g.dilation, g.groups)
         computed: Tensor = torch.ops.mkldnn._convolution_pointwise(
             value, self.weight, bias, g.padding, g.stride, g.dilation, g.groups, "none", [], ""
         )
@@ -98,6 +104,10 @@ class Packed:
         g = self.geometry
         if self.phases is not None:
             return self.phases.transpose(value, self.weight, outward)
+        if self.plain:
+            size = value.shape[0], g.weight_shape[1] * g.groups, *outward
+            goal = torch.empty(size, dtype=value.dtype, memory_format=torch.channels_last)
+            return g.transpose(value, self.weight, goal)
         sent_back: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
             value, self.weight, None, g.padding, _left_over(g, value.shape[2:], outward), g.stride, g.dilation,
             g.groups, "none", [], "",
@@ -128,9 +138,23 @@ def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor, *, inward: bool
     )
 
 
+#: of more numbers in an image, PyTorch's own convolution takes oneDNN too
+LIGHT = 20480
+
+
+def is_light(geometry: ConvGeometry, size: Sequence[int]) -> bool:
+    """Whether a convolution of inputs of `size` (N, in, H, W) is so small that calling oneDNN takes longer."""
+    outputs, *kernel = geometry.weight_shape[0], *geometry.weight_shape[2:]
+    taps = math.prod(geometry.weight_shape[1:])
+    small = size[0] == 1 and math.prod(size) <= LIGHT and geometry.groups == 1 and max(kernel) <= 3
+    return small and outputs * taps <= LIGHT * 2 and taps * math.prod(geometry.size(size[2:])) <= LIGHT * 4
+
+
 def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
     """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
     g = geometry
+    if is_light(g, size) and weight.dtype == torch.float32:
+        return Packed(g, weight, plain=True)
     return Packed(
         g,
         torch.ops.mkldnn._reorder_convolution_weight(weight, g.padding, g.stride, g.dilation, g.groups, [*size]),
@@ -140,6 +164,8 @@ def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Pa
 def pack_transpose(geometry: ConvGeometry, weight: Tensor, size: torch.Size, outward: tuple[int, ...]) -> Packed:
     """Pack the transpose of a convolution, from `size` (N, out, H', W') to images of `outward` (H, W); others run."""
     g = geometry
+    if is_light(g, (size[0], g.weight_shape[1], *outward)) and weight.dtype == torch.float32:
+        return Packed(g, weight, True, plain=True)
     phases = Phases.of(g)
     if phases is not None:
         made = phases.weight(g, weight)
