@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from relprop.core.composites.presets import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES, Classifier
 from relprop.core.lrp import LRP
 from relprop.core.result.combine import parse_weights
 from relprop.documents import read_object
@@ -142,7 +142,7 @@ class LrpCuts:
 
     weights: str = "default"
     composite: str | None = None
-    classifier: Literal["z+", "epsilon", "mean-subtracted", "contrast"] | None = None
+    classifier: Classifier | None = None
     split: Literal["ratio", "symmetric", "signed"] | None = None
     start: Literal["probability", "logit"] = "probability"
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from relprop.core.capture import Model, unwrap
-from relprop.core.composites.presets import COMPOSITES
+from relprop.core.composites.presets import COMPOSITES, Classifier
 from relprop.core.lrp import LRP
 from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
 
@@ -52,7 +52,7 @@ class Lrp:
     g: float | None = None
     start: Literal["probability", "logit"] = "probability"
     channels: Channels = "sum"
-    classifier: Literal["z+", "epsilon", "mean-subtracted", "contrast"] | None = None
+    classifier: Classifier | None = None
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

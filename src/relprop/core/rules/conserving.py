@@ -32,13 +32,20 @@ def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
         above, below = _sums(step, layer)
-        tiny = torch.finfo(above.dtype).tiny
-        speaks, opposes = above > tiny, below < -tiny
-        up = relevance * torch.where(opposes, alpha, 1.0) / torch.where(speaks, above, torch.inf)
-        down = relevance * torch.where(speaks, -beta, 1.0) / torch.where(opposes, below, torch.inf)
-        return _shared(step, layer, up, down, torch.where(speaks | opposes, 0, relevance))
+        return _shared(step, layer, *for_and_against(relevance, above, below, alpha, beta))
 
     return Rule(f"α{alpha:g}β{beta:g}, conserving", share, positive=not beta)
+
+
+def for_and_against(
+    relevance: Tensor, above: Tensor, below: Tensor, alpha: float, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a unit of z⁺ and one of z⁻ get, given their sums, and the relevance where nothing contributes."""
+    tiny = torch.finfo(above.dtype).tiny
+    speaks, opposes = above > tiny, below < -tiny
+    up = relevance * torch.where(opposes, alpha, 1.0) / torch.where(speaks, above, torch.inf)
+    down = relevance * torch.where(speaks, -beta, 1.0) / torch.where(opposes, below, torch.inf)
+    return up, down, torch.where(speaks | opposes, 0, relevance)
 
 
 def conserving_gamma(g: float = 0.25) -> Rule:

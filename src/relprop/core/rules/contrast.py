@@ -7,6 +7,7 @@ from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node
 from relprop.core.rules.affine import affine, evenly
+from relprop.core.rules.conserving import for_and_against
 from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.core.rules.rule import Rule
 from relprop.core.rules.step import Step, is_fake
@@ -36,8 +37,10 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
         which = relevance.abs().argmax(-1, keepdim=True)
         own = torch.zeros_like(scores).scatter(-1, which, 1)
         contributions = step.input * layer.transpose(own - competitors(scores, own), layer.weight)
-        part, dead = _two_to_one(contributions, relevance.gather(-1, which))
-        shared = shared + part
+        above, below = contributions.clamp_min(0), contributions.clamp_max(0)
+        totals = above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)
+        up, down, dead = for_and_against(relevance.gather(-1, which), *totals, alpha=2, beta=1)
+        shared = shared + up * above + down * below
         if is_fake(dead) or dead.any():
             shared = shared + evenly(layer, own * dead)
         relevance = relevance.scatter(-1, which, 0)
@@ -62,17 +65,6 @@ def competitors(scores: Tensor, own: Tensor) -> Tensor:
     tiny = torch.finfo(scores.dtype).tiny
     weights = torch.exp((scores - best).clamp_max(0) / spread.clamp_min(tiny)) * others
     return weights / weights.sum(-1, keepdim=True).clamp_min(tiny)
-
-
-def _two_to_one(contributions: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Share (..., 1) among (..., inputs) by the αβ-rule with α = 2, β = 1; and what nothing contributes to."""
-    tiny = torch.finfo(contributions.dtype).tiny
-    above, below = contributions.clamp_min(0), contributions.clamp_max(0)
-    total_above, total_below = above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)
-    speaks, opposes = total_above > tiny, total_below < -tiny
-    up = held * torch.where(opposes, 2.0, 1.0) / torch.where(speaks, total_above, torch.inf)
-    down = held * torch.where(speaks, -1.0, 1.0) / torch.where(opposes, total_below, torch.inf)
-    return up * above + down * below, torch.where(speaks | opposes, 0, held)
 
 
 def _choose(graph: Graph, node: Node) -> Rule:
