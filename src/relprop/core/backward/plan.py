@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.trace import Trace
-from relprop.core.capture.recorder import Former, Keeps, Recording
+from relprop.core.capture.recorder import Keeps, Recording
+from relprop.core.capture.repeat import Former
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.families import FAMILIES, family_of
@@ -209,7 +210,7 @@ class Kinds:
             kind = _kind(recording)
         with self._lock:
             _remember(self._known, calls, kind)
-            _remember(self._last, key, (Former.of(recording), kind))
+            _remember(self._last, key, (recording.former(), kind))
         return kind
 
     def __len__(self) -> int:

@@ -22,16 +22,18 @@ class Memory:
     Attributes:
         storage: a weak reference, which keeps its identity from being given to other memory.
         base: the tensor that all others are views of.
+        number: of the value that the base was first; None where it does not depend on the image.
         version: how often it was written to.
         kept: keys of the recorded values that lie in it.
         relaid: whether a view of it was copied, since the memory format that the run was given has none.
     """
 
-    __slots__ = ("base", "kept", "relaid", "storage", "values", "version")
+    __slots__ = ("base", "kept", "number", "relaid", "storage", "values", "version")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, base: Value) -> None:
         self.storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        self.base: Value
+        self.base = base
+        self.number = base.leaf.index if isinstance(base.leaf, Ref) else None
         self.values: list[Value] = []
         self.version = 0
         self.kept: list[int | str] = []
@@ -112,9 +114,8 @@ class Tensors:
         return value
 
     def _new_memory(self, tensor: Tensor, base: Value) -> Memory:
-        memory = Memory(tensor)
+        memory = Memory(tensor, base)
         self._memories[memory.storage.cdata] = memory
-        memory.base = base
         return memory
 
     def add(

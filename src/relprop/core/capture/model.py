@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import State, state
 from relprop.errors import CaptureError, UsageError
 
@@ -116,7 +117,15 @@ class Names:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._scopes: dict[tuple[str, int], tuple[Scopes, Scopes]] = {}
         self.read()
+
+    def within(self, outer: Scopes, path: str, run: int) -> Scopes:
+        """Scopes of the run-th call of a module inside others: the same object each time, which compares at once."""
+        known = self._scopes.get((path, run))
+        if known is None or known[0] is not outer:
+            known = self._scopes[path, run] = outer, (*outer, (f"{path}@{run}", path))
+        return known[1]
 
     def read(self) -> None:
         """Read all names anew. Of a tensor or module with several names the first counts."""

@@ -118,7 +118,7 @@ class Modules:
         scopes = self._stack[-1].scopes if self._stack else ()
         if path is not None:
             run = self._runs.get(path, 0)
-            scopes = (*scopes, (f"{path}@{run}", path))
+            scopes = self._names.within(scopes, path, run)
             self._runs[path] = run + 1
         places = Places(module) if isinstance(module, torch.jit.ScriptModule) else None
         self._stack.append(_Entered(frame, module, scopes, places))

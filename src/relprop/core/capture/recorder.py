@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
+from relprop.core.capture.repeat import Former, Repeatable
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import ConvGeometry, conv_geometry
 from relprop.core.graph.graph import Ref, State, ref, state
@@ -42,36 +44,6 @@ aten = torch.ops.aten
 Keeps = Callable[[str, int], tuple[bool, bool]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Repeatable:
-    """A call whose like may come again, at the same place of another run: what was found out about it holds then.
-
-    It takes tensors first, or one list of them, each a value of the run or a weight, and returns one tensor.
-
-    Attributes:
-        func: the operation, as it is called.
-        listed: whether its tensors are in a list.
-        leaves: what its tensors stand for.
-        rest: its other arguments, behind them.
-        kwargs: by name; none is a tensor.
-        call: what is written down.
-        read, made: whether its inputs and its output are kept.
-        writes: whether it writes to its first argument.
-        geometry: of a convolution whose weight may be laid out once.
-    """
-
-    func: Any
-    listed: bool
-    leaves: tuple[Ref | State, ...]
-    rest: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    call: Call
-    read: bool
-    made: bool
-    writes: bool
-    geometry: ConvGeometry | None
-
-
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One forward run.
@@ -85,6 +57,7 @@ class Recording:
         states: (name, shape, type) of each weight and constant that was used.
         shapes: shape of each value.
         repeatable: for each call, what a run after this one may know of it.
+        bases: numbers of the values in whose memory others lie, as a view does.
         repeats: the former run whose calls these are, where they are the very same.
     """
 
@@ -96,33 +69,17 @@ class Recording:
     states: tuple[tuple[State, torch.Size, torch.dtype], ...]
     shapes: Mapping[int, torch.Size]
     repeatable: tuple[Repeatable | None, ...] = ()
+    bases: frozenset[int] = frozenset()
     repeats: Former | None = None
+
+    def former(self) -> Former:
+        """What is left of it for a run that comes after, without its values."""
+        return Former(self.calls, self.states, self.output[1], self.repeatable, self.bases)
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for runs of the same calls, on inputs and weights of the same shapes: their graphs are equal too."""
         return self.calls, self.output[1], self.states, self.inputs.kind
-
-
-@dataclass(frozen=True, eq=False)
-class Former:
-    """What is left of a former run, without its values.
-
-    Attributes:
-        calls, states: of the run.
-        output: the number of its scores.
-        repeatable: what is known of its calls.
-    """
-
-    calls: tuple[Call, ...] = ()
-    states: tuple[tuple[State, torch.Size, torch.dtype], ...] = ()
-    output: int = 0
-    repeatable: tuple[Repeatable | None, ...] = ()
-
-    @classmethod
-    def of(cls, recording: Recording) -> Former:
-        """Without the values of the run."""
-        return cls(recording.calls, recording.states, recording.output[1], recording.repeatable)
 
 
 def record(
@@ -192,6 +149,11 @@ class _Recorder(TorchDispatchMode):
         self._repeatable: list[Repeatable | None] = []
         self._former = former
         self._expected = former.repeatable
+        self._made: dict[int, weakref.ref[Tensor]] = {}
+        self._unnoted: list[tuple[Repeatable, weakref.ref[Tensor]]] = []
+        self._kept_since: list[int | str] = []
+        self._held: list[Tensor] = []
+        self._bases: set[int] = set()
         self._values: dict[int | str, Tensor] = {}
         self._states: dict[str, tuple[State, torch.Size, torch.dtype]] = {}
         self._shapes: dict[int, torch.Size] = {0: inputs.shape}
@@ -206,13 +168,13 @@ class _Recorder(TorchDispatchMode):
     def _take(self, inputs: Inputs) -> None:
         """Take note of the inputs: one is the source of the graph itself, several are parts of it."""
         if not inputs.several:
-            self._tensors.add(inputs.tensors[0], ref(0))
+            self._made[0] = self._tensors.add(inputs.tensors[0], ref(0)).tensor
             return
         for name, (start, end), tensor in zip(inputs.names, inputs.bounds, inputs.tensors, strict=True):
             new, path = self._next(tensor.shape), f"inputs.{name}"
             args = (ref(0), start, end, tuple(tensor.shape[1:]))
             self._write_down(one_input, args, {}, (new.index,), True, (), ((path, path),), None)
-            self._tensors.add(tensor, new)
+            self._made[new.index] = self._tensors.add(tensor, new).tensor
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -230,18 +192,26 @@ class _Recorder(TorchDispatchMode):
             raise self.refused
         if self.relaid:
             raise _OtherLayoutError
-        value = self._known(scores)
-        if not isinstance(value.leaf, Ref):
+        number = self._number_of(scores)
+        if number is None:
             raise CaptureError("the model's output does not depend on its input")
         last = scores.float() if scores.dtype in HALF_TYPES else scores
         last = last if self._prepared.differentiable else last.detach()
-        calls, number, states = tuple(self._calls), value.leaf.index, (*self._states.values(),)
-        former, repeatable = self._former, tuple(self._repeatable)
+        calls, states, repeatable = tuple(self._calls), (*self._states.values(),), tuple(self._repeatable)
+        former, bases = self._former, self._former.bases.union(self._bases)
         same = self._expected and len(calls) == len(former.calls) and (number, states) == (former.output, former.states)
         return Recording(
             calls, tuple(self._lines), self._inputs, (last, number), self._values, states, self._shapes, repeatable,
-            former if same else None,
+            bases, former if same else None,
         )  # fmt: skip
+
+    def _number_of(self, scores: Tensor) -> int | None:
+        """The number of the value that is explained; None where it does not depend on the image."""
+        if self._unnoted and self._unnoted[-1][1]() is scores:
+            return self._unnoted[-1][0].number
+        self._catch_up()
+        leaf = self._known(scores).leaf
+        return leaf.index if isinstance(leaf, Ref) else None
 
     @contextlib.contextmanager
     def _above_autograd(self) -> Iterator[None]:
@@ -270,8 +240,10 @@ class _Recorder(TorchDispatchMode):
             if self._eager is None:
                 place = len(self._calls)
                 known = self._expected[place] if place < len(self._expected) else None
-                if known is not None and known.func is func and (found := self._met_again(known, args, kwargs)):
-                    return self._repeat(known, args, kwargs or {}, *found)
+                if known is not None and known.func is func:
+                    result = self._again(known, args, kwargs or {})
+                    if result is not None:
+                        return result
                 return self._dispatch(func, args, kwargs or {})
             with torch._C._ForceDispatchKeyGuard(*self._eager):  # as the call was without this mode: autograd sees it
                 return self._dispatch(func, args, kwargs or {})
@@ -280,6 +252,8 @@ class _Recorder(TorchDispatchMode):
             raise
 
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self._unnoted:
+            self._catch_up()
         facts = facts_of(func)
         if facts.fused is not None:
             return self._fused(facts.fused, func, args, kwargs)
@@ -301,74 +275,90 @@ class _Recorder(TorchDispatchMode):
             return self._constant(func, args, kwargs, values, [t for t in written if isinstance(t, Tensor)])
         return self._dependent(func, facts, args, kwargs, tensors, values, inputs, written)
 
-    def _met_again(
-        self, known: Repeatable, args: Any, kwargs: Any
-    ) -> tuple[list[Tensor], list[Value | None], Line] | None:
-        """Tensors and line of a call that equals one of a former run in all that is written down; else None."""
-        tensors = args[0] if known.listed else args[: len(known.leaves)]
-        behind = args[1 if known.listed else len(known.leaves) :]
-        if len(tensors) != len(known.leaves) or _tensors(behind) or (kwargs and _tensors(kwargs.values())):
-            return None
-        if behind != known.rest or (kwargs or {}) != known.kwargs:
-            return None
-        values: list[Value | None] = []
-        for tensor, leaf in zip(tensors, known.leaves, strict=True):
-            if not isinstance(tensor, Tensor):
-                return None
-            value = self._tensors.find(tensor)
-            if value is None:
-                if self._names.of_tensor(tensor) is not leaf:
-                    return None
-            elif value.leaf is not leaf or (value.memory is not None and value.seen != value.memory.version):
-                return None
-            if tensor.dtype in HALF_TYPES:
-                return None
-            values.append(value)
-        if self._within is not None or torch.is_autocast_enabled(self._device):
-            return None
-        if known.geometry is not None and tensors[1].shape != known.geometry.weight_shape:
-            return None
-        line = self._modules.look(sys._getframe(1))
-        return None if self._modules.scopes != known.call.scopes else (tensors, values, line)
+    def _again(self, known: Repeatable, args: Any, kwargs: Any) -> Tensor | None:
+        """Compute a call that equals the one at its place in the former run in all that is written down; else None.
 
-    def _repeat(self, known: Repeatable, args: Any, kwargs: Any, tensors: Any, values: Any, line: Line) -> Any:
-        """Compute a call that is as it was in a former run: as `_dependent` does, with what is known of it."""
-        for tensor, leaf, value in zip(tensors, known.leaves, values, strict=True):
-            if type(leaf) is State:
-                if leaf.name not in self._states:
-                    self._states[leaf.name] = (leaf, tensor.shape, tensor.dtype)
-                if value is not None:
-                    self._keep(value, tensor)
-                elif leaf.name not in self._values:
-                    self._values[leaf.name] = tensor
-            elif known.read:
-                self._keep(value, tensor)
+        What is known of that call holds then, and need not be found out again. What each tensor stands for is noted
+        later, and only where a call comes that is not as before (`_catch_up`).
+        """
+        unlike = self._within is not None or self._before or not known.agrees(args, kwargs)
+        if unlike or torch.is_autocast_enabled(self._device):
+            return None
+        tensors = args[0] if known.listed else args
+        for (leaf, shape, dtype), tensor in zip(known.leaves, tensors, strict=False):
+            if shape is None:
+                met = self._made.get(leaf.index)  # type: ignore[union-attr]
+                if met is None or met() is not tensor:
+                    return None
+            elif self._names.of_tensor(tensor) is not leaf or tensor.shape != shape or tensor.dtype is not dtype:
+                return None
+        line = self._modules.look(sys._getframe(2))
+        if self._modules.scopes != known.call.scopes:
+            return None
+        try:
+            result = self._computed_again(known, args, kwargs)
+        except RuntimeError:
+            if not known.views:
+                raise
+            return None  # it has no such view: `_viewed`
+        if result is args[0] and not known.writes:
+            return None  # it was another tensor, as of `contiguous`
+        number = known.number
+        self._shapes[number] = result.shape
         if known.writes:
-            self._before_write(tensors[0])
-        if known.geometry is not None:
-            bias = args[2] if len(args) > 2 else None
-            weight: Any = known.leaves[1]
-            result = self._prepared.forward(weight.name, known.geometry, args[0], args[1], bias, exact=True)
-        elif known.func is aten.view.default or known.func is aten._unsafe_view.default:
-            result = self._viewed(known.func, args)
-        else:
-            result = known.func(*args, **kwargs)
-        new = self._next(result.shape)
+            del self._made[known.leaves[0][0].index]  # type: ignore[union-attr]
+        met = self._made[number] = weakref.ref(result)
+        if known.made:
+            self._values[number] = result
+            self._kept_since.append(number)
+        if number in self._former.bases:
+            self._held.append(result)
         self._calls.append(known.call)
         self._lines.append(line)
         self._repeatable.append(known)
-        if known.writes:
-            value = values[0]
-            self._written(value, new, known.call.scopes, line)
-        elif any(result is tensor for tensor in tensors):
-            value = self._known(result)
-            value.leaf = new
-            return result
-        else:
-            value = self._note(result, new, known.func, args, kwargs, 0)
-        if known.made:
-            self._keep(value, result)
+        self._unnoted.append((known, met))
         return result
+
+    def _computed_again(self, known: Repeatable, args: Any, kwargs: Any) -> Tensor:
+        """The result of a call that is as it was; what rules read of its arguments, and what it overwrites, is kept."""
+        values, tensors = self._values, args[0] if known.listed else args
+        for stated in known.states:
+            self._states.setdefault(stated[0].name, stated)
+        for place, key in known.kept:
+            if key not in values:
+                values[key] = tensors[place]
+                self._kept_since.append(key)
+        for key in known.overwritten:
+            values[key] = values[key].clone()
+        if known.convolution is None:
+            result: Tensor = known.func(*args, **kwargs) if kwargs else known.func(*args)
+            return result
+        name, geometry = known.convolution
+        bias = args[2] if len(args) > 2 else None
+        return self._prepared.forward(name, geometry, args[0], args[1], bias, exact=True)
+
+    def _catch_up(self) -> None:
+        """Note what the results of repeated calls stand for, those that something still holds."""
+        for known, met in self._unnoted:
+            tensor, new = met(), ref(known.number)
+            if tensor is None:
+                continue
+            value = self._tensors.find(tensor)
+            if value is None:
+                memory = self._tensors.memory_of(tensor)
+                self._tensors.add(tensor, new, memory=memory, views=() if memory is None else known.views)
+                continue
+            value.leaf = new
+            if known.writes:
+                assert value.memory is not None
+                value.memory.version += 1
+                value.memory.base.seen = value.seen = value.memory.version
+        for key in self._kept_since:
+            memory = self._tensors.memory_of(self._values[key])
+            if memory is not None:
+                memory.kept.append(key)
+        self._unnoted.clear()
+        self._kept_since.clear()
 
     def _fused(self, parts: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """A call by those that it is made of, all of the module and line that it comes from."""
@@ -429,10 +419,12 @@ class _Recorder(TorchDispatchMode):
         self._refuse(func, facts, args, scopes)
         read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):
-            if read or type(value.leaf) is not Ref:
+            leaf = value.leaf
+            if type(leaf) is Ref:
+                self._made[leaf.index] = value.tensor
+            if read or type(leaf) is not Ref:
                 self._keep(value, tensor)
-        for tensor in written:
-            self._before_write(tensor)
+        overwritten = [key for tensor in written for key in self._before_write(tensor)]
         if facts.writes:
             keywords = {name: value for name, value in keywords.items() if name not in facts.writes}
         halved = any(tensor.dtype in HALF_TYPES for tensor in tensors) or (facts.typed and _half_type(args, kwargs))
@@ -452,9 +444,11 @@ class _Recorder(TorchDispatchMode):
                     writes.append((self._known(part), new))
                 continue
             if any(part is tensor for tensor in tensors):  # handed on as it is: `contiguous`, dropout in evaluation
-                self._known(part).leaf = new
+                self._becomes(self._known(part), new)
                 continue
             noted = self._note(part, new, func, args, kwargs, place)
+            if new is not None:
+                self._made[new.index] = noted.tensor
             if made and new is not None:
                 self._keep(noted, part)
         single = isinstance(result, Tensor)
@@ -464,7 +458,9 @@ class _Recorder(TorchDispatchMode):
             simple = single and not halved and self._within is None and facts.writes in ((), (0,))
             if simple and not facts.indexes and facts.op not in IN_BOXES and self._modules.scopes is not None:
                 packed = geometry if geometry is not None and packs(geometry, args[0], args[1]) else None
-                self._repeatable[-1] = self._as_repeatable(func, args, kwargs, len(values), (read, made), packed)
+                self._repeatable[-1] = self._as_repeatable(
+                    func, args, kwargs, values, result, (read, made), tuple(overwritten), packed
+                )
         for value, new in writes:
             self._written(value, new, scopes, line)
             if made:
@@ -512,18 +508,46 @@ class _Recorder(TorchDispatchMode):
         return conv_geometry(func, (*args[:3], *named[3:])) if own else None
 
     def _as_repeatable(
-        self, func: Any, args: Any, kwargs: Any, count: int, kept: tuple[bool, bool], geometry: ConvGeometry | None
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        values: list[Value],
+        result: Tensor,
+        keeps: tuple[bool, bool],
+        overwritten: tuple[int | str, ...],
+        geometry: ConvGeometry | None,
     ) -> Repeatable | None:
-        """What another run may know of the last call, of `count` tensors; None where it holds for this run alone."""
-        call, (read, made) = self._calls[-1], kept
-        listed = type(args[0]) is list
+        """What another run may know of the last call; None where it holds for this run alone."""
+        call, (read, made), listed = self._calls[-1], keeps, type(args[0]) is list
         first = next((k for k, argument in enumerate(args) if not isinstance(argument, Tensor)), len(args))
         tensors = args[0] if listed else args[:first]
-        rest, leaves = args[1 if listed else len(tensors) :], call.args[0] if listed else call.args[: len(tensors)]
+        rest, named = args[1 if listed else first :], call.args[0] if listed else call.args[:first]
+        leaves: list[Any] = [
+            (leaf, None, None) if isinstance(leaf, Ref) else (leaf, tensor.shape, tensor.dtype)
+            for leaf, tensor in zip(named, tensors, strict=True)
+        ]
+        states = [stated for stated in leaves if isinstance(stated[0], State)]
+        kept = [
+            (place, leaf.index if isinstance(leaf, Ref) else leaf.name)
+            for place, (leaf, *_) in enumerate(leaves)
+            if read or not isinstance(leaf, Ref)
+        ]
         writes = func is not call.func
-        if len(leaves) != count or not all(isinstance(leaf, Ref) or (leaf.kept and not writes) for leaf in leaves):
+        value = self._tensors.find(result)
+        same = any(result is tensor for tensor in tensors)
+        if len(leaves) != len(values) or value is None or value.views is None or same is not writes:
             return None
-        return Repeatable(func, listed, leaves, rest, kwargs, call, read, made, writes, geometry)
+        if writes and not (result is args[0] and value.memory is not None and value.memory.base is value):
+            return None
+        if not all(leaf.kept and not writes for leaf, *_ in states) or call.results[0] is None:
+            return None
+        convolution = None if geometry is None else (call.args[1].name, geometry)
+        views = () if writes else value.views
+        return Repeatable(
+            func, call, call.results[0], listed, tuple(leaves), len(args), rest, kwargs, tuple(kept), tuple(states),
+            made, writes, overwritten, views, convolution,
+        )  # fmt: skip
 
     def _viewed(self, func: Any, args: Any) -> Tensor:
         """A view, or a copy where the memory format that we chose for images has no such view."""
@@ -624,14 +648,16 @@ class _Recorder(TorchDispatchMode):
         memory = self._tensors.memory_of(tensor)
         if memory is None:
             return self._tensors.add(tensor, leaf, learned=learned)
+        if memory.number is not None:
+            self._bases.add(memory.number)
         if known is None or known.memory is not memory or known.views is None:
             return self._tensors.add(tensor, leaf, learned=learned, memory=memory, views=None)
         keywords = tuple((name, _hashable(value)) for name, value in kwargs.items())
         views = (*known.views, (func, tuple(map(_hashable, args[1:])), (place, *keywords)))
         return self._tensors.add(tensor, leaf, learned=learned, memory=memory, views=views)
 
-    def _before_write(self, tensor: Tensor) -> None:
-        """Keep what a write would change: recorded values, and the model's own buffers."""
+    def _before_write(self, tensor: Tensor) -> list[int | str]:
+        """Keep what a write would change, recorded values, whose keys it returns, and the model's own buffers."""
         value = self._known(tensor)
         memory = self._tensors.memory_under(value, tensor)
         if memory.relaid:
@@ -639,18 +665,29 @@ class _Recorder(TorchDispatchMode):
             raise _OtherLayoutError
         if isinstance(value.leaf, State) and self._values.get(value.leaf.name) is tensor:
             memory.kept.append(value.leaf.name)  # a weight, whose memory was not needed before
-        self._copy_kept(memory)
+        copied = self._copy_kept(memory)
         if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
             owner = memory.base.tensor()
             if owner is not None:
                 self._before.append((owner, owner.detach().clone()))
+        return copied
 
-    def _copy_kept(self, memory: Memory | None) -> None:
-        """Copy the recorded values that lie in memory which is about to be written to."""
-        if memory is not None:
-            for key in memory.kept:
-                self._values[key] = self._values[key].clone()
-            memory.kept.clear()
+    def _copy_kept(self, memory: Memory | None) -> list[int | str]:
+        """Copy the recorded values that lie in memory which is about to be written to; returns their keys."""
+        if memory is None:
+            return []
+        kept, memory.kept = memory.kept, []
+        for key in kept:
+            self._values[key] = self._values[key].clone()
+        return kept
+
+    def _becomes(self, value: Value, new: Ref | None) -> None:
+        """Give a tensor another value than it had."""
+        if isinstance(value.leaf, Ref):
+            self._made.pop(value.leaf.index, None)
+        value.leaf = new
+        if new is not None:
+            self._made[new.index] = value.tensor
 
     def _written(self, value: Value, new: Ref, scopes: Any, line: Line) -> None:
         """Give a tensor that was written to, and the base of its memory, their new values."""
@@ -663,10 +700,8 @@ class _Recorder(TorchDispatchMode):
             old = base.leaf if isinstance(base.leaf, Ref) else self._constant_before(value)
             made = self._next(base.geometry[0])
             self._write_down(write, (old, new, value.views), {}, (made.index,), True, (), scopes, line)
-            base.leaf = made
-        else:
-            base.leaf = new
-        value.leaf = new
+            self._becomes(base, made)
+        self._becomes(value, new)
         memory.version += 1
         base.seen = value.seen = memory.version
 

@@ -1,0 +1,139 @@
+"""A run that departs from the former one at any place is explained as if there had been no former one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import relprop
+
+
+class Steps(nn.Module):
+    """Convolutions, views, writes in place and through views, joins; `change` happens before step `at`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convs = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)])
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("shift", torch.linspace(0.1, 0.4, 4).reshape(1, 4, 1, 1))
+        self.at, self.change, self.held = -1, None, []
+        self.eval()
+
+    def steps(self):
+        a, b, c, d = self.convs
+
+        def keeps_views(h):
+            self.held += [h.view(h.shape[0], 4, -1), h[:, :2]]
+            return h
+
+        def writes_through_a_view(h):
+            h[:, 1:3] *= 0.5
+            return h
+
+        def reads_an_older_view(h):
+            flat, part = self.held
+            part += 0.25
+            return h + flat.view(h.shape)
+
+        def splits(h):
+            first, second = h.chunk(2, 1)
+            return torch.cat([second.relu(), first], 1)
+
+        return [
+            lambda h: h.repeat(1, 2, 1, 1)[:, :4],
+            a,
+            lambda h: h.relu_(),
+            keeps_views,
+            lambda h: self.norm(b(h)).add_(h).relu_(),
+            writes_through_a_view,
+            reads_an_older_view,
+            lambda h: h.contiguous() + self.shift,
+            splits,
+            lambda h: c(h).relu(),
+            lambda h: d(h).mul_(torch.sigmoid(h.mean((2, 3), keepdim=True))).add_(h),
+            lambda h: h.mean((2, 3)),
+            self.fc,
+        ]
+
+    def forward(self, x):
+        self.held, h = [], x
+        for number, step in enumerate(self.steps()):
+            if number == self.at:
+                h = self.change(h)
+            h = step(h)
+        self.held = []
+        return h
+
+
+def in_place(h):
+    return h.mul_(1.5).add_(0.1)
+
+
+CHANGES = {
+    "another call": lambda h: h * 1.5,
+    "a write": in_place,
+    "a write through a view": lambda h: (h[:, :1].add_(0.5), h)[1],
+    "a copy": lambda h: h.clone(),
+    "a view": lambda h: h.view(h.shape),
+    "a constant": lambda h: h + torch.ones(h.shape[1:]),
+    "a parallel way": lambda h: h + h.detach().relu(),
+}
+X = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def assert_equal(ours, theirs):
+    assert torch.equal(ours.logits, theirs.logits)
+    assert torch.equal(ours.relevance, theirs.relevance)
+    assert [(e.name, e.rule) for e in ours.ledger.entries] == [(e.name, e.rule) for e in theirs.ledger.entries]
+    assert torch.equal(ours.ledger.end, theirs.ledger.end)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_may_depart_from_the_former_one_at_any_place(change):
+    model = Steps()
+    composite = relprop.paper()
+    lrp = relprop.LRP(model, composite, keep="all")
+    plain = relprop.LRP(model, composite, keep="all")(X)
+    places = range(len(model.steps()))
+    for at in places:
+        model.at, model.change = -1, None
+        for _ in range(2):
+            assert_equal(lrp(X), plain)
+        model.at, model.change = at, CHANGES[change]
+        expected = relprop.LRP(model, composite, keep="all")(X)
+        for _ in range(2):  # the second follows a run that is like it
+            assert_equal(lrp(X), expected)
+
+
+def test_runs_of_one_kind_in_any_order():
+    model = Steps()
+    lrp = relprop.LRP(model)
+    ways = list(itertools.product((2, 5, 9), (CHANGES["a write through a view"], CHANGES["a copy"])))
+    expected = []
+    for model.at, model.change in ways:
+        expected.append(relprop.LRP(model)(X))
+    order = torch.randperm(4 * len(ways), generator=torch.Generator().manual_seed(2)).tolist()
+    for number in order:
+        model.at, model.change = ways[number % len(ways)]
+        assert_equal(lrp(X), expected[number % len(ways)])
+
+
+def test_a_tensor_is_not_taken_for_the_number_that_it_is_equal_to():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.by = nn.Conv2d(3, 2, 1), 2.0
+
+        def forward(self, x):
+            return torch.clamp(self.conv(x), 0, self.by).mean((2, 3))
+
+    model = Scaled().eval()
+    lrp = relprop.LRP(model)
+    for by in (2.0, 2, True, 2.0, 3.0):
+        model.by = by
+        assert_equal(lrp(X), relprop.LRP(model)(X))
