@@ -32,7 +32,7 @@ from relprop.core.targets.detection import Picked
 from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.targets.target import Channel
 from relprop.core.weights.prepared import Prepared
-from relprop.errors import InputError, UnsupportedOpError, UsageError
+from relprop.errors import CaptureError, InputError, UnsupportedOpError, UsageError
 from relprop.shortage import give_back
 
 if TYPE_CHECKING:
@@ -298,6 +298,11 @@ class LRP(nn.Module):
         link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
         explained = trace.values[begins_at] if isinstance(target, Channel) else trace.output
         beginning = begin(target, require_finite(explained), start, link)
+        if len(beginning.columns[0][0]) != inputs.shape[0]:
+            raise CaptureError(
+                f"the model returns {tuple(explained.shape)} for {inputs.shape[0]} image(s); relprop explains one row "
+                "of scores for each: wrap the model so that it returns these"
+            )
         if through is not None and not isinstance(through, Mapping):
             beginning = beginning.repeated(len(gates))
         keep = frozenset(layers.values())

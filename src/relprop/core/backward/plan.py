@@ -252,21 +252,23 @@ class Keeping:
 def keeps(composites: Sequence[Composite | None]) -> Keeps:
     """Which values of a run to keep for the rules of some composites, by the operation alone.
 
-    The output of a last softmax or sigmoid is left, and its input explained, so that is kept too.
+    The output of a last softmax or sigmoid is left, and its input explained, so that is kept too. None of an operation
+    that has no rule.
     """
     chosen = [c for composite in composites for c in ([composite] if composite else _by_default())]
-    by_op: dict[str, tuple[bool, bool]] = {}
+    by_op: dict[str, tuple[bool, bool] | None] = {}
     joins = any(composite.split is not symmetric for composite in chosen)
 
-    def keep(op: str, inputs: int) -> tuple[bool, bool]:
-        known = by_op.get(op)
-        if known is None:
+    def keep(op: str, inputs: int) -> tuple[bool, bool] | None:
+        if op not in by_op:
             names = (op, f"{op}[0]", f"{op}[1]", ONE_OF_TWO.get(op, op))
             rules = [rule for composite in chosen for name in names for rule in _rules_of(composite, name)]
             last = op in ("softmax", "log_softmax", "_safe_softmax", "sigmoid", "log_sigmoid")
-            known = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
-            by_op[op] = known
-        return (True, known[1]) if joins and inputs > 1 and op in SUMS else known
+            reads = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
+            ruled = any(default_of(name) or name in composite.rules for composite in chosen for name in names)
+            by_op[op] = reads if ruled else None
+        known = by_op[op]
+        return (True, known[1]) if known and joins and inputs > 1 and op in SUMS else known
 
     return keep
 

@@ -109,6 +109,13 @@ def _functional(func: Any) -> Callable[..., Any] | None:
     return None
 
 
+def parts_of(func: Any) -> Callable[..., Any] | None:
+    """What torch says that an operation is made of (`expand_as` of `expand`); None where it says nothing."""
+    if func._can_decompose():
+        return func.decompose  # type: ignore[no-any-return]
+    return torch._decomp.decomposition_table.get(func)
+
+
 def attention(
     query: Tensor, key: Tensor, value: Tensor, dim: int, heads: int, qkv_weight: Tensor, qkv_bias: Tensor,
     weight: Tensor, bias: Tensor, mask: Tensor | None = None, need_weights: bool = True,
@@ -156,8 +163,17 @@ def encoder_layer(
     return norm(src + feed(src), norm_2, shift_2)
 
 
+def variance(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    """`var` by the operations that it is made of."""
+    deviation = x - x.mean(dim, keepdim=True)
+    count = x.numel() // max(deviation.sum(dim).numel(), 1)
+    return deviation.square().sum(dim, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
+
+
 #: fused operations that are run as what they are made of
 FUSED: dict[Any, Callable[..., Any]] = RECURRENT | {
+    aten.var.correction: variance,
+    aten.type_as.default: lambda x, other: x.to(other.dtype),
     aten._native_multi_head_attention.default: attention,
     aten._transformer_encoder_layer_fwd.default: encoder_layer,
 }

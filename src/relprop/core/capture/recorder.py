@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from relprop.core.capture.calls import Call, Facts, facts_of, plain
+from relprop.core.capture.calls import Call, Facts, facts_of, parts_of, plain
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import Memory, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
@@ -40,8 +40,9 @@ from relprop.shortage import is_out_of_memory
 
 aten = torch.ops.aten
 
-#: which values of a call to keep: (its operation, how many of its inputs depend on the image) -> (inputs, output)
-Keeps = Callable[[str, int], tuple[bool, bool]]
+#: which values of a call to keep: (its operation, how many of its inputs depend on the image) -> (inputs, output); None
+#: where the operation has no rule
+Keeps = Callable[[str, int], tuple[bool, bool] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,6 +402,10 @@ class _Recorder(TorchDispatchMode):
         written: list[Any],
     ) -> Any:
         """A call on the image: computed, written down, and its values kept where a rule will read them."""
+        keeps = self._keeps(facts.op, inputs)
+        if keeps is None and not written and (parts := parts_of(func)) is not None:
+            return self._fused(parts, func, args, kwargs)
+        read, made = keeps or (False, False)
         weight = None
         for tensor, value in zip(tensors, values, strict=True):
             leaf = value.leaf
@@ -417,7 +422,6 @@ class _Recorder(TorchDispatchMode):
         keywords = {name: _named(value, leaves) for name, value in kwargs.items()} if kwargs else kwargs
         scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
-        read, made = self._keeps(facts.op, inputs)
         for tensor, value in zip(tensors, values, strict=True):
             leaf = value.leaf
             if type(leaf) is Ref:
