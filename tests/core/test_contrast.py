@@ -44,7 +44,9 @@ def slow(weight, x, target, held):
         for i in inputs
     ]
     plus, minus = sum(v for v in d if v > 0), sum(v for v in d if v < 0)
-    alpha, beta = (2, 1) if plus and minus else (1, -1)
+    share = -minus / (plus + minus) if plus + minus > 0 else math.inf
+    beta = min(max(share, 1), 9)
+    alpha, beta = (1 + beta, beta) if plus and minus else (1, -1)
     return [held * (alpha * v / plus if v > 0 else -beta * v / minus if v < 0 else 0.0) for v in d]
 
 
@@ -53,7 +55,8 @@ def test_three_classes_by_hand():
     q = 1 / (1 + math.exp(-2))
     d = [2 - (1 - q), -2 * (q - (1 - q)), 3 - 3 * q]
     plus = d[0] + d[2]
-    expected = [5 * 2 * d[0] / plus, -5 * d[1] / d[1], 5 * 2 * d[2] / plus]
+    beta = -d[1] / sum(d)  # 2.13
+    expected = [5 * (1 + beta) * d[0] / plus, -5 * beta, 5 * (1 + beta) * d[2] / plus]
     got = explain(W, H[None], 0).relevance[0]
     assert got.tolist() == pytest.approx(expected, rel=1e-12)
     assert float(got.sum()) == pytest.approx(5, rel=1e-12)
@@ -111,6 +114,13 @@ def test_relevance_of_many_classes_is_kept():
     weight, x = torch.randn(6, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
     result = explain(weight, x, lambda scores: scores @ torch.arange(1.0, 7, dtype=torch.float64))
     torch.testing.assert_close(result.relevance.sum(1), result.score)
+
+
+def test_a_class_that_wins_clearly_shares_two_to_one_and_one_that_hardly_does_ten_to_nine():
+    for own, others, beta in ((4.0, 1.0, 1), (4.0, 3.0, 3), (4.0, 3.9, 9), (4.0, 5.0, 9)):
+        weight = torch.tensor([[own, 0.0], [0.0, others]], dtype=torch.float64)
+        got = explain(weight, torch.ones(1, 2, dtype=torch.float64), 0).relevance[0]
+        assert got.tolist() == pytest.approx([(1 + beta) * own, -beta * own])
 
 
 @pytest.mark.parametrize("kind", ["Basic", "Bottleneck", "Dense"])

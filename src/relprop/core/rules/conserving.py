@@ -38,7 +38,7 @@ def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
 
 
 def for_and_against(
-    relevance: Tensor, above: Tensor, below: Tensor, alpha: float, beta: float
+    relevance: Tensor, above: Tensor, below: Tensor, alpha: float | Tensor, beta: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a unit of z⁺ and one of z⁻ get, given their sums, and the relevance where nothing contributes."""
     tiny = torch.finfo(above.dtype).tiny

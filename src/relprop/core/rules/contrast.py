@@ -14,17 +14,24 @@ from relprop.core.rules.step import Step, is_fake
 
 _CLASSES = 2  # one class, or one against another; more would cost one product with the weights each
 
+#: β at most: the two parts of a map that cancel are then up to 19 times its total, and rounding errors with them
+_MOST = 9.0
+
 
 def _share(step: Step, relevance: Tensor) -> Tensor:
-    """Share by contribution to the score less that of its competitors, for and against, two to one.
+    """Share by contribution to the score less that of its competitors, for and against.
 
-        R_i = (2 d⁺_i / Σ_k d⁺_k - d⁻_i / Σ_k d⁻_k) · R_c,   d_i = (w_ci - Σ_k q_k w_ki) h_i
+        R_i = ((1 + β) d⁺_i / Σ_k d⁺_k - β d⁻_i / Σ_k d⁻_k) · R_c,   d_i = (w_ci - Σ_k q_k w_ki) h_i
 
     q weighs the other classes by their scores (`competitors`). With their probabilities in place of q, d is gradient
     times input of the log-odds of class c, log p_c / (1 - p_c), as in Softmax-Gradient LRP (Iwana et al. 2019, arXiv
-    1908.04351), which follows contrastive LRP (Gu et al. 2018, arXiv 1812.02100). They share by d_i / Σ_k d_k, whose
-    denominator is near zero, or negative for a class that is not the predicted one, whose map it turns upside down. The
-    αβ-rule with α = 2, β = 1 (Bach et al. 2015, Eq. 60) keeps the sum as well, and neither of its denominators cancels.
+    1908.04351), which follows contrastive LRP (Gu et al. 2018, arXiv 1812.02100). They share by d_i / Σ_k d_k, which is
+    the αβ-rule (Bach et al. 2015, Eq. 60) with the β of these sums, P = Σ_k d⁺_k and M = -Σ_k d⁻_k,
+
+        β = M / (P - M),   here at least 1 and at most 9.
+
+    It has no bound where the two are nearly equal, and is negative, the map upside down, for a class behind its
+    competitors. Two to one at least also shows what speaks against a class that wins clearly.
 
     Maps (N, ..., classes) to (N, ..., inputs) and keeps each sum. Contributions of one sign take all; where there are
     none, all inputs share evenly. The two classes with the most relevance are contrasted in this way; what others hold
@@ -39,7 +46,7 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
         contributions = step.input * layer.transpose(own - competitors(scores, own), layer.weight)
         above, below = contributions.clamp_min(0), contributions.clamp_max(0)
         totals = above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)
-        up, down, dead = for_and_against(relevance.gather(-1, which), *totals, alpha=2, beta=1)
+        up, down, dead = for_and_against(relevance.gather(-1, which), *totals, *_weights(*totals))
         shared = shared + up * above + down * below
         if is_fake(dead) or dead.any():
             shared = shared + evenly(layer, own * dead)
@@ -47,6 +54,14 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
         if not is_fake(relevance) and not relevance.any():
             return shared
     return shared + mean_subtracted.share(step, relevance)  # type: ignore[operator]
+
+
+def _weights(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+    """α = 1 + β and β, given Σ_k d⁺_k and Σ_k d⁻_k."""
+    against = -below
+    least = torch.maximum(against / _MOST, torch.full_like(above, torch.finfo(above.dtype).tiny))
+    beta = (against / torch.maximum(above - against, least)).clamp_min(1)
+    return 1 + beta, beta
 
 
 def competitors(scores: Tensor, own: Tensor) -> Tensor:
