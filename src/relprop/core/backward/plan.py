@@ -16,7 +16,7 @@ from torch import Tensor
 from relprop.core.backward.trace import Trace
 from relprop.core.capture.recorder import Keeps, Recording
 from relprop.core.capture.repeat import Former
-from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
+from relprop.core.capture.translate import ONE_OF_TWO, RENAMED, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.families import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
@@ -266,7 +266,7 @@ def keeps(composites: Sequence[Composite | None]) -> Keeps:
             last = op in ("softmax", "log_softmax", "_safe_softmax", "sigmoid", "log_sigmoid")
             reads = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
             ruled = any(default_of(name) or name in composite.rules for composite in chosen for name in names)
-            by_op[op] = reads if ruled else None
+            by_op[op] = reads if ruled or op in RENAMED else None
         known = by_op[op]
         return (True, known[1]) if known and joins and inputs > 1 and op in SUMS else known
 

@@ -403,7 +403,8 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """A call on the image: computed, written down, and its values kept where a rule will read them."""
         keeps = self._keeps(facts.op, inputs)
-        if keeps is None and not written and (parts := parts_of(func)) is not None:
+        parts = None if keeps is not None or written else parts_of(func)
+        if parts is not None and any(map(_carries, _parts(func(*args, **kwargs)))):
             return self._fused(parts, func, args, kwargs)
         read, made = keeps or (False, False)
         weight = None
@@ -440,8 +441,7 @@ class _Recorder(TorchDispatchMode):
             if not isinstance(part, Tensor):
                 results.append(None)
                 continue
-            carries = part.is_floating_point() or part.is_complex()
-            new = self._next(part.shape) if carries else None
+            new = self._next(part.shape) if _carries(part) else None
             results.append(None if new is None else new.index)
             if written and any(part is tensor for tensor in written):
                 if new is not None:
@@ -779,6 +779,11 @@ def _tensors(arguments: Any) -> list[Tensor]:
         elif isinstance(part, list | tuple):
             found += _tensors(part)
     return found
+
+
+def _carries(result: Any) -> bool:
+    """Whether relevance could go through what a call returned."""
+    return isinstance(result, Tensor) and (result.is_floating_point() or result.is_complex())
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

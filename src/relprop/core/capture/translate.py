@@ -35,6 +35,9 @@ ONE_OF_TWO = {
 }
 _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
 
+#: operations that the graph has by other names
+RENAMED = frozenset({*ONE_OF_TWO, *_SPLITS, "unbind", "_native_batch_norm_legit_no_training"})
+
 #: last steps that turn scores into probabilities, and what a score's probability is
 _LINKS = {"softmax": "softmax", "log_softmax": "softmax", "_safe_softmax": "softmax", "sigmoid": "sigmoid"}
 _LINKS |= {"log_sigmoid": "sigmoid"}
