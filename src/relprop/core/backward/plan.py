@@ -23,10 +23,9 @@ from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
 from relprop.core.graph.signs import nonnegative
 from relprop.core.graph.support import Support, supports
-from relprop.core.rules.elementwise import pass_through
-from relprop.core.rules.rule import OWN, Rule, default_of
+from relprop.core.rules.rule import OWN, Absent, Rule, default_of
+from relprop.core.rules.shape import pass_through
 from relprop.core.rules.splits import symmetric
-from relprop.core.rules.step import Absent
 
 #: kinds of run that are remembered; of more, the least recently used is planned anew
 RUNS = 32

@@ -15,8 +15,7 @@ from relprop.core.backward.through import Gates
 from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
 from relprop.core.graph.support import Support
-from relprop.core.rules.rule import Shares
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.rule import Shares, Step, is_fake
 from relprop.core.weights.folding import folded
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import UsageError

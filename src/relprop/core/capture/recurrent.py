@@ -1,8 +1,9 @@
 """Recurrent layers by the operations that they are made of: LSTM, GRU and RNN, as layers and as cells.
 
 PyTorch computes a whole layer in one call. Here it is computed time by time, by weighted sums, activations and gates,
-which have rules: a gate is a constant, and relevance follows the signal that it weighs (`rules.recurrent`). What a
-layer reads at a time, the input beside the state before, is one weighted sum wherever it adds up to one.
+which have rules: a gate is a constant, and relevance follows the signal that it weighs
+(`rules.products.to_signal`). What a layer reads at a time, the input beside the state before, is one weighted sum
+wherever it adds up to one.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ from relprop.core.graph.joins import Join, find_joins
 from relprop.core.graph.ops import AFFINE
 from relprop.core.rules import DEFAULTS, OWN, Rule, default_of
 from relprop.core.rules.affine import weight_place
-from relprop.core.rules.joins import join_rule
-from relprop.core.rules.splits import Split, ratio
+from relprop.core.rules.splits import Split, join_rule, ratio
 from relprop.core.weights.folding import find_folds
 from relprop.errors import UnsupportedOpError, UsageError
 
