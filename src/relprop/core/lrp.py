@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.core.backward.ledger import Ledger
-from relprop.core.backward.plan import Keeping, Kind, Kinds, Plan
+from relprop.core.backward.plan import Kind, Kinds, Plan, Trace
 from relprop.core.backward.propagate import BackwardPass, propagate
 from relprop.core.backward.through import Gates, Through, gates_of, tensor_of
-from relprop.core.backward.trace import Trace
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
 from relprop.core.capture.inputs import Fixed, Given, Inputs
 from relprop.core.capture.model import Names, Output, first_weight, says_multi_label
@@ -137,13 +136,13 @@ class LRP(nn.Module):
         runs: nn.Module = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
-        self._kinds, self._keeping = Kinds(), Keeping()
+        self._kinds = Kinds()
         self._prepared = Prepared(bf16=self.bf16, differentiable=self.differentiable)
         self._compiler = _compiler() if self.compile_ else None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or another process, needs: the options and the model."""
-        made_again = ("_runs", "_names", "_kinds", "_keeping", "_prepared", "_compiler")
+        made_again = ("_runs", "_names", "_kinds", "_prepared", "_compiler")
         return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -258,7 +257,7 @@ class LRP(nn.Module):
         """The computation that the model makes of `x`."""
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            return self._record(inputs, self._keeping.of((self.composite,)), self.output)[0].graph
+            return self._record(inputs, self._kinds.keeps((self.composite,)), self.output)[0].graph
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
@@ -283,7 +282,7 @@ class LRP(nn.Module):
         composites: Sequence[Composite | None],
         through: Through | None,
     ) -> tuple[Relevance, ...]:
-        kept = _keep_everything if isinstance(target, Channel) else self._keeping.of(composites)
+        kept = _keep_everything if isinstance(target, Channel) else self._kinds.keeps(composites)
         output = target.pick if isinstance(target, Picked) else self.output
         kind, recording, prepared = self._record(inputs, kept, output)
         if kind.mixing:
@@ -394,20 +393,13 @@ class LRP(nn.Module):
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
-        names = (
-            [*graph.modules, *(n.name for n in graph.steps), "input", "output"]
-            if everything
-            else self._kept_names(graph)
-        )
+        steps = [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         layers: dict[tuple[str, str], int] = {}
-        for name in names:
-            found = {}
-            for side in ("input", "output"):
-                with contextlib.suppress(UsageError):
-                    found[name, side] = graph.tensor(name, side)
+        for name in steps if everything else self._kept_names(graph):
+            found = graph.sides(name)
             if not found and not everything:
                 graph.tensor(name)  # raises, and says why
-            layers |= found
+            layers |= {(name, side): index for side, index in found.items()}
         return layers
 
     def _kept_names(self, graph: Graph) -> list[str]:

@@ -22,9 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
-from relprop.core.backward.plan import Plan
+from relprop.core.backward.plan import Plan, Trace
 from relprop.core.backward.propagate import BackwardPass, propagate
-from relprop.core.backward.trace import Trace
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.weights.packed import Packed
 from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store

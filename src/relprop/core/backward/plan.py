@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.backward.trace import Trace
 from relprop.core.capture.recorder import Former, Keeps, Recording
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
@@ -110,6 +109,23 @@ class Plan:
 
 
 @dataclass(eq=False)
+class Trace:
+    """What a forward run leaves for the backward pass, by node.
+
+    Attributes:
+        values: those that were kept.
+        states: weights and constants by name.
+        shapes: of every tensor.
+        output: the scores.
+    """
+
+    values: dict[int, Tensor]
+    states: Mapping[str, Tensor]
+    shapes: Mapping[int, torch.Size]
+    output: Tensor
+
+
+@dataclass(eq=False)
 class Kind:
     """All runs of the same calls: one graph, and what follows from it alone.
 
@@ -187,6 +203,7 @@ class Kinds:
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._keeps: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
         self._last: OrderedDict[Hashable, tuple[Former, Kind]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -211,6 +228,15 @@ class Kinds:
             _remember(self._last, key, (Former.of(recording), kind))
         return kind
 
+    def keeps(self, composites: Sequence[Composite | None]) -> Keeps:
+        """See `keeps`; the same function for the same composites."""
+        wanted = tuple(composites)
+        known = next((keep for theirs, own, keep in self._keeps if theirs == wanted and own == OWN), None)
+        if known is None:
+            known = keeps(wanted)
+            self._keeps = [*self._keeps, (wanted, dict(OWN), known)][-RUNS:]
+        return known
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -231,28 +257,13 @@ def _kind(recording: Recording) -> Kind:
     return Kind(translated, found, batch, {name: given[name].clone() for name in read | picked})
 
 
-class Keeping:
-    """Which values of a run to keep for the rules of some composites; the same function for the same composites."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
-
-    def of(self, composites: Sequence[Composite | None]) -> Keeps:
-        """See `keeps`."""
-        wanted = tuple(composites)
-        known = next((keep for theirs, own, keep in [*self._known] if theirs == wanted and own == OWN), None)
-        if known is None:
-            known = keeps(wanted)
-            self._known = [*self._known, (wanted, dict(OWN), known)][-RUNS:]
-        return known
-
-
 def keeps(composites: Sequence[Composite | None]) -> Keeps:
     """Which values of a run to keep for the rules of some composites, by the operation alone.
 
     The output of a last softmax or sigmoid is left, and its input explained, so that is kept too.
     """
-    chosen = [c for composite in composites for c in ([composite] if composite else _by_default())]
+    by_default = [family.composite() for family in FAMILIES]
+    chosen = [c for composite in composites for c in ([composite] if composite else by_default)]
     by_op: dict[str, tuple[bool, bool]] = {}
     joins = any(composite.split is not symmetric for composite in chosen)
 
@@ -267,10 +278,6 @@ def keeps(composites: Sequence[Composite | None]) -> Keeps:
         return (True, known[1]) if joins and inputs > 1 and op in SUMS else known
 
     return keep
-
-
-def _by_default() -> list[Composite]:
-    return [family.composite() for family in FAMILIES]
 
 
 def _rules_of(composite: Composite, op: str) -> list[Rule]:

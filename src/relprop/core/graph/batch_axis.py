@@ -86,7 +86,8 @@ def places(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Place | Non
         if None in below:
             found[node.index] = None
             continue
-        picked = {name: state[name] for name in states(node.args) if not state[name].is_floating_point()}
+        names = {leaf.name for leaf in states(node.args)}
+        picked = {name: state[name] for name in names if not state[name].is_floating_point()}
         read |= {*picked} if node.op in COPIES else set()
         found[node.index] = _place(graph, node, below, count, picked)  # type: ignore[arg-type]
     return tuple(found), frozenset(read)

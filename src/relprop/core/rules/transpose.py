@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node
-from relprop.core.graph.signs import always_nonnegative
+from relprop.core.graph.signs import nonnegative
 from relprop.core.rules.affine import quotient, total
 from relprop.core.rules.rule import DEFAULTS, Absent, Rule, Shares, Step, rule
 
@@ -174,8 +174,8 @@ def _choose(graph: Graph, node: Node) -> Rule:
     signal = signal_of(graph, node)
     if signal is None:
         return equal_shares
-    weight = graph.nodes[node.inputs[1 - signal]]
-    return by_transpose(signal, weighs=1 - signal, positive_weights=always_nonnegative(graph, weight))
+    positive = nonnegative(graph)[node.inputs[1 - signal]]
+    return by_transpose(signal, weighs=1 - signal, positive_weights=positive)
 
 
 def _share_equally(step: Step, relevance: Tensor) -> Shares:
