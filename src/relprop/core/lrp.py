@@ -27,7 +27,7 @@ from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_layer
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
-from relprop.core.targets.detection import Picked
+from relprop.core.targets.detection import Detection
 from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.targets.target import Channel
 from relprop.core.weights.prepared import Prepared
@@ -285,7 +285,7 @@ class LRP(nn.Module):
         through: Through | None,
     ) -> tuple[Relevance, ...]:
         kept = _keep_everything if isinstance(target, Channel) else self._kinds.keeps(composites)
-        output = target.pick if isinstance(target, Picked) else self.output
+        output = target.pick if isinstance(target, Detection) else self.output
         kind, recording, prepared = self._record(inputs, kept, output)
         if kind.mixing:
             alone = Chunks(1).explain(
@@ -313,7 +313,8 @@ class LRP(nn.Module):
             passes = []
             for at, (begun, _) in enumerate(beginning.columns):
                 last = plan is plans[-1] and at == len(beginning.columns) - 1
-                own, options = gates[at % len(gates)], dict[str, Any](keep=keep, ledger=self.ledger, last=last)
+                own = gates[at % len(gates)]
+                options: Any = {"keep": keep, "ledger": self.ledger, "last": last}
                 if self._compiler is not None and at_output and not own:
                     passes.append(self._compiler.propagate(plan, trace, prepared, begun, **options))
                 else:
