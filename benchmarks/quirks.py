@@ -26,8 +26,8 @@ import relprop
 from relprop.core.composites.composite import Composite
 from relprop.core.rules import Rule
 from relprop.core.rules.affine import affine, evenly, part
-from relprop.core.rules.pooling import _average_of, _pull_average
-from relprop.core.rules.step import Step
+from relprop.core.rules.pooling import average as average_and_transpose
+from relprop.core.rules.rule import Step
 from relprop.data import balanced, open_dataset
 from relprop.models import LoadedModel, load_model
 
@@ -92,9 +92,10 @@ def average(quirks: Quirks) -> Rule:
     """The same for averages."""
 
     def share(step: Step, relevance: Tensor) -> Tensor:
-        divided, dead = divide(relevance, _average_of(step)(step.input), quirks)
-        shared = step.input * _pull_average(step, divided)
-        return shared if "dead" in quirks else shared + _pull_average(step, dead)
+        forward, transpose = average_and_transpose(step)
+        divided, dead = divide(relevance, forward(step.input), quirks)
+        shared = step.input * transpose(divided)
+        return shared if "dead" in quirks else shared + transpose(dead)
 
     return Rule("average with quirks", share, conserves=False, positive=False)
 

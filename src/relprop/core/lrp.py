@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.core.backward.ledger import Ledger
-from relprop.core.backward.plan import Keeping, Kind, Kinds, Plan
+from relprop.core.backward.plan import Kind, Kinds, Plan
 from relprop.core.backward.propagate import BackwardPass, propagate
-from relprop.core.backward.through import Gates, Through, gates_of, tensor_of
-from relprop.core.backward.trace import Trace
+from relprop.core.backward.through import Through, gates_of, tensor_of
 from relprop.core.capture import Model, Recording, record, require_evaluation_mode, unwrap
 from relprop.core.capture.inputs import Fixed, Given, Inputs
 from relprop.core.capture.model import Names, Output, first_weight, says_multi_label
@@ -28,7 +27,7 @@ from relprop.core.result.batches import Chunks
 from relprop.core.result.combine import parse_layer
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
-from relprop.core.targets.detection import Picked
+from relprop.core.targets.detection import Detection
 from relprop.core.targets.start import Beginning, Start, Target, begin
 from relprop.core.targets.target import Channel
 from relprop.core.weights.prepared import Prepared
@@ -137,13 +136,17 @@ class LRP(nn.Module):
         runs: nn.Module = ProgramModule(self.model) if isinstance(self.model, ExportedProgram) else self.model
         object.__setattr__(self, "_runs", runs)  # as `model`
         self._names: Names | None = None
-        self._kinds, self._keeping = Kinds(), Keeping()
+        self._kinds = Kinds()
         self._prepared = Prepared(bf16=self.bf16, differentiable=self.differentiable)
-        self._compiler = _compiler() if self.compile_ else None
+        self._compiler: Compiler | None = None
+        if self.compile_:
+            from relprop.core.backward.compiled import Compiler  # loads half a second of compiler that most never need
+
+            self._compiler = Compiler()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or another process, needs: the options and the model."""
-        made_again = ("_runs", "_names", "_kinds", "_keeping", "_prepared", "_compiler")
+        made_again = ("_runs", "_names", "_kinds", "_prepared", "_compiler")
         return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -151,16 +154,11 @@ class LRP(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._forget()
 
-    if TYPE_CHECKING:
+    @overload
+    def forward(self, x: Tensor, target: Target = ..., **how: Unpack[How]) -> Relevance: ...
 
-        @overload
-        def __call__(self, x: Tensor, target: Target = ..., **how: Unpack[How]) -> Relevance: ...
-
-        @overload
-        def __call__(self, x: Several, target: Target = ..., **how: Unpack[How]) -> Relevances: ...
-
-        def __call__(self, x: Any, target: Any = None, **options: Any) -> Any:
-            """Explain a batch, or several inputs: see `forward`."""
+    @overload
+    def forward(self, x: Several, target: Target = ..., **how: Unpack[How]) -> Relevances: ...
 
     def forward(
         self,
@@ -195,6 +193,9 @@ class LRP(nn.Module):
             ConservationError: with `strict`, relevance leaks.
         """
         return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed, through=through)[0]
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @overload
     def explain_each(
@@ -258,7 +259,7 @@ class LRP(nn.Module):
         """The computation that the model makes of `x`."""
         inputs = self._inputs(x, fixed)
         with torch.no_grad(), _exact_arithmetic(inputs.device):
-            return self._record(inputs, self._keeping.of((self.composite,)), self.output)[0].graph
+            return self._record(inputs, self._kinds.keeps((self.composite,)), self.output)[0].graph
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
@@ -283,21 +284,27 @@ class LRP(nn.Module):
         composites: Sequence[Composite | None],
         through: Through | None,
     ) -> tuple[Relevance, ...]:
-        kept = _keep_everything if isinstance(target, Channel) else self._keeping.of(composites)
-        output = target.pick if isinstance(target, Picked) else self.output
+        kept = _keep_everything if isinstance(target, Channel) else self._kinds.keeps(composites)
+        output = target.pick if isinstance(target, Detection) else self.output
         kind, recording, prepared = self._record(inputs, kept, output)
         if kind.mixing:
-            return self._one_by_one(kind, recording, inputs, target, start, composites, through)
+            alone = Chunks(1).explain(
+                inputs, target, start, lambda one, target, start: self._explain(one, target, start, composites, through)
+            )
+            _require_apart(kind, kind.trace(recording, frozenset()).output, alone[0].logits)
+            return alone
         plans = [kind.plan(composite) for composite in composites]
         layers = self._layers(kind.graph)
         gates = gates_of(through, kind.graph, kind.places) if through is not None else ({},)
         begins_at = tensor_of(kind.graph, target.layer) if isinstance(target, Channel) else kind.graph.output
-        reads = frozenset({begins_at} if isinstance(target, Channel) else ())
-        trace = kind.trace(recording, reads.union(*(plan.reads for plan in plans)))
+        at_output = begins_at == kind.graph.output
+        reads = frozenset(() if at_output else (begins_at,)).union(*(plan.reads for plan in plans))
+        trace = kind.trace(recording, reads)
         del recording  # the trace alone holds the values, and gives them up as they are used
-        link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
-        explained = trace.values[begins_at] if isinstance(target, Channel) else trace.output
-        beginning = begin(target, require_finite(explained), start, link)
+        explained = trace.output if at_output else trace.values[begins_at]
+        if not explained.isfinite().all():
+            raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
+        beginning = begin(target, explained, start, "sigmoid" if says_multi_label(self.model) else kind.graph.link)
         if len(beginning.columns[0][0]) != inputs.shape[0]:
             raise CaptureError(
                 f"the model returns {tuple(explained.shape)} for {inputs.shape[0]} image(s); relprop explains one row "
@@ -306,113 +313,60 @@ class LRP(nn.Module):
         if through is not None and not isinstance(through, Mapping):
             beginning = beginning.repeated(len(gates))
         keep = frozenset(layers.values())
-        scores = [score for _, score in beginning.columns]
         results = []
         for plan in plans:
             passes = []
             for at, (begun, _) in enumerate(beginning.columns):
                 last = plan is plans[-1] and at == len(beginning.columns) - 1
                 own = gates[at % len(gates)]
-                passes.append(self._pass_back(plan, trace, prepared, begun, keep, last, own, begins_at))
-            results.append(self._result(plan, passes, scores, beginning, trace.output, layers))
+                options: Any = {"keep": keep, "ledger": self.ledger, "last": last}
+                if self._compiler is not None and at_output and not own:
+                    passes.append(self._compiler.propagate(plan, trace, prepared, begun, **options))
+                else:
+                    passes.append(propagate(plan, trace, prepared, begun, **options, gates=own, begins_at=begins_at))
+            results.append(self._result(plan, passes, beginning, trace.output, layers))
         return tuple(results)
-
-    def _pass_back(
-        self,
-        plan: Plan,
-        trace: Trace,
-        prepared: Prepared,
-        start: Tensor,
-        keep: frozenset[int],
-        last: bool,
-        gates: Gates,
-        begins_at: int,
-    ) -> BackwardPass:
-        """One backward pass, compiled if that is asked for and can be had."""
-        whole = not gates and begins_at == plan.graph.output  # what the compiled graph computes
-        if self._compiler is not None and whole:
-            found = self._compiler.propagate(plan, trace, prepared, start, keep, self.ledger)
-            if found is not None:
-                return found
-        options: Any = {"keep": keep, "ledger": self.ledger, "last": last}
-        passed = propagate(plan, trace, prepared, start, **options, gates=gates, begins_at=begins_at)
-        if self._compiler is not None and whole:
-            self._compiler.ran(plan)
-        return passed
 
     def _result(
         self,
         plan: Plan,
         passes: list[BackwardPass],
-        scores: list[Tensor],
         beginning: Beginning,
         logits: Tensor,
         layers: Mapping[tuple[str, str], int],
     ) -> Relevance:
-        target = beginning.target
-        single = target.dim() == 1
+        """The passes of all targets as one result, in which (N, K, ...) stands for K targets an image."""
 
-        def gather(parts: list[Tensor]) -> Tensor:
-            return parts[0].contiguous() if single else torch.stack(parts, 1)
+        def gather(parts: Iterable[Tensor]) -> Tensor:
+            each = [*parts]
+            return each[0].contiguous() if beginning.target.dim() == 1 else torch.stack(each, 1)
 
-        kept = {key: gather([passed.kept[index] for passed in passes]) for key, index in layers.items()}
         ledger = Ledger.stack([one.ledger for one in passes if one.ledger is not None]) if self.ledger else None
         if self.strict and ledger is not None:
             ledger.require_balance(self.rtol)
-        image = gather([passed.image for passed in passes])
-        separators = find_separators(plan.graph) if layers else None
-        composite = plan.assignment.name
-        what, link = beginning.what, beginning.link
-        return Relevance(image, target, gather(scores), logits, ledger, kept, composite, what, separators, link)
-
-    def _one_by_one(
-        self,
-        kind: Kind,
-        recording: Recording,
-        inputs: Inputs,
-        target: Target,
-        start: Start,
-        composites: Sequence[Composite | None],
-        through: Through | None,
-    ) -> tuple[Relevance, ...]:
-        """Explain images apart where a run takes them apart, or it is not known where they lie in its values.
-
-        Raises:
-            UnsupportedOpError: the model computes something else for an image when it is alone, so that relevance of
-                the images cannot be told apart.
-        """
-        theirs = kind.trace(recording, frozenset()).output
-        results = Chunks(1).explain(
-            inputs, target, start, lambda given, target, start: self._explain(given, target, start, composites, through)
+        return Relevance(
+            gather(one.image for one in passes),
+            beginning.target,
+            gather(score for _, score in beginning.columns),
+            logits,
+            ledger,
+            kept={key: gather(one.kept[index] for one in passes) for key, index in layers.items()},
+            composite=plan.assignment.name,
+            what=beginning.what,
+            separators=find_separators(plan.graph) if layers else None,
+            link=beginning.link,
         )
-        ours, theirs = results[0].logits.detach(), theirs.detach()
-        difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
-        if not difference <= 1e-3:
-            raise UnsupportedOpError(
-                f"the images of a batch do not stay apart at {', '.join(map(location_of, kind.mixing[:5]))}: the "
-                "model's scores for an image depend on the others in its batch (by "
-                f"{difference:.1e} of the largest score), so relevance of the images cannot be told apart; give it one "
-                "image at a time"
-            )
-        return results
 
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
-        names = (
-            [*graph.modules, *(n.name for n in graph.steps), "input", "output"]
-            if everything
-            else self._kept_names(graph)
-        )
+        steps = [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         layers: dict[tuple[str, str], int] = {}
-        for name in names:
-            found = {}
-            for side in ("input", "output"):
-                with contextlib.suppress(UsageError):
-                    found[name, side] = graph.tensor(name, side)
+        for name in steps if everything else self._kept_names(graph):
+            found = graph.sides(name)
             if not found and not everything:
                 graph.tensor(name)  # raises, and says why
-            layers |= found
+            layers |= {(name, side): index for side, index in found.items()}
         return layers
 
     def _kept_names(self, graph: Graph) -> list[str]:
@@ -455,10 +409,19 @@ def _keep_everything(op: str, inputs: int) -> tuple[bool, bool]:
     return True, True
 
 
-def _compiler() -> Compiler:
-    from relprop.core.backward.compiled import Compiler  # loads half a second of compiler that most never need
+def _require_apart(kind: Kind, together: Tensor, alone: Tensor) -> None:
+    """Refuse a model that takes the images of a batch apart, unless it computes of each what it does when it is alone.
 
-    return Compiler()
+    Raises:
+        UnsupportedOpError: relevance of the images cannot be told apart.
+    """
+    difference = float((alone.detach() - together.detach()).abs().max() / together.abs().max().clamp(min=1e-12))
+    if not difference <= 1e-3:
+        raise UnsupportedOpError(
+            f"the images of a batch do not stay apart at {', '.join(map(location_of, kind.mixing[:5]))}: the model's "
+            f"scores for an image depend on the others in its batch (by {difference:.1e} of the largest score), so "
+            "relevance of the images cannot be told apart; give it one image at a time"
+        )
 
 
 class _FullPrecision:
@@ -500,10 +463,3 @@ def _exact_arithmetic(device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             stack.enter_context(_FULL_PRECISION)
         yield
-
-
-def require_finite(scores: Tensor) -> Tensor:
-    """Refuse scores that are NaN or infinite."""
-    if not scores.isfinite().all():
-        raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-    return scores

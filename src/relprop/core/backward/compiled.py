@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 from torch import Tensor, fx
@@ -22,9 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
-from relprop.core.backward.plan import Plan
+from relprop.core.backward.plan import Plan, Trace
 from relprop.core.backward.propagate import BackwardPass, propagate
-from relprop.core.backward.trace import Trace
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.weights.packed import Packed
 from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store
@@ -51,20 +50,30 @@ class Compiler:
 
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[Plan, dict[Task, Compiled]] = WeakKeyDictionary()
-        self._ran: WeakKeyDictionary[Plan, bool] = WeakKeyDictionary()
+        self._ran: WeakSet[Plan] = WeakSet()  # by passes that were eager, and prepared the weights
         self._failed = False
 
-    def ran(self, plan: Plan) -> None:
-        """Take note of an eager pass, which prepares the weights."""
-        self._ran[plan] = True
-
     def propagate(
-        self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, keep: frozenset[int], ledger: bool
-    ) -> BackwardPass | None:
-        """As `propagate.propagate`, with a start of one sign; None where the caller has to do it eagerly."""
-        if self._failed or plan not in self._ran or not _of_one_sign(start):
-            return None  # the first pass of its kind is eager and prepares the weights
-        task = Task(keep, ledger)
+        self,
+        plan: Plan,
+        trace: Trace,
+        prepared: Prepared,
+        start: Tensor,
+        *,
+        keep: frozenset[int],
+        ledger: bool,
+        last: bool,
+    ) -> BackwardPass:
+        """As `propagate.propagate`; the first pass of its kind, and what cannot be compiled, eagerly."""
+        passed = self._compiled(plan, trace, prepared, start, Task(keep, ledger)) if plan in self._ran else None
+        if passed is None:
+            passed = propagate(plan, trace, prepared, start, keep=keep, ledger=ledger, last=last)
+            self._ran.add(plan)
+        return passed
+
+    def _compiled(self, plan: Plan, trace: Trace, prepared: Prepared, start: Tensor, task: Task) -> BackwardPass | None:
+        if self._failed or not bool((start >= 0).all()):
+            return None
         made = self._made.setdefault(plan, {})
         try:
             if task not in made:
@@ -85,10 +94,6 @@ class Compiler:
                 stacklevel=4,
             )
             return None
-
-
-def _of_one_sign(start: Tensor) -> bool:
-    return bool((start >= 0).all())
 
 
 @dataclass(frozen=True, eq=False)

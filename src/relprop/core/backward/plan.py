@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.backward.trace import Trace
 from relprop.core.capture.recorder import Keeps, Recording
 from relprop.core.capture.repeat import Former
 from relprop.core.capture.translate import ONE_OF_TWO, RENAMED, Translated, graph_of
@@ -24,10 +23,9 @@ from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
 from relprop.core.graph.signs import nonnegative
 from relprop.core.graph.support import Support, supports
-from relprop.core.rules.elementwise import pass_through
-from relprop.core.rules.rule import OWN, Rule, default_of
+from relprop.core.rules.rule import OWN, Absent, Rule, default_of
+from relprop.core.rules.shape import pass_through
 from relprop.core.rules.splits import symmetric
-from relprop.core.rules.step import Absent
 
 #: kinds of run that are remembered; of more, the least recently used is planned anew
 RUNS = 32
@@ -112,6 +110,23 @@ class Plan:
 
 
 @dataclass(eq=False)
+class Trace:
+    """What a forward run leaves for the backward pass, by node.
+
+    Attributes:
+        values: those that were kept.
+        states: weights and constants by name.
+        shapes: of every tensor.
+        output: the scores.
+    """
+
+    values: dict[int, Tensor]
+    states: Mapping[str, Tensor]
+    shapes: Mapping[int, torch.Size]
+    output: Tensor
+
+
+@dataclass(eq=False)
 class Kind:
     """All runs of the same calls: one graph, and what follows from it alone.
 
@@ -189,6 +204,7 @@ class Kinds:
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._keeps: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
         self._last: OrderedDict[Hashable, tuple[Former, Kind]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -213,6 +229,15 @@ class Kinds:
             _remember(self._last, key, (recording.former(), kind))
         return kind
 
+    def keeps(self, composites: Sequence[Composite | None]) -> Keeps:
+        """See `keeps`; the same function for the same composites."""
+        wanted = tuple(composites)
+        known = next((keep for theirs, own, keep in self._keeps if theirs == wanted and own == OWN), None)
+        if known is None:
+            known = keeps(wanted)
+            self._keeps = [*self._keeps, (wanted, dict(OWN), known)][-RUNS:]
+        return known
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -233,29 +258,14 @@ def _kind(recording: Recording) -> Kind:
     return Kind(translated, found, batch, {name: given[name].clone() for name in read | picked})
 
 
-class Keeping:
-    """Which values of a run to keep for the rules of some composites; the same function for the same composites."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[tuple[Composite | None, ...], Mapping[str, Rule], Keeps]] = []
-
-    def of(self, composites: Sequence[Composite | None]) -> Keeps:
-        """See `keeps`."""
-        wanted = tuple(composites)
-        known = next((keep for theirs, own, keep in [*self._known] if theirs == wanted and own == OWN), None)
-        if known is None:
-            known = keeps(wanted)
-            self._known = [*self._known, (wanted, dict(OWN), known)][-RUNS:]
-        return known
-
-
 def keeps(composites: Sequence[Composite | None]) -> Keeps:
     """Which values of a run to keep for the rules of some composites, by the operation alone.
 
     The output of a last softmax or sigmoid is left, and its input explained, so that is kept too. None of an operation
     that has no rule.
     """
-    chosen = [c for composite in composites for c in ([composite] if composite else _by_default())]
+    by_default = [family.composite() for family in FAMILIES]
+    chosen = [c for composite in composites for c in ([composite] if composite else by_default)]
     by_op: dict[str, tuple[bool, bool] | None] = {}
     joins = any(composite.split is not symmetric for composite in chosen)
 
@@ -271,10 +281,6 @@ def keeps(composites: Sequence[Composite | None]) -> Keeps:
         return (True, known[1]) if known and joins and inputs > 1 and op in SUMS else known
 
     return keep
-
-
-def _by_default() -> list[Composite]:
-    return [family.composite() for family in FAMILIES]
 
 
 def _rules_of(composite: Composite, op: str) -> list[Rule]:

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.core.backward.pending import Pending, memory_of
-from relprop.core.backward.plan import Plan, Stage
+from relprop.core.backward.plan import Plan, Stage, Trace
 from relprop.core.backward.through import Gates
-from relprop.core.backward.trace import Trace
 from relprop.core.graph.batch_axis import FIRST
 from relprop.core.graph.support import Support
-from relprop.core.rules.rule import Shares
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.rule import Shares, Step, is_fake
 from relprop.core.weights.folding import folded
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import UsageError

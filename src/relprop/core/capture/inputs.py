@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ class Inputs:
             tensors = [*given.values()]
         else:
             tensors = [given] if isinstance(given, Tensor) else [*given]
-            keys = [*_free(constants, len(tensors))]
+            keys = [*itertools.islice((k for k in itertools.count() if k not in constants), len(tensors))]
         if not tensors:
             raise InputError("x names no input at all; give a tensor, a tuple of tensors, or a dict of them by name")
         names = [parameters[key] if isinstance(key, int) and key < len(parameters) else str(key) for key in keys]
@@ -225,13 +225,3 @@ def _key(name: int | str, parameters: tuple[str, ...]) -> int | str:
     if isinstance(name, bool) or not isinstance(name, int | str):
         raise UsageError(f"an argument is named by its name or position, not by {name!r}")
     return parameters.index(name) if name in parameters else name
-
-
-def _free(taken: Mapping[int | str, Any], count: int) -> Iterator[int]:
-    """The first `count` positions that are not taken."""
-    place = 0
-    while count:
-        if place not in taken:
-            count -= 1
-            yield place
-        place += 1

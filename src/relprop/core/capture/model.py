@@ -168,15 +168,20 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
         UsageError: `which` names none.
     """
     if callable(which):
-        return _required(which(output), "output(...)")
+        found = which(output)
+        if not isinstance(found, Tensor):
+            raise UsageError(f"output(...) must give a tensor, not {type(found).__name__}")
+        return found
     if which is None and isinstance(output, Tensor):
         return output
     entries = {name: value for name, value in _entries(output).items() if isinstance(value, Tensor)}
-    found = f"tensors {', '.join(entries)} are in it" if entries else "no tensor is in it"
+    said = f"tensors {', '.join(entries)} are in it" if entries else "no tensor is in it"
     if which is not None:
-        name = str(which) if which in (*entries,) or not isinstance(which, int) else _at(entries, which)
+        names = [*entries]
+        by_position = isinstance(which, int) and -len(names) <= which < len(names)
+        name = names[which] if by_position else str(which)  # type: ignore[index]
         if name not in entries:
-            raise UsageError(f"the model returns {type(output).__name__} without an entry {which!r} ({found})")
+            raise UsageError(f"the model returns {type(output).__name__} without an entry {which!r} ({said})")
         return entries[name]
     named = [name for name in NAMES if name in entries]
     ordered = isinstance(output, tuple | list) and not hasattr(output, "_fields")
@@ -190,21 +195,9 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
         )
     raise CaptureError(
         f"the model returns {type(output).__name__}; relprop explains an (N, classes) tensor, alone, first in a tuple, "
-        f"or as the entry {' or '.join(map(repr, NAMES))} ({found}): say which with output=NAME, or wrap the model so "
+        f"or as the entry {' or '.join(map(repr, NAMES))} ({said}): say which with output=NAME, or wrap the model so "
         "that it returns its scores alone"
     )
-
-
-def _required(found: Any, what: str) -> Tensor:
-    if not isinstance(found, Tensor):
-        raise UsageError(f"{what} must give a tensor, not {type(found).__name__}")
-    return found
-
-
-def _at(entries: Mapping[str, Tensor], place: int) -> str:
-    """Name of the entry at a position; no entry's name where there are not so many."""
-    names = [*entries]
-    return names[place] if -len(names) <= place < len(names) else str(place)
 
 
 def _entries(output: Any) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from relprop.core.capture.repeat import Former, Repeatable
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import ConvGeometry, conv_geometry
 from relprop.core.graph.graph import Ref, State, ref, state
-from relprop.core.graph.ops import IN_BOXES
+from relprop.core.graph.ops import IN_BOXES, canonical
 from relprop.core.graph.views import write
 from relprop.core.weights.packed import packs
 from relprop.core.weights.prepared import Prepared
@@ -128,6 +128,21 @@ def record(
         finally:
             recorder.put_back()
     raise AssertionError("images in row-major order need no other layout")
+
+
+class _Seen(TorchDispatchMode):
+    """Collects the operations that return numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.funcs: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute a call."""
+        result = func(*args, **(kwargs or {}))
+        if any(map(_carries, _parts(result))):
+            self.funcs.append(func)
+        return result
 
 
 class _OtherLayoutError(Exception):
@@ -403,9 +418,8 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """A call on the image: computed, written down, and its values kept where a rule will read them."""
         keeps = self._keeps(facts.op, inputs)
-        parts = None if keeps is not None or written else parts_of(func)
-        if parts is not None and any(map(_carries, _parts(func(*args, **kwargs)))):
-            return self._fused(parts, func, args, kwargs)
+        if keeps is None and not written and self._parts_have_rules(func, args, kwargs):
+            return self._fused(parts_of(func), func, args, kwargs)
         read, made = keeps or (False, False)
         weight = None
         for tensor, value in zip(tensors, values, strict=True):
@@ -470,6 +484,16 @@ class _Recorder(TorchDispatchMode):
             if made:
                 self._keep(value, value.tensor())  # type: ignore[arg-type]
         return result
+
+    def _parts_have_rules(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether relevance could go through an operation, and torch has more than a primitive of its own for it."""
+        parts = parts_of(func)
+        if parts is None:
+            return False
+        with _Seen() as seen:
+            result = parts(*args, **kwargs)
+        primitives = (canonical(made.name()) for made in seen.funcs if made.namespace == "prims")
+        return any(map(_carries, _parts(result))) and all(self._keeps(op, 1) is not None for op in primitives)
 
     def _write_down(
         self,

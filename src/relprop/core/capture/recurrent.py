@@ -1,8 +1,9 @@
 """Recurrent layers by the operations that they are made of: LSTM, GRU and RNN, as layers and as cells.
 
 PyTorch computes a whole layer in one call. Here it is computed time by time, by weighted sums, activations and gates,
-which have rules: a gate is a constant, and relevance follows the signal that it weighs (`rules.recurrent`). What a
-layer reads at a time, the input beside the state before, is one weighted sum wherever it adds up to one.
+which have rules: a gate is a constant, and relevance follows the signal that it weighs
+(`rules.products.to_signal`). What a layer reads at a time, the input beside the state before, is one weighted sum
+wherever it adds up to one.
 """
 
 from __future__ import annotations
@@ -101,18 +102,19 @@ def _stacked(*biases: Tensor | None) -> Tensor | None:
 
 
 def _layers(
-    cell: Cell, x: Tensor, states: State, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float,
-    train: bool, bidirectional: bool, batch_first: bool,
+    cell: Cell, x: Tensor, states: Tensor | Sequence[Tensor], params: Sequence[Tensor], has_biases: bool,
+    num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Stacked layers, in one or both directions: outputs of the last for each time, last states of all.
 
     Args:
         cell: of one layer.
         x: (T, N, inputs), or (N, T, inputs) with `batch_first`.
-        states: each (num_layers · directions, N, features).
+        states: one (num_layers · directions, N, features), or several, as of an LSTM.
         params: weights of each layer and direction, in order.
         has_biases, num_layers, dropout, train, bidirectional, batch_first: as of `torch.nn.LSTM`.
     """
+    states = (states,) if isinstance(states, Tensor) else states
     time, directions = int(batch_first), 1 + bidirectional
     count = len(params) // (num_layers * directions)
     values, ends = _unbound(x, time), []
@@ -121,9 +123,13 @@ def _layers(
         for direction in range(directions):
             at = layer * directions + direction
             step = cell(*params[at * count : (at + 1) * count])
-            made, end = _run(step, values[::-1] if direction else values, tuple(state[at] for state in states))
+            state = tuple(state[at] for state in states)
+            made = []
+            for value in values[::-1] if direction else values:
+                state = step(value, state)
+                made.append(state[0])
             outputs.append(made[::-1] if direction else made)
-            ends.append(end)
+            ends.append(state)
         values = [torch.cat(pair, 1) if bidirectional else pair[0] for pair in zip(*outputs, strict=True)]
     return torch.stack(values, time), *(torch.stack(last) for last in zip(*ends, strict=True))
 
@@ -134,29 +140,10 @@ def _unbound(x: Tensor, time: int) -> list[Tensor]:
     return [part for some in torch.split(x, size, time) for part in some.unbind(time)]
 
 
-def _run(step: Step, values: Sequence[Tensor], state: State) -> tuple[list[Tensor], State]:
-    """Hidden states of one layer in one direction, and its last state."""
-    outputs = []
-    for value in values:
-        state = step(value, state)
-        outputs.append(state[0])
-    return outputs, state
-
-
-def _several(cell: Cell, x: Tensor, states: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-    return _layers(cell, x, tuple(states), *options)
-
-
-def _single(cell: Cell, x: Tensor, state: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    return _layers(cell, x, (state,), *options)
-
-
-def _lstm_cell(x: Tensor, states: Sequence[Tensor], *weights: Tensor) -> State:
-    return _lstm(*weights)(x, tuple(states))
-
-
-def _single_cell(cell: Cell, x: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
-    return cell(*weights)(x, (state,))[0]
+def _cell(cell: Cell, x: Tensor, states: Tensor | Sequence[Tensor], *weights: Tensor) -> Tensor | State:
+    """One step: the state after, one tensor where one was given."""
+    after = cell(*weights)(x, (states,) if isinstance(states, Tensor) else tuple(states))
+    return after[0] if isinstance(states, Tensor) else after
 
 
 def _refuse_packed(*_: Any) -> Any:
@@ -170,13 +157,13 @@ _tanh, _relu = partial(_rnn, Tensor.tanh), partial(_rnn, Tensor.relu)
 
 #: calls of recurrent layers and cells, and what they are made of
 RECURRENT: dict[Any, Callable[..., Any]] = {
-    aten.lstm.input: partial(_several, _lstm),
-    aten.gru.input: partial(_single, _gru),
-    aten.rnn_tanh.input: partial(_single, _tanh),
-    aten.rnn_relu.input: partial(_single, _relu),
-    aten.lstm_cell.default: _lstm_cell,
-    aten.gru_cell.default: partial(_single_cell, _gru),
-    aten.rnn_tanh_cell.default: partial(_single_cell, _tanh),
-    aten.rnn_relu_cell.default: partial(_single_cell, _relu),
+    aten.lstm.input: partial(_layers, _lstm),
+    aten.gru.input: partial(_layers, _gru),
+    aten.rnn_tanh.input: partial(_layers, _tanh),
+    aten.rnn_relu.input: partial(_layers, _relu),
+    aten.lstm_cell.default: partial(_cell, _lstm),
+    aten.gru_cell.default: partial(_cell, _gru),
+    aten.rnn_tanh_cell.default: partial(_cell, _tanh),
+    aten.rnn_relu_cell.default: partial(_cell, _relu),
     aten._pack_padded_sequence.default: _refuse_packed,
 }

@@ -16,8 +16,7 @@ from relprop.core.graph.joins import Join, find_joins
 from relprop.core.graph.ops import AFFINE
 from relprop.core.rules import DEFAULTS, OWN, Rule, default_of
 from relprop.core.rules.affine import weight_place
-from relprop.core.rules.joins import join_rule
-from relprop.core.rules.splits import Split, ratio
+from relprop.core.rules.splits import Split, join_rule, ratio
 from relprop.core.weights.folding import find_folds
 from relprop.errors import UnsupportedOpError, UsageError
 
@@ -114,7 +113,7 @@ class Composite:
             raise UsageError(f"no layer matches the pattern {unused[0]!r}; {graph.nearest(unused[0])}")
         folds = find_folds(graph) if self.batch_norm == "fold" else {}
         taking = {index: join for index, join in joins.items() if index in reached}
-        return Assignment(self, graph, chosen, taking, tuple(reversed(missing)), folds, frozenset(reached))
+        return Assignment(self, graph, chosen, taking, tuple(reversed(missing)), folds)
 
     def _choice(self, node: Node, first: bool, last: bool) -> Rule | None:
         for pattern, rule in reversed(self.names):
@@ -138,7 +137,6 @@ class Assignment:
         joins: join by the node that holds its value.
         missing: the steps that have no rule.
         folds: batch norm by the node that it is folded into.
-        reached: the nodes that relevance can reach.
     """
 
     composite: Composite
@@ -147,7 +145,6 @@ class Assignment:
     joins: Mapping[int, Join]
     missing: tuple[Node, ...] = ()
     folds: Mapping[int, int] = field(default_factory=dict)
-    reached: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:

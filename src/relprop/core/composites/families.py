@@ -1,11 +1,5 @@
 """Which composite a network takes where none is named, by what its graph contains; each with its source.
 
-| family | known by | composite | what it adds to the paper's rules, and whence |
-|---|---|---|---|
-| transformer | attention | transformer | attention weights as constants (Ali et al. 2022), norms pass (AttnLRP) |
-| gated network | products | paper | the signal takes all (Arras et al. 2017); SiLU, GELU pass like ReLU |
-| convolutional network | anything else | paper | nothing (Otsuki et al. 2024) |
-
 All of these conserve. `attnlrp()` is there for comparison: it is signed, and absorbs at every softmax and bias.
 """
 
@@ -47,7 +41,7 @@ FAMILIES = (TRANSFORMER, GATED, CONVOLUTIONAL)
 
 
 def family_of(graph: Graph) -> Family:
-    """The family of a network: by its attention, or else by its products."""
+    """The family of a network: by its attention, else by its products; anything else is convolutional."""
     several = {node.op for node in graph.steps if len(node.inputs) > 1}
     if "scaled_dot_product_attention" in several or several & {"matmul", "bmm", "einsum"}:
         return TRANSFORMER

@@ -25,32 +25,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from relprop.core import rules
 from relprop.core.composites.composite import BatchNorm, Composite
-from relprop.core.rules import (
-    Rule,
-    alpha_beta,
-    attention_attnlrp,
-    average_epsilon,
-    conserving_alpha_beta,
-    conserving_gamma,
-    depth_dependent,
-    flat,
-    matmul_rule,
-    max_as_average,
-    product,
-    signed_average,
-    softmax_rule,
-    z_box,
-    z_plus_bias,
-    z_plus_epsilon,
-    z_plus_ones,
-)
-from relprop.core.rules import (
-    epsilon as epsilon_rule,
-)
-from relprop.core.rules import (
-    gamma as gamma_rule,
-)
 from relprop.core.rules.contrast import contrast
 from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.core.rules.splits import SPLITS, Split, signed
@@ -63,9 +39,9 @@ SplitName = Literal["ratio", "symmetric", "signed"]
 
 Classifier = Literal["z+", "epsilon", "mean-subtracted", "contrast"]
 
-_CLASSIFIERS: dict[str, Rule | None] = {
+_CLASSIFIERS: dict[str, rules.Rule | None] = {
     "z+": None,
-    "epsilon": epsilon_rule(1e-6),
+    "epsilon": rules.epsilon(1e-6),
     "mean-subtracted": mean_subtracted,
     "contrast": contrast,
 }
@@ -103,8 +79,8 @@ def paper(
     _require_choice("classifier", classifier, tuple(_CLASSIFIERS))
     return Composite(
         name="paper",
-        rules={"max_pool": max_as_average, "adaptive_max_pool": max_as_average} if max_pool == "average" else {},
-        first=z_plus_ones if first == "ones" else None,
+        rules=dict.fromkeys(("max_pool", "adaptive_max_pool"), rules.max_as_average) if max_pool == "average" else {},
+        first=rules.z_plus_ones if first == "ones" else None,
         classifier=_CLASSIFIERS[classifier],
         split=_split(split),
         identity=identity,
@@ -119,8 +95,8 @@ def released(split: SplitName | Split = "ratio", identity: bool = True, eps: flo
     An unsigned ε of 1e-5 in every denominator (it absorbs relevance), a first layer that takes its input as ones,
     and max pooling taken for a 2x2 average of stride 2. Its Heat Quantization is `quantized(edges="release")`.
     """
-    weighted, average = z_plus_epsilon(eps), average_epsilon(eps)
-    pooled = average_epsilon(eps, window=2)
+    weighted, average = rules.z_plus_epsilon(eps), rules.average_epsilon(eps)
+    pooled = rules.average_epsilon(eps, window=2)
     return Composite(
         name="released",
         rules={
@@ -128,7 +104,7 @@ def released(split: SplitName | Split = "ratio", identity: bool = True, eps: flo
             **dict.fromkeys(("adaptive_avg_pool", "avg_pool"), average),
             "max_pool": pooled,
         },
-        first=z_plus_epsilon(eps, ones=True),
+        first=rules.z_plus_epsilon(eps, ones=True),
         split=_split(split),
         identity=identity,
     )
@@ -136,7 +112,10 @@ def released(split: SplitName | Split = "ratio", identity: bool = True, eps: flo
 
 LateRule = Literal["alpha2-beta1", "gamma"]
 
-_LATE: dict[str, Rule] = {"alpha2-beta1": conserving_alpha_beta(2, 1), "gamma": conserving_gamma(0.25)}
+_LATE: dict[str, rules.Rule] = {
+    "alpha2-beta1": rules.conserving_alpha_beta(2, 1),
+    "gamma": rules.conserving_gamma(0.25),
+}
 
 
 @COMPOSITES.register("two-sided")
@@ -166,7 +145,7 @@ def two_sided(
     if not 0 < depth <= 1:
         raise UsageError(f"depth must be a fraction of the convolutions, above 0 and up to 1, not {depth}")
     base = paper(split=split, identity=identity, first=first, classifier=classifier, batch_norm=batch_norm)
-    rule = depth_dependent(_LATE[late], depth)
+    rule = rules.depth_dependent(_LATE[late], depth)
     return replace(base, name="two-sided", rules=dict.fromkeys(("conv", "conv_transpose"), rule))
 
 
@@ -176,10 +155,10 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _classic(
-    name: str, convolution: Rule, dense: Rule, first: Rule | None, eps: float, batch_norm: BatchNorm
+    name: str, convolution: rules.Rule, dense: rules.Rule, first: rules.Rule | None, eps: float, batch_norm: BatchNorm
 ) -> Composite:
     """A composite of the literature: signed shares at averages and joins."""
-    average = signed_average(eps)
+    average = rules.signed_average(eps)
     return Composite(
         name=name,
         rules={
@@ -197,28 +176,28 @@ def _classic(
 @COMPOSITES.register("original")
 def original(batch_norm: BatchNorm = "pass") -> Composite:
     """LRP-0 (Bach et al. 2015, Eq. 56): shares by contribution, bias included, nothing stabilised."""
-    plain = epsilon_rule(0.0)
+    plain = rules.epsilon(0.0)
     return _classic("original", plain, plain, None, 0.0, batch_norm)
 
 
 @COMPOSITES.register("epsilon")
 def epsilon(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
     """The ε-rule at every weighted layer (Bach et al. 2015, Eq. 58)."""
-    stable = epsilon_rule(eps)
+    stable = rules.epsilon(eps)
     return _classic("epsilon", stable, stable, None, eps, batch_norm)
 
 
 @COMPOSITES.register("gamma")
 def gamma(g: float = 0.25, batch_norm: BatchNorm = "pass") -> Composite:
     """The γ-rule at every weighted layer (Montavon et al. 2019)."""
-    favour = gamma_rule(g)
+    favour = rules.gamma(g)
     return _classic("gamma", favour, favour, None, 1e-6, batch_norm)
 
 
 @COMPOSITES.register("epsilon-plus-flat")
 def epsilon_plus_flat(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
     """z⁺ at convolutions, ε at linear layers, flat at the first (Kohlbrenner et al. 2020); z⁺ counts positive bias."""
-    return _classic("epsilon-plus-flat", z_plus_bias(eps), epsilon_rule(eps), flat, eps, batch_norm)
+    return _classic("epsilon-plus-flat", rules.z_plus_bias(eps), rules.epsilon(eps), rules.flat, eps, batch_norm)
 
 
 @COMPOSITES.register("epsilon-gamma-box")
@@ -237,13 +216,15 @@ def epsilon_gamma_box(
         eps: ε of the linear layers.
         batch_norm: "pass" or "fold".
     """
-    return _classic("epsilon-gamma-box", gamma_rule(g), epsilon_rule(eps), z_box(low, high), eps, batch_norm)
+    return _classic("epsilon-gamma-box", rules.gamma(g), rules.epsilon(eps), rules.z_box(low, high), eps, batch_norm)
 
 
 @COMPOSITES.register("epsilon-alpha2-beta1-flat")
 def epsilon_alpha2_beta1_flat(eps: float = 1e-6, batch_norm: BatchNorm = "pass") -> Composite:
     """α2β1 at convolutions, ε at linear layers, flat at the first (Lapuschkin et al. 2017)."""
-    return _classic("epsilon-alpha2-beta1-flat", alpha_beta(2, 1), epsilon_rule(eps), flat, eps, batch_norm)
+    return _classic(
+        "epsilon-alpha2-beta1-flat", rules.alpha_beta(2, 1), rules.epsilon(eps), rules.flat, eps, batch_norm
+    )
 
 
 @COMPOSITES.register("transformer")
@@ -266,9 +247,9 @@ def transformer(
         split, identity, first: as of `paper`.
     """
     _require_choice("attention", attention, ("values", "attnlrp"))
-    rules: dict[str, Rule] = {"mul": product(gate), "div": product(gate)} if gate else {}
-    rules |= _attnlrp() if attention == "attnlrp" else {}
-    return replace(paper(split=split, identity=identity, first=first), name="transformer", rules=rules)
+    own: dict[str, rules.Rule] = {"mul": rules.product(gate), "div": rules.product(gate)} if gate else {}
+    own |= _attnlrp() if attention == "attnlrp" else {}
+    return replace(paper(split=split, identity=identity, first=first), name="transformer", rules=own)
 
 
 @COMPOSITES.register("attnlrp")
@@ -277,19 +258,14 @@ def attnlrp(eps: float = 1e-6) -> Composite:
 
     Signed; ε, bias and softmax absorb. For image transformers the authors take γ at weighted layers.
     """
-    stable, average = epsilon_rule(eps), signed_average(eps)
-    rules = {
-        **dict.fromkeys(("conv", "conv_transpose", "linear"), stable),
-        **dict.fromkeys(("avg_pool", "adaptive_avg_pool", "mean", "sum"), average),
-        **_attnlrp(eps),
-        "mul": product(0.5),
-    }
-    return Composite(name="attnlrp", rules=rules, split=signed)
+    stable = rules.epsilon(eps)
+    base = _classic("attnlrp", stable, stable, None, eps, "pass")
+    return replace(base, rules={**base.rules, **_attnlrp(eps), "mul": rules.product(0.5)})
 
 
-def _attnlrp(eps: float = 1e-6) -> dict[str, Rule]:
+def _attnlrp(eps: float = 1e-6) -> dict[str, rules.Rule]:
     return {
-        **dict.fromkeys(("softmax", "_safe_softmax"), softmax_rule()),
-        **dict.fromkeys(("matmul", "bmm", "mm", "einsum"), matmul_rule(eps)),
-        "scaled_dot_product_attention": attention_attnlrp(eps),
+        **dict.fromkeys(("softmax", "_safe_softmax"), rules.softmax_rule()),
+        **dict.fromkeys(("matmul", "bmm", "mm", "einsum"), rules.matmul_rule(eps)),
+        "scaled_dot_product_attention": rules.attention_attnlrp(eps),
     }

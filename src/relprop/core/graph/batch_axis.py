@@ -86,7 +86,8 @@ def places(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Place | Non
         if None in below:
             found[node.index] = None
             continue
-        picked = {name: state[name] for name in states(node.args) if not state[name].is_floating_point()}
+        names = {leaf.name for leaf in states(node.args)}
+        picked = {name: state[name] for name in names if not state[name].is_floating_point()}
         read |= {*picked} if node.op in COPIES else set()
         found[node.index] = _place(graph, node, below, count, picked)  # type: ignore[arg-type]
     return tuple(found), frozenset(read)
@@ -151,7 +152,7 @@ def _reshaped(shape: tuple[int, ...], place: Place, given: tuple[int, ...], coun
 def _copied(node: Node, place: Place, given: tuple[int, ...], count: int, picked: Mapping[str, Tensor]) -> Place | None:
     """Where the numbers of the images come to lie when the step moves them, to the places that it picks."""
     behind = place.rows // place.before
-    numbers = torch.arange(count, dtype=torch.float64).repeat_interleave(behind).repeat(place.before)
+    numbers = _numbers(place.before, count, behind)
     sizes = [1] * len(given)
     sizes[place.axis] = len(numbers)
 
@@ -160,17 +161,12 @@ def _copied(node: Node, place: Place, given: tuple[int, ...], count: int, picked
             return numbers.view(sizes).expand(given)
         return picked[argument.name].cpu() if argument.name in picked else None
 
+    kwargs = {name: argument for name, argument in node.kwargs.items() if name != "value"}
     try:
-        moved: Tensor = _without_value(node)(*bind(node.args, value), **bind(_kwargs(node), value))
-    except (TypeError, RuntimeError, IndexError):
-        return _aligned(
-            node, [place], [torch.Size(given)], count
-        )  # it takes places from a tensor: the batch is not moved
+        moved: Tensor = _without_value(node)(*bind(node.args, value), **bind(kwargs, value))
+    except (TypeError, RuntimeError, IndexError):  # it takes places from a tensor: the batch is not moved
+        return _aligned(node, [place], [torch.Size(given)], count)
     return _found(moved, count)
-
-
-def _kwargs(node: Node) -> dict[str, Any]:
-    return {name: value for name, value in node.kwargs.items() if name != "value"}
 
 
 def _without_value(node: Node) -> Any:
@@ -192,15 +188,15 @@ def _found(moved: Tensor, count: int) -> Place | None:
         high = moved.nan_to_num(-math.inf).amax(others) if others else moved
         if not torch.equal(low, high):
             continue
-        before = next((b for b in range(1, rows + 1) if rows % b == 0 and _lie(low, b, rows // b, count)), None)
-        if before is not None:
-            return Place(axis, before, rows)
+        for before in (n for n in range(1, rows + 1) if rows % n == 0):
+            if torch.equal(low, _numbers(before, count, rows // before)):
+                return Place(axis, before, rows)
     return None
 
 
-def _lie(numbers: Tensor, before: int, behind: int, count: int) -> bool:
-    expected = torch.arange(count, dtype=numbers.dtype).repeat_interleave(behind).repeat(before)
-    return torch.equal(numbers, expected)
+def _numbers(before: int, count: int, behind: int) -> Tensor:
+    """The number of the image that each row is of, where rows lie as `Place` says."""
+    return torch.arange(count, dtype=torch.float64).repeat_interleave(behind).repeat(before)
 
 
 def _reduced(node: Node, place: Place, rank: int) -> Place | None:

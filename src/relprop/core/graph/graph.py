@@ -7,6 +7,8 @@ A graph is a value. It holds no weight of the model (a `State` names one) and no
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -167,7 +169,11 @@ class Graph:
             inside = self._calls[name]
         else:
             raise UsageError(f"no layer {name!r} lies on the way from the image; {self.nearest(name)}")
-        found = self._outlets(inside) if side == "output" else self._inlets(inside)
+        if side == "input":
+            found = sorted({source for index in inside for source in self.nodes[index].inputs if source not in inside})
+        else:
+            leaves = {i for i in inside if any(user not in inside for user in self.consumers[i])}
+            found = sorted(leaves | (inside & {self.output}))
         if len(found) != 1:
             names = ", ".join(self.nodes[index].name for index in found)
             raise UsageError(f"{len(found)} tensors are the {side} of {name!r}: name one of {names}")
@@ -175,42 +181,38 @@ class Graph:
 
     def nearest(self, name: str) -> str:
         """Say which layers there are, those spelled like `name` first."""
-        import difflib
-
         known = [*dict.fromkeys([*self.modules, *(node.name for node in self.steps)])]
         close = difflib.get_close_matches(name, known, n=6, cutoff=0.5) or known[:6]
         return f"near it: {', '.join(close)} (of {len(known)})"
 
-    def _outlets(self, inside: frozenset[int]) -> list[int]:
-        return [
-            index
-            for index in sorted(inside)
-            if index == self.output or any(user not in inside for user in self.consumers[index])
-        ]
+    def sides(self, name: str) -> dict[str, int]:
+        """What `tensor` returns for the sides of a layer, "input" and "output", that are one tensor."""
+        found = {}
+        for side in ("input", "output"):
+            with contextlib.suppress(UsageError):
+                found[side] = self.tensor(name, side)
+        return found
 
-    def _inlets(self, inside: frozenset[int]) -> list[int]:
-        return sorted({source for index in inside for source in self.nodes[index].inputs if source not in inside})
+
+def leaves(argument: Any) -> Iterator[Ref | State]:
+    """Every `Ref` and `State` in an argument, nested lists and dicts included, in order."""
+    if isinstance(argument, Ref | State):
+        yield argument
+    elif isinstance(argument, Mapping):
+        yield from leaves(tuple(argument.values()))
+    elif isinstance(argument, list | tuple):
+        for part in argument:
+            yield from leaves(part)
 
 
 def refs(argument: Any) -> Iterator[int]:
-    """Indices of all nodes that an argument, nested lists included, refers to."""
-    if isinstance(argument, Ref):
-        yield argument.index
-    elif isinstance(argument, Mapping):
-        for part in argument.values():
-            yield from refs(part)
-    elif isinstance(argument, Sequence) and not isinstance(argument, str):
-        for part in argument:
-            yield from refs(part)
+    """Indices of all nodes that an argument refers to."""
+    return (leaf.index for leaf in leaves(argument) if isinstance(leaf, Ref))
 
 
-def states(argument: Any) -> Iterator[str]:
-    """Names of the weights and constants in an argument, nested lists included."""
-    if isinstance(argument, State):
-        yield argument.name
-    elif isinstance(argument, list | tuple):
-        for part in argument:
-            yield from states(part)
+def states(argument: Any) -> Iterator[State]:
+    """The weights and constants in an argument."""
+    return (leaf for leaf in leaves(argument) if isinstance(leaf, State))
 
 
 def with_defaults(given: Sequence[Any], *defaults: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relprop.core.graph.graph import Graph, State
+from relprop.core.graph.graph import Graph, states
 from relprop.core.graph.ops import AFFINE
 
 SUMS = frozenset({"add", "sub"})
@@ -65,8 +65,12 @@ def _join(graph: Graph, root: int, inner: set[int], ancestors: list[int]) -> Joi
     for branch in branches:
         common &= ancestors[branch]
     fork = common.bit_length() - 1  # the latest, since indices follow the order of execution
-    weights = [_weighted_layers(graph, fork, branch, ancestors) for branch in branches]
-    skips = _skips(branches, fork, weights)
+    if fork in branches and any(branch != fork for branch in branches):
+        skips = tuple(branch == fork for branch in branches)
+    else:
+        ways = [_between(graph, fork, branch, ancestors) for branch in branches]
+        weights = [sum(graph.nodes[i].op in AFFINE for i in way) for way in ways]
+        skips = tuple(weight == min(weights) and weights.count(weight) == 1 for weight in weights)
     identities = tuple(s and _parameter_free(graph, fork, b, ancestors) for s, b in zip(skips, branches, strict=True))
     return Join(root, branches, tuple(scale for _, scale in terms), fork, skips, identities, tuple(partial))
 
@@ -90,29 +94,7 @@ def _between(graph: Graph, fork: int, branch: int, ancestors: list[int]) -> list
     return [i for i in range(fork + 1, branch + 1) if ancestors[branch] >> i & 1 and ancestors[i] >> fork & 1]
 
 
-def _weighted_layers(graph: Graph, fork: int, branch: int, ancestors: list[int]) -> int:
-    return sum(graph.nodes[i].op in AFFINE for i in _between(graph, fork, branch, ancestors))
-
-
-def _skips(branches: tuple[int, ...], fork: int, weights: list[int]) -> tuple[bool, ...]:
-    if fork in branches and any(branch != fork for branch in branches):
-        return tuple(branch == fork for branch in branches)
-    fewest = min(weights)
-    return tuple(weight == fewest and weights.count(fewest) == 1 for weight in weights)
-
-
 def _parameter_free(graph: Graph, fork: int, branch: int, ancestors: list[int]) -> bool:
     """Whether nothing learned lies between fork and branch."""
-    return not any(
-        _has_state((graph.nodes[i].args, graph.nodes[i].kwargs)) for i in _between(graph, fork, branch, ancestors)
-    )
-
-
-def _has_state(argument: object) -> bool:
-    if isinstance(argument, State):
-        return argument.learned
-    if isinstance(argument, dict):
-        return any(_has_state(part) for part in argument.values())
-    if isinstance(argument, list | tuple):
-        return any(_has_state(part) for part in argument)
-    return False
+    between = (graph.nodes[i] for i in _between(graph, fork, branch, ancestors))
+    return not any(state.learned for node in between for state in states((node.args, node.kwargs)))

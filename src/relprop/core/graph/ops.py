@@ -56,7 +56,6 @@ _ALIASES = {
     "swapaxes": "transpose",
     "convolution": "conv",
     "_convolution": "conv",
-    "conv_transpose": "conv_transpose",
     "addmm": "linear",
     "_adaptive_avg_pool": "adaptive_avg_pool",
     "_to_copy": "to",
@@ -66,7 +65,6 @@ _ALIASES = {
     "multiply": "mul",
     "divide": "div",
     "concat": "cat",
-    "rsub": "rsub",
     "feature_dropout": "dropout",
     "alpha_dropout": "dropout",
 }

@@ -1,12 +1,8 @@
-"""Separator layers: tensors that all relevance passes on its way, and maps read from several of them.
+"""Separator layers: tensors that all relevance passes on its way.
 
 A tensor separates the image from the scores where every way between them leads through it. All of these hold the same
-total, the score less what rules absorb above them, so a weighted mean of the relevance at several holds it too:
-
-    map = Σ_k w_k G_k U_k Σ_c R_k,   Σ_k w_k = 1
-
-R_k is the relevance at layer k, summed over its channels, U_k brings it to the size of the image, and G_k smooths it,
-if asked. Each of its cells hands out exactly what it holds (`relprop.core.result.enlarge`), whatever the sign.
+total, the score less what rules absorb above them, so a map can be read
+from several (`relprop.core.result.combine`).
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from functools import lru_cache
 
 from relprop.core.graph.graph import Graph
 from relprop.core.graph.joins import find_joins
@@ -101,24 +97,15 @@ def _plainness(name: str) -> tuple[bool, int, str]:
     return name.endswith(_INPUT), name.count(".") + 2 * name.count("@"), name
 
 
-_KNOWN: WeakKeyDictionary[Graph, Separators] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=32)  # a graph holds no tensors
 def find_separators(graph: Graph) -> Separators:
     """Name the separator layers of a graph that hold a map (N, C, h, w), no larger than the image and shaped alike."""
-    if graph not in _KNOWN:
-        _KNOWN[graph] = _find_separators(graph)
-    return _KNOWN[graph]
-
-
-def _find_separators(graph: Graph) -> Separators:
     maps = {index: position for position, index in enumerate(separators(graph)) if _is_map(graph, index)}
     positions = {"input": 0}
     for name in (*(node.name for node in graph.steps), *graph.modules):
-        for label, side in ((name, "output"), (f"{name}{_INPUT}", "input")):
-            index = _tensor(graph, name, side)
+        for side, index in reversed(graph.sides(name).items()):
             if index in maps:
-                positions[label] = maps[index]
+                positions[name if side == "output" else f"{name}{_INPUT}"] = maps[index]
     return Separators(positions, _blocks(graph, positions))
 
 
@@ -145,13 +132,6 @@ def _is_map(graph: Graph, index: int) -> bool:
     (height, width), (h, w) = image[2:], shape[2:]
     alike = 1 / _ASPECT <= (h * width) / (w * height) <= _ASPECT
     return h <= height and w <= width and h * w > 1 and alike
-
-
-def _tensor(graph: Graph, name: str, side: str) -> int | None:
-    try:
-        return graph.tensor(name, side)
-    except UsageError:
-        return None
 
 
 def _blocks(graph: Graph, positions: Mapping[str, int]) -> tuple[str, ...]:

@@ -22,11 +22,6 @@ def nonnegative(graph: Graph) -> tuple[bool, ...]:
     return tuple(known)
 
 
-def always_nonnegative(graph: Graph, node: Node) -> bool:
-    """Whether one node's value is >= 0 for every image."""
-    return nonnegative(graph)[node.index]
-
-
 def _of(node: Node, graph: Graph, known: list[bool]) -> bool:
     if node.op in _MAKES:
         return True

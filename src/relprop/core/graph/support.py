@@ -34,8 +34,7 @@ def supports(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Support, 
 
     Also the names of the constants whose numbers that depends on: places, where values are picked by them.
     """
-    shapes = [node.shape for node in graph.nodes]
-    found = _Masks(state, graph, shapes, [None] * len(graph), set())
+    found = _Masks(state, graph, [None] * len(graph), set())
     for node in graph.steps:
         found.known[node.index] = _narrowed(_support(node, found))
     return tuple(found.known), frozenset(found.read)
@@ -43,18 +42,21 @@ def supports(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Support, 
 
 @dataclass(frozen=True, eq=False)
 class _Masks:
-    """What is known on the way: weights, the graph, the shape of each value, supports, constants that were read."""
+    """What is known on the way: weights, the graph, supports, constants that were read."""
 
     state: Mapping[str, Tensor]
     graph: Graph
-    shapes: list[torch.Size]
     known: list[Support]
     read: set[str]
+
+    def shape(self, index: int) -> torch.Size:
+        """Shape of a value."""
+        return self.graph.nodes[index].shape
 
     def of(self, index: int) -> Tensor:
         """Ones where a value depends on the image, zeros elsewhere."""
         known = self.known[index]
-        return torch.ones(self.shapes[index]) if known is None else known.float().expand(self.shapes[index])
+        return torch.ones(self.shape(index)) if known is None else known.float().expand(self.shape(index))
 
 
 def _narrowed(support: Support) -> Support:
@@ -67,7 +69,7 @@ def _narrowed(support: Support) -> Support:
 
 def _support(node: Node, masks: _Masks) -> Support:
     below = [masks.known[i] for i in node.inputs]
-    shape = masks.shapes[node.index]
+    shape = node.shape
     if node.op in AFFINE and len(node.inputs) == 1:
         return _of_affine(node, below[0], masks)
     if node.op in IN_BOXES:
@@ -87,11 +89,11 @@ def _support(node: Node, masks: _Masks) -> Support:
         value = node.args[2]
         seen = masks.known[value.index] if isinstance(value, Ref) else None
         return None if seen is None else seen.any(-2, keepdim=True).expand(shape)
-    if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shapes[node.inputs[0]]):
+    if node.op in ELEMENTWISE or (len(node.inputs) == 1 and shape == masks.shape(node.inputs[0])):
         return below[0]
     if "pool" in node.op or node.op in ("mean", "sum", "amax", "amin", "max[0]", "min[0]"):
         assert below[0] is not None
-        return _pooled(node, below[0].expand(masks.shapes[node.inputs[0]]))
+        return _pooled(node, below[0].expand(masks.shape(node.inputs[0])))
     if len(node.inputs) > 1 and any(support is None for support in below):
         return None
     if len(node.inputs) > 1:
@@ -123,7 +125,7 @@ def _of_gated(node: Node, masks: _Masks) -> Support:
     if isinstance(signal, Ref):
         return masks.known[signal.index]
     masks.read.add(signal.name)
-    return (masks.state[signal.name] != 0).cpu().expand(masks.shapes[node.index])
+    return (masks.state[signal.name] != 0).cpu().expand(node.shape)
 
 
 def _of_weighted(node: Node, masks: _Masks) -> Support:
@@ -135,7 +137,7 @@ def _of_weighted(node: Node, masks: _Masks) -> Support:
     def mask(argument: Ref | State) -> Any:
         if isinstance(argument, State):
             return torch.ones_like(masks.state[argument.name], dtype=torch.float32, device="cpu")
-        return masks.of(argument.index) if argument.index == signal else torch.ones(masks.shapes[argument.index])
+        return masks.of(argument.index) if argument.index == signal else torch.ones(masks.shape(argument.index))
 
     seen: Tensor = node.call(*bind(node.args, mask))
     return seen > 0
@@ -146,12 +148,12 @@ def _of_affine(node: Node, below: Support, masks: _Masks) -> Support:
     if node.op == "linear":
         if below is None:
             return None
-        return below.any(-1, keepdim=True).expand(masks.shapes[node.index])
+        return below.any(-1, keepdim=True).expand(node.shape)
 
     def shaped(argument: Ref | State) -> Tensor:  # of a weight that the model computes, the shape is known
         if isinstance(argument, State):
             return masks.state[argument.name]
-        return torch.empty(masks.shapes[argument.index], device="meta")
+        return torch.empty(masks.shape(argument.index), device="meta")
 
     conv = conv_geometry(node.call, bind(node.args, shaped))
     if below is None and not conv.may_see_padding_alone:
@@ -165,10 +167,10 @@ def _in_boxes(node: Node, below: Support, masks: _Masks) -> Support:
     if not isinstance(boxes, State):
         return None
     masks.read.add(boxes.name)
-    count, _, *size = masks.shapes[node.inputs[0]]
-    seen = torch.ones(count, 1, *size) if below is None else below.expand(masks.shapes[node.inputs[0]])[:, :1].float()
+    count, _, *size = masks.shape(node.inputs[0])
+    seen = torch.ones(count, 1, *size) if below is None else below.expand(masks.shape(node.inputs[0]))[:, :1].float()
     averaged: Tensor = node.call(seen, masks.state[boxes.name].cpu().float(), *node.args[2:], **node.kwargs)
-    return (averaged > 0).expand(masks.shapes[node.index])
+    return (averaged > 0).expand(node.shape)
 
 
 def _pooled(node: Node, below: Tensor) -> Support:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,8 +79,7 @@ class Relevance:
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
         """Heat Quantization of the heatmap (Eq. 8): see `relprop.quantize`."""
-        if self.relevance.dim() - self.target.dim() != 3:
-            raise UsageError(f"only maps of images are quantized, not relevance of shape {tuple(self.relevance.shape)}")
+        self._require_images("maps of images are quantized")
         return quantize(self.heatmap, levels, edges)
 
     def sum(self, region: Any) -> Tensor:
@@ -99,9 +98,12 @@ class Relevance:
         Raises:
             UsageError: no such region, or relevance of something other than images.
         """
-        if self.relevance.dim() - self.target.dim() != 3:
-            raise UsageError(f"only images have regions, not relevance of shape {tuple(self.relevance.shape)}")
+        self._require_images("images have regions")
         return region_sum(self.heatmap, region)
+
+    def _require_images(self, only: str) -> None:
+        if self.relevance.dim() - self.target.dim() != 3:
+            raise UsageError(f"only {only}, not relevance of shape {tuple(self.relevance.shape)}")
 
     def at(self, layer: str, side: str = "output") -> Tensor:
         """Total relevance of the tensor that leaves (or enters) a layer, in that tensor's shape.
@@ -155,9 +157,7 @@ class Relevance:
                 width after `~`.
         """
         require_weights(weights)
-        if self.relevance.dim() - self.target.dim() != 3:
-            shape = tuple(self.relevance.shape)
-            raise UsageError(f"only maps of images can be combined, not relevance of shape {shape}")
+        self._require_images("maps of images can be combined")
         if self.separators is None:
             raise UsageError(f"no separator layer was kept. Ask for them with LRP(model, keep={list(weights)})")
         size = self.relevance.shape[-2:]
@@ -201,13 +201,16 @@ class Relevance:
             each = self.target[0].numel()
             start, stop, _ = at.indices(len(self.target))
             ledger = ledger.slice(slice(start * each, stop * each))
-        tensors: dict[str, Any] = {name: getattr(self, name)[at] for name in _TENSORS}
-        return replace(self, **tensors, ledger=ledger, kept={key: kept[at] for key, kept in self.kept.items()})
+        return replace(self, **self._with(lambda tensor: tensor[at]), ledger=ledger)
 
     def cpu(self) -> Relevance:
         """A copy in the computer's main memory, ledger apart (it stays where it is)."""
-        tensors: dict[str, Any] = {name: getattr(self, name).cpu() for name in _TENSORS}
-        return replace(self, **tensors, kept={key: value.cpu() for key, value in self.kept.items()})
+        return replace(self, **self._with(Tensor.cpu))
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What a function makes of each tensor of the result, the ledger's apart."""
+        kept = {key: function(tensor) for key, tensor in self.kept.items()}
+        return {"kept": kept, **{name: function(getattr(self, name)) for name in _TENSORS}}
 
     def numpy(self, name: str = "heatmap") -> Any:
         """A tensor of the result ("heatmap", "relevance", "score", "target", "logits", "probability") as an array."""
@@ -337,7 +340,7 @@ class Relevance:
             kept=_load_kept(stored),
             composite=stored.get("composite", str),
             what=what,
-            separators=_load_cuts(stored),
+            separators=_load_separators(stored),
             link=link,
         )
 
@@ -357,20 +360,16 @@ def _load_kept(stored: Stored) -> dict[tuple[str, str], Tensor]:
     return kept
 
 
-def _load_cuts(stored: Stored) -> Separators | None:
+def _load_separators(stored: Stored) -> Separators | None:
     separators: Any = stored.manifest.get("separators")
     if separators is None:
         return None
-    fits = isinstance(separators, dict) and isinstance(separators.get("places"), dict)
-    fits = fits and isinstance(separators.get("blocks"), list)
-    if (
-        not fits
-        or not separators["places"]
-        or {type(position) for position in separators["places"].values()} - {int}
-        or set(map(type, separators["blocks"])) - {str}
-    ):
+    found: Any = separators if isinstance(separators, dict) else {}
+    places, blocks = found.get("places"), found.get("blocks")
+    fits = isinstance(places, dict) and places and all(type(position) is int for position in places.values())
+    if not fits or not isinstance(blocks, list) or any(type(block) is not str for block in blocks):
         stored.refuse(f"its separators are {repr(separators)[:60]}")
-    return Separators(separators["places"], tuple(separators["blocks"]))
+    return Separators(places, tuple(blocks))
 
 
 def _load_ledger(stored: Stored, count: int) -> Ledger | None:

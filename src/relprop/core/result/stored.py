@@ -38,33 +38,23 @@ def write_result(directory: str | Path, tensors: Mapping[str, Tensor], manifest:
     return directory
 
 
-def read_result(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the manifest and the tensors that `write_result` wrote.
-
-    Raises:
-        InputError: there are none, or they cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    directory = Path(directory)
-    try:
-        manifest = read_object(directory / _MANIFEST, InputError)
-        require_regular(directory / _TENSORS, InputError)
-        return manifest, load((directory / _TENSORS).read_bytes())  # by name it takes UTF-8 alone
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{directory} holds no result that can be read: {error}") from None
-
-
 _REAL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Stored:
-    """A result as it was read, and what is asked of it: whatever is missing or of another kind is an `InputError`."""
+    """What `write_result` wrote, and what is asked of it: what is missing or of another kind is an `InputError`."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = directory
-        self.manifest, self.tensors = read_result(directory)
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        self.directory, path = directory, Path(directory)
+        try:
+            self.manifest = read_object(path / _MANIFEST, InputError)
+            require_regular(path / _TENSORS, InputError)
+            self.tensors = load((path / _TENSORS).read_bytes())  # by name it takes UTF-8 alone
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{path} holds no result that can be read: {error}") from None
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
         """Return an entry of the manifest, of the given kind."""
@@ -74,9 +64,9 @@ class Stored:
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of texts."""
         found = self.get(name, list)
-        return (
-            tuple(found) if all(type(one) is str for one in found) else self.refuse(f"{name!r} holds other than text")
-        )
+        if any(type(one) is not str for one in found):
+            self.refuse(f"{name!r} holds other than text")
+        return tuple(found)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return a tensor of real numbers ("target" of whole ones), of the given shape."""

@@ -6,9 +6,9 @@ these contributions; the docstrings give it. No rule here uses autograd: the tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.graph import Node, State
-from relprop.core.rules.rule import Rule, rule
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.rule import Rule, Step, is_fake, rule
 from relprop.core.weights.prepared import Derived, Weight
 from relprop.errors import InputError
 
@@ -57,15 +56,15 @@ def _conv(step: Step) -> Affine:
     shape = step.shapes[0]
     like = step.inputs[0] if step.inputs[0] is not None else weight.new_empty(1).expand(shape)
 
-    kept, owner, prepared = _is_kept(step), weight_name(step), step.prepared
+    owner, prepared = weight_name(step), step.prepared
 
     def forward(value: Tensor, w: Weight) -> Tensor:
-        if isinstance(w, Tensor) and not kept:
+        if isinstance(w, Tensor) and not owner:
             return geometry.forward(value, w)
         return prepared.forward(owner, geometry, value, w)
 
     def transpose(value: Tensor, w: Weight) -> Tensor:
-        if isinstance(w, Tensor) and not kept:
+        if isinstance(w, Tensor) and not owner:
             return geometry.transpose(value, w, like)
         return prepared.transpose(owner, geometry, value, w, like)
 
@@ -73,8 +72,7 @@ def _conv(step: Step) -> Affine:
     sources = (weight,) if support is None else (weight, support)
 
     def once(name: str, make: Callable[[], Tensor]) -> Tensor:
-        fixed = kept and not any(map(is_fake, sources[1:]))
-        if not fixed:
+        if not owner or any(map(is_fake, sources[1:])):
             return make()
         return prepared.get(owner, f"{name}{tuple(shape[1:])} {geometry.text}", sources, make, sized=True)
 
@@ -87,7 +85,7 @@ def _conv(step: Step) -> Affine:
         return counts.repeat_interleave(geometry.outputs_per_group, 1)
 
     def spread(value: Tensor) -> Tensor:
-        if not kept or prepared.bf16 or is_fake(value):
+        if not owner or prepared.bf16 or is_fake(value):
             return geometry.spread(value, shape[2:], mask())
         ones: Tensor = prepared.get(owner, "kernel of ones", (weight,), lambda: geometry.kernel_of_ones(weight))
         single = geometry.one_channel_a_group
@@ -139,20 +137,15 @@ def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
     negative zero of rounding are dead. Needs z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
-    if (
-        not is_fake(z) and z.amin().item() > tiny
-    ):  # the least of all is several times cheaper than asking whether any is
+    if not is_fake(z) and z.amin().item() > tiny:  # several times cheaper than asking whether any is not above it
         return relevance / z, None
-    divided = relevance / F.threshold(z, tiny, torch.inf)
     dead = torch.where(z > tiny, 0, relevance)
-    if is_fake(z):
-        return divided, dead
     # one after the other, since aminmax copies what is not in row-major order, as channels-last maps are not
-    return divided, dead if dead.amin() or dead.amax() else None
+    return relevance / F.threshold(z, tiny, torch.inf), dead if is_fake(z) or dead.amin() or dead.amax() else None
 
 
 def _with_dead(layer: Affine, shared: Tensor, dead: Tensor | None) -> Tensor:
-    """Add what dead outputs share evenly over their in-bounds receptive fields."""
+    """Add to `shared`, in place, what dead outputs share evenly over their in-bounds receptive fields."""
     return shared if dead is None else shared.add_(evenly(layer, dead))
 
 
@@ -162,28 +155,40 @@ def evenly(layer: Affine, relevance: Tensor) -> Tensor:
 
 
 def part(step: Step, weight: Tensor, name: str) -> Weight:
-    """W+ or W-, made once per weight; W² likewise."""
-    function = {"plus": _plus, "minus": _minus, "square": Tensor.square}[name]
-    if _is_kept(step):
-        return step.prepared.derived(weight).then(name, function)
-    return function(weight)
+    """W+ ("plus"), W- ("minus") or W² ("square"), made once for each weight of the model."""
+    function = _PARTS[name]
+    return step.prepared.derived(weight).then(name, function) if weight_name(step) else function(weight)
 
 
-def _plus(weight: Tensor) -> Tensor:
-    return weight.clamp(min=0)
+_PARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plus": partial(torch.clamp, min=0),
+    "minus": partial(torch.clamp, max=0),
+    "square": torch.square,
+}
 
 
-def _minus(weight: Tensor) -> Tensor:
-    return weight.clamp(max=0)
+#: (h, W of its positive contributions, W of its negative ones) for each part h of the input
+Contributions = list[tuple[Tensor, Weight, Weight]]
 
 
-def _is_kept(step: Step) -> bool:
-    """Whether a step's weight is the model's own: of one that it computes at each call, nothing can be kept."""
-    return bool(weight_name(step))
+def contributions(step: Step, layer: Affine) -> Contributions:
+    """Of the input's positive part, and of its negative part if it can have one."""
+    plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
+    if step.nonnegative[0]:
+        return [(step.input, plus, minus)]
+    return [(step.input.clamp(min=0), plus, minus), (step.input.clamp(max=0), minus, plus)]
+
+
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    return reduce(Tensor.add, parts)
 
 
 def weight_name(step: Step) -> str:
-    """Name of the weight of a step, under which what is made of it is kept; "" of one that the model computes."""
+    """Name of the weight of a step, under which what is made of it is kept.
+
+    "" of one that the model computes at each call, of which nothing can be kept.
+    """
     weight = step.node.args[weight_place(step.node)]
     return weight.name if isinstance(weight, State) and weight.kept else ""
 
@@ -221,16 +226,27 @@ def z_plus_ones(step: Step, relevance: Tensor) -> Tensor:
 
     R_i = Σ_j w⁺_ji / Σ_k w⁺_jk · R_j, over in-bounds k.
     """
+    return _share_by_weight(step, relevance, "plus")
+
+
+@rule(name="w²", reads=())
+def w_square(step: Step, relevance: Tensor) -> Tensor:
+    """Share by squared weight (Montavon et al. 2017, Eq. 9): R_i = Σ_j w²_ji / Σ_k w²_jk · R_j, over in-bounds k."""
+    return _share_by_weight(step, relevance, "square")
+
+
+def _share_by_weight(step: Step, relevance: Tensor, name: str) -> Tensor:
+    """Share by W+ or W² alone; the denominators are made once for each weight and size of input."""
     layer = affine(step)
-    plus = part(step, layer.weight, "plus")
-    ones = _ones(step, layer.weight)
-    size = tuple(step.shapes[0][1:])
-    sources = plus.sources if isinstance(plus, Derived) else (plus,)
-    name = f"z of ones {size} {layer.text}"
-    made = partial(layer.forward, ones, plus)
-    z = step.prepared.get(weight_name(step), name, sources, made, sized=True) if _is_kept(step) else made()
+    weight, ones = part(step, layer.weight, name), _ones(step, layer.weight)
+    z_of_ones = partial(layer.forward, ones, weight)
+    if isinstance(weight, Derived):
+        key = f"z of ones, {name}, {tuple(step.shapes[0][1:])} {layer.text}"
+        z = step.prepared.get(weight_name(step), key, weight.sources, z_of_ones, sized=True)
+    else:
+        z = z_of_ones()
     divided, dead = quotient(relevance, z)
-    return _with_dead(layer, ones * layer.transpose(divided, plus), dead)
+    return _with_dead(layer, ones * layer.transpose(divided, weight), dead)
 
 
 def _ones(step: Step, weight: Tensor) -> Tensor:
@@ -243,16 +259,6 @@ def _ones(step: Step, weight: Tensor) -> Tensor:
 def flat(step: Step, relevance: Tensor) -> Tensor:
     """Share evenly over the in-bounds receptive field (Lapuschkin et al. 2017): R_i = Σ_j R_j / #inputs of j."""
     return evenly(affine(step), relevance)
-
-
-@rule(name="w²", reads=())
-def w_square(step: Step, relevance: Tensor) -> Tensor:
-    """Share by squared weight (Montavon et al. 2017, Eq. 9): R_i = Σ_j w²_ji / Σ_k w²_jk · R_j, over in-bounds k."""
-    layer = affine(step)
-    square = part(step, layer.weight, "square")
-    ones = _ones(step, layer.weight)
-    divided, dead = quotient(relevance, layer.forward(ones, square))
-    return _with_dead(layer, ones * layer.transpose(divided, square), dead)
 
 
 def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
@@ -305,14 +311,12 @@ def z_plus_bias(eps: float = 1e-6) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
-        parts = signed_parts(step)
-        z = forward_sum(layer, parts, (plus, minus)) + eps
+        parts = contributions(step, layer)
+        z = total(layer.forward(h, same) for h, same, _ in parts) + eps
         if layer.bias is not None:
             z = z + layer.bias.clamp(min=0)
         divided = relevance / z.masked_fill(z == 0, torch.inf)
-        shared = [h * layer.transpose(divided, w) for h, w in zip(parts, (plus, minus), strict=False)]
-        return sum(shared[1:], shared[0])
+        return total(h * layer.transpose(divided, same) for h, same, _ in parts)
 
     return Rule("z+ with bias", share, conserves=False)
 
@@ -328,10 +332,9 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
-        parts = signed_parts(step)
+        parts = contributions(step, layer)
         z = layer.forward(step.input, layer.weight)
-        above = forward_sum(layer, parts, (plus, minus))
+        above = total(layer.forward(h, same) for h, same, _ in parts)
         below = z - above
         if bias and layer.bias is not None:
             z, above, below = z + layer.bias, above + layer.bias.clamp(min=0), below + layer.bias.clamp(max=0)
@@ -339,22 +342,11 @@ def gamma(g: float = 0.25, eps: float = 1e-6, *, bias: bool = True) -> Rule:
         up = stabilised_quotient(on, z + g * above, eps)
         down = stabilised_quotient(off, z + g * below, eps)
         shared = step.input * layer.transpose(up + down, layer.weight)
-        for h, same, other in zip(parts, (plus, minus), (minus, plus), strict=False):
+        for h, same, other in parts:
             shared = shared + g * h * (layer.transpose(up, same) + layer.transpose(down, other))
         return shared
 
     return Rule(f"γ={g:g}", share, conserves=False, positive=False)
-
-
-def forward_sum(layer: Affine, parts: tuple[Tensor, ...], weights: tuple[Weight, Weight]) -> Tensor:
-    """Σ W h over the parts of the input, each with its part of the weights."""
-    computed = [layer.forward(h, w) for h, w in zip(parts, weights, strict=False)]
-    return sum(computed[1:], computed[0])
-
-
-def signed_parts(step: Step) -> tuple[Tensor, ...]:
-    """The input's positive part, and its negative part if it can have one."""
-    return (step.input,) if step.nonnegative[0] else (step.input.clamp(min=0), step.input.clamp(max=0))
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias: bool = True) -> Rule:
@@ -369,17 +361,17 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, *, bias
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
-        parts = signed_parts(step)
+        parts = contributions(step, layer)
+        positive, negative = [(h, same) for h, same, _ in parts], [(h, other) for h, _, other in parts]
         shared: Tensor | float = 0.0
-        for factor, pair, sign in ((alpha, (plus, minus), 1.0), (-beta, (minus, plus), -1.0)):
+        for factor, sign, pairs in ((alpha, 1.0, positive), (-beta, -1.0, negative)):
             if not factor:
                 continue
-            z = forward_sum(layer, parts, pair) + sign * eps
+            z = total(layer.forward(h, w) for h, w in pairs) + sign * eps
             if bias and layer.bias is not None:
                 z = z + (layer.bias * sign).clamp(min=0) * sign
             divided = factor * relevance / z.masked_fill(z == 0, torch.inf)
-            shared = shared + sum(h * layer.transpose(divided, w) for h, w in zip(parts, pair, strict=False))
+            shared = shared + total(h * layer.transpose(divided, w) for h, w in pairs)
         assert isinstance(shared, Tensor)
         return shared
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node, Ref, with_defaults
 from relprop.core.rules.affine import stabilised_quotient
-from relprop.core.rules.rule import DEFAULTS, Rule, Shares
-from relprop.core.rules.step import Absent, Step
+from relprop.core.rules.rule import DEFAULTS, Absent, Rule, Shares, Step
 from relprop.core.rules.transpose import by_transpose, on_inputs, share_weighted, transposed
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relprop.core.rules.affine import Affine, affine, evenly, forward_sum, part, signed_parts
-from relprop.core.rules.rule import Rule
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.affine import Affine, Contributions, affine, contributions, evenly, total
+from relprop.core.rules.rule import Rule, Step, is_fake
 
 
 def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
@@ -31,8 +30,8 @@ def conserving_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        above, below = _sums(step, layer)
-        return _shared(step, layer, *for_and_against(relevance, above, below, alpha, beta))
+        parts = contributions(step, layer)
+        return _shared(layer, parts, *for_and_against(relevance, *_sums(layer, parts), alpha, beta))
 
     return Rule(f"α{alpha:g}β{beta:g}, conserving", share, positive=not beta)
 
@@ -65,30 +64,27 @@ def conserving_gamma(g: float = 0.25) -> Rule:
 
     def share(step: Step, relevance: Tensor) -> Tensor:
         layer = affine(step)
-        above, below = _sums(step, layer)
+        parts = contributions(step, layer)
+        above, below = _sums(layer, parts)
         z = above + below
         favoured = torch.where(z > 0, z + g * above, z + g * below)
         alive = favoured.abs() > torch.finfo(z.dtype).tiny
         divided = relevance / torch.where(alive, favoured, torch.inf)
         up = divided * torch.where(z > 0, 1 + g, 1.0)
         down = divided * torch.where(z > 0, 1.0, 1 + g)
-        return _shared(step, layer, up, down, torch.where(alive, 0, relevance))
+        return _shared(layer, parts, up, down, torch.where(alive, 0, relevance))
 
     return Rule(f"γ={g:g}, conserving", share, positive=False)
 
 
-def _sums(step: Step, layer: Affine) -> tuple[Tensor, Tensor]:
+def _sums(layer: Affine, parts: Contributions) -> tuple[Tensor, Tensor]:
     """Σ_k z⁺_kj and Σ_k z⁻_kj."""
-    plus, minus, parts = part(step, layer.weight, "plus"), part(step, layer.weight, "minus"), signed_parts(step)
-    return forward_sum(layer, parts, (plus, minus)), forward_sum(layer, parts, (minus, plus))
+    above = total(layer.forward(h, same) for h, same, _ in parts)
+    below = total(layer.forward(h, other) for h, _, other in parts)
+    return above, below
 
 
-def _shared(step: Step, layer: Affine, up: Tensor, down: Tensor, dead: Tensor) -> Tensor:
+def _shared(layer: Affine, parts: Contributions, up: Tensor, down: Tensor, dead: Tensor) -> Tensor:
     """Σ_j z⁺_ij up_j + z⁻_ij down_j, and what outputs without contributions share evenly."""
-    plus, minus = part(step, layer.weight, "plus"), part(step, layer.weight, "minus")
-    shared = [
-        h * (layer.transpose(up, same) + layer.transpose(down, other))
-        for h, same, other in zip(signed_parts(step), (plus, minus), (minus, plus), strict=False)
-    ]
-    total = sum(shared[1:], shared[0])
-    return total + evenly(layer, dead) if is_fake(dead) or dead.any() else total
+    shared = total(h * (layer.transpose(up, same) + layer.transpose(down, other)) for h, same, other in parts)
+    return shared + evenly(layer, dead) if is_fake(dead) or dead.any() else shared

@@ -9,8 +9,7 @@ from relprop.core.graph.graph import Graph, Node
 from relprop.core.rules.affine import affine, evenly
 from relprop.core.rules.conserving import for_and_against
 from relprop.core.rules.mean_subtracted import mean_subtracted
-from relprop.core.rules.rule import Rule
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.rule import Rule, Step, is_fake
 
 _CLASSES = 2  # one class, or one against another; more would cost one product with the weights each
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.rules.affine import affine, evenly
-from relprop.core.rules.rule import rule
-from relprop.core.rules.step import Step, is_fake
+from relprop.core.rules.rule import Step, is_fake, rule
 
 
 @rule(name="mean-subtracted", positive=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,7 @@ from torch import Tensor
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.graph.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
-from relprop.core.rules.rule import Rule, rule
-from relprop.core.rules.step import Step
+from relprop.core.rules.rule import Rule, Step, rule
 from relprop.errors import UnsupportedOpError
 
 aten = torch.ops.aten
@@ -40,11 +40,10 @@ def winner_of_dimensions(step: Step, relevance: Tensor) -> Tensor:
     if support is not None:
         value = torch.where(support.to(value.device), value, -torch.inf)
     dims = _reduced(step)
-    keeps = len(step.args) > 2 and bool(step.args[2])
     kept = [dim for dim in range(value.dim()) if dim not in dims]
     rows = value.permute(*kept, *dims).flatten(len(kept))
     winners = rows.argmax(-1, keepdim=True)
-    given = relevance.squeeze(dims) if keeps else relevance
+    given = relevance.squeeze(dims) if _keeps(step) else relevance
     shared = torch.zeros_like(rows).scatter_(-1, winners, given.unsqueeze(-1))
     return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(_inverse((*kept, *dims)))
 
@@ -75,30 +74,26 @@ def _dims(step: Step) -> int:
     return digits[-1] if digits else len(step.shapes[0]) - 2
 
 
-@rule("avg_pool", "adaptive_avg_pool", name="z+ average")
+@rule("avg_pool", "adaptive_avg_pool", "mean", "sum", name="z+ average")
 def average_z_plus(step: Step, relevance: Tensor) -> Tensor:
-    """The z⁺-rule for an average: members of a window share by their positive value.
+    """The z⁺-rule for an average or sum: members of a window share by their positive value.
 
         R_i = h⁺_i Σ_j R_j / Σ_k h⁺_k,   k in the window of j
 
     The divisor of the average cancels. A window without a positive member shares evenly over those that depend
     on the image.
     """
-    pool = _average_of(step)
-    return _share_average(step, relevance, pool, lambda value: _pull_average(step, value))
+    return _share_average(step, relevance, *average(step))
 
 
-@rule("mean", "sum", name="z+ average")
-def mean_z_plus(step: Step, relevance: Tensor) -> Tensor:
-    """The z⁺-rule for a mean or sum over whole dimensions, as `average_z_plus`."""
-    return _share_average(step, relevance, *_mean_of(step))
+Linear = Callable[[Tensor], Tensor]
 
 
-def _mean_of(step: Step) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """The reduction as a weighted sum and its transpose, with weights 1 / count for a mean."""
-    dims = _reduced(step)
-    keeps = len(step.args) > 2 and bool(step.args[2])
-    shape = step.shapes[0]
+def average(step: Step) -> tuple[Linear, Linear]:
+    """An average, or a sum over whole dimensions, as a weighted sum and its transpose."""
+    if step.node.op not in ("mean", "sum"):
+        return lambda value: step.node.call(value, *step.args[1:], **step.kwargs), partial(_transpose, step)
+    dims, keeps, shape = _reduced(step), _keeps(step), step.shapes[0]
     weight = 1 / math.prod(shape[dim] for dim in dims) if step.node.op == "mean" else 1.0
 
     def widen(value: Tensor) -> Tensor:
@@ -109,6 +104,11 @@ def _mean_of(step: Step) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor],
     return lambda value: value.sum(dims, keepdim=keeps) * weight, widen
 
 
+def _keeps(step: Step) -> bool:
+    """Whether a step that reduces dimensions keeps them as ones."""
+    return len(step.args) > 2 and bool(step.args[2])
+
+
 def _reduced(step: Step) -> tuple[int, ...]:
     given = step.args[1] if len(step.args) > 1 else None
     rank = len(step.shapes[0])
@@ -116,9 +116,7 @@ def _reduced(step: Step) -> tuple[int, ...]:
     return tuple(dim % rank for dim in given)
 
 
-def _share_average(
-    step: Step, relevance: Tensor, forward: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _share_average(step: Step, relevance: Tensor, forward: Linear, transpose: Linear) -> Tensor:
     above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
     divided, dead = quotient(relevance, forward(above))
     shared = above * transpose(divided)
@@ -132,32 +130,19 @@ def _share_average(
     return shared + members * transpose(dead / forward(members).clamp(min=torch.finfo(above.dtype).tiny))
 
 
-def _average_of(step: Step) -> Callable[[Tensor], Tensor]:
-    return lambda value: step.node.call(value, *step.args[1:], **step.kwargs)
-
-
-def _pull_average(step: Step, value: Tensor) -> Tensor:
-    """Transpose of an average pooling, by ATen's own backward of it."""
+def _transpose(step: Step, value: Tensor) -> Tensor:
+    """Transpose of the average over the windows of a pooling, by ATen's own backward of it."""
     like = value.new_empty((value.shape[0], *step.shapes[0][1:]))
     dims = _dims(step)
-    if step.node.op == "adaptive_avg_pool":
-        return _adaptive_pull(value, like, dims)
+    if step.node.op == "avg_pool":
+        backward, arguments = (aten.avg_pool2d_backward, aten.avg_pool3d_backward), _pool_arguments(step, dims)
+    else:
+        backward, arguments = (aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward), ()
     sent_back: Tensor
     if dims == 1:
-        sent_back = aten.avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2), *_pool_arguments(step, 1))
+        sent_back = backward[0](value.unsqueeze(-2), like.unsqueeze(-2), *arguments)
         return sent_back.squeeze(-2)
-    backward = aten.avg_pool3d_backward if dims == 3 else aten.avg_pool2d_backward
-    sent_back = backward(value, like, *_pool_arguments(step, dims))
-    return sent_back
-
-
-def _adaptive_pull(value: Tensor, like: Tensor, dims: int) -> Tensor:
-    sent_back: Tensor
-    if dims == 1:
-        sent_back = aten._adaptive_avg_pool2d_backward(value.unsqueeze(-2), like.unsqueeze(-2))
-        return sent_back.squeeze(-2)
-    backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
-    sent_back = backward(value, like)
+    sent_back = backward[dims - 2](value, like, *arguments)
     return sent_back
 
 
@@ -181,10 +166,8 @@ def _listed(value: int | list[int], dims: int) -> list[int]:
 def max_as_average(step: Step, relevance: Tensor) -> Tensor:
     """Treat max pooling as an average over the same windows, by the z⁺-rule."""
     if step.node.op == "adaptive_max_pool":
-        size, like = step.args[1], step.input.new_empty((len(relevance), *step.shapes[0][1:]))
-        dims = _dims(step)
-        average = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
-        return _share_average(step, relevance, lambda v: average(v, size), lambda v: _adaptive_pull(v, like, dims))
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[_dims(step) - 1]
+        return _share_average(step, relevance, lambda v: pool(v, step.args[1]), partial(_transpose, step))
     windows, ones = _windows(step, relevance)
     like = step.input.new_empty(step.shapes[0])
     forward, back = lambda v: windows.forward(v, ones), lambda v: windows.transpose(v, ones, like)
@@ -215,11 +198,8 @@ def signed_average(eps: float = 1e-6) -> Rule:
     """Averages by signed contribution: R_i = h_i Σ_j a_ji R_j / (Σ_k a_jk h_k + ε sign). Absorbs the share of ε."""
 
     def share(step: Step, relevance: Tensor) -> Tensor:
-        value = step.input
-        if step.node.op in ("mean", "sum"):
-            average, widen = _mean_of(step)
-            return value * widen(stabilised_quotient(relevance, average(value), eps))
-        return value * _pull_average(step, stabilised_quotient(relevance, _average_of(step)(value), eps))
+        forward, transpose = average(step)
+        return step.input * transpose(stabilised_quotient(relevance, forward(step.input), eps))
 
     return Rule(f"average ε={eps:g}" if eps else "average", share, conserves=False, positive=False)
 
@@ -236,15 +216,16 @@ def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
     def share(step: Step, relevance: Tensor) -> Tensor:
         value = step.input
         if window is None:
-            return value * _pull_average(step, relevance / (_average_of(step)(value) + eps))
-        average = F.avg_pool2d(value, window)
-        if average.shape != relevance.shape:
+            forward, transpose = average(step)
+            return value * transpose(relevance / (forward(value) + eps))
+        averaged = F.avg_pool2d(value, window)
+        if averaged.shape != relevance.shape:
             raise UnsupportedOpError(
                 f"released() takes {step.node.name} for a {window}x{window} average of stride {window}, which gives "
-                f"{tuple(average.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
+                f"{tuple(averaged.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
             )
         sent_back: Tensor = aten.avg_pool2d_backward(
-            relevance / (average + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
+            relevance / (averaged + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
         )
         return value * sent_back
 

@@ -1,4 +1,4 @@
-"""Rules for products and quotients of two values that both depend on the image."""
+"""Rules for products, quotients and choices of two values that both depend on the image, and for gates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from torch import Tensor
 
 from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node, Ref
-from relprop.core.rules.elementwise import fit, pass_constant
-from relprop.core.rules.rule import DEFAULTS, Rule, Shares, rule
-from relprop.core.rules.step import Absent, Step
+from relprop.core.rules.rule import DEFAULTS, Absent, Rule, Shares, Step, rule
+from relprop.core.rules.shape import fit, pass_constant
 
 
 def product(gate: float = 0.0) -> Rule:
@@ -100,7 +99,23 @@ def glu(step: Step, relevance: Tensor) -> Tensor:
     return torch.cat([relevance, torch.zeros_like(relevance)], dim)
 
 
-@rule("addcmul", name="pass", reads=())
-def scaled_pass(step: Step, relevance: Tensor) -> Tensor:
-    """Pass relevance through c + v·a·b beside constants: a LayerScale with a shift."""
-    return fit(relevance, step.shapes[0])
+def to_signal(step: Step, relevance: Tensor) -> Shares:
+    """All to the signal that a gate of a recurrent layer weighs: R_s = R, R_gate = 0 (Arras et al. 2017).
+
+    With h' = o tanh(c'), c' = f c + i g and g = tanh(W [x, h] + b) of an LSTM, all relevance of h' is that of c', which
+    is split between f c and i g as at any join; f, i and o are constants, so the parts go to c and g whole, and from g
+    to the input x and the state h by the rule of the weighted sum. GRUs likewise (Arjona-Medina et al. 2019, arXiv
+    1806.07857, for when that conserves). A state that does not depend on the image, such as a first one that is
+    learned, absorbs its part.
+    """
+    signal = relevance if isinstance(step.args[0], Absent) else None
+    return (signal, *[None] * (len(step.inputs) - 1))
+
+
+def _gated(graph: Graph, node: Node) -> Rule:
+    if isinstance(node.args[0], Ref):
+        return Rule("gate: signal", to_signal, frozenset(), receives=(True, *[False] * (len(node.inputs) - 1)))
+    return Rule("constant state", to_signal, frozenset(), conserves=False, receives=(False,) * len(node.inputs))
+
+
+DEFAULTS["gated"] = Rule("gate", to_signal, frozenset(), choose=_gated)

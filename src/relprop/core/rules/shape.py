@@ -1,20 +1,38 @@
-"""Rules for operations that only move elements: relevance moves back to where the value came from."""
+"""Rules for operations that keep or move elements: relevance passes, or moves back to where the value came from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.core.graph.graph import with_defaults
-from relprop.core.graph.ops import COPIES
+from relprop.core.graph.ops import COPIES, ELEMENTWISE
 from relprop.core.graph.views import view
-from relprop.core.rules.rule import rule
-from relprop.core.rules.step import Absent, Step
+from relprop.core.rules.rule import Absent, Shares, Step, rule
+from relprop.core.rules.transpose import back_through
 from relprop.errors import UnsupportedOpError
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
+
+
+@rule(*ELEMENTWISE, name="pass", reads=())
+def pass_through(step: Step, relevance: Tensor) -> Tensor:
+    """R_in = R_out: activations, batch norm and dropout pass relevance on (paper, section 3)."""
+    return relevance
+
+
+@rule("add", "sub", "rsub", "addcmul", name="pass", reads=())
+def pass_constant(step: Step, relevance: Tensor) -> Shares:
+    """R_in = R_out beside constants: a bias, a positional constant, a scale and shift, a normalisation of the image."""
+    return fit(relevance, step.shapes[0])
+
+
+def fit(relevance: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum relevance over the dimensions along which the input was broadcast."""
+    return relevance if relevance.shape == shape else relevance.sum_to_size(shape)
 
 
 @rule(*COPIES, name="move", reads=())
@@ -32,8 +50,9 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     if step.node.op in ("transpose", "t"):
         return relevance.transpose(*(step.args[1:3] or (0, 1)))
     if step.node.op == "slice":
-        dim, start, end, stride = with_defaults(step.args[1:], 0, None, None, 1)
-        back = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, _end(end), stride)
+        dim, start, end, stride = with_defaults(step.args[1:], 0, 0, None, 1)
+        end = torch.iinfo(torch.int64).max if end is None else end
+        back = torch.ops.aten.slice_backward(relevance, list(shape), dim, start or 0, end, stride)
         return back
     if step.node.op == "select":
         back = torch.ops.aten.select_backward(relevance, list(shape), *step.args[1:3])
@@ -46,7 +65,7 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     if step.node.op == "expand":
         return relevance.sum_to_size(shape) if len(shape) == relevance.dim() else _by_origin(step, relevance)
     if step.node.op == "pad" and (
-        len(step.args) < 3 or not isinstance(step.args[2], str) or step.args[2] == "constant"
+        len(step.args) < 3 or step.args[2] == "constant" or not isinstance(step.args[2], str)
     ):
         return torch.nn.functional.pad(relevance, [-amount for amount in step.args[1]])
     return _by_origin(step, relevance)
@@ -55,10 +74,6 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
 def _inverse(order: list[int]) -> list[int]:
     rank = len(order)
     return sorted(range(rank), key=lambda i: order[i] % rank)
-
-
-def _end(end: int | None) -> int:
-    return torch.iinfo(torch.int64).max if end is None else end
 
 
 def _by_origin(step: Step, relevance: Tensor) -> Tensor:
@@ -75,45 +90,38 @@ def _by_origin(step: Step, relevance: Tensor) -> Tensor:
 @rule("cat", name="split up", reads=(), several=True)
 def cut_up(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Concatenation: each part gets the relevance of its own slice; what constants hold is absorbed."""
-    parts = step.args[0]
-    dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
-    sizes = [part.shape[dim] for part in parts]
-    pieces = torch.split(relevance, sizes, dim)
-    return tuple(piece for piece, part in zip(pieces, parts, strict=True) if isinstance(part, Absent))
+    parts, dim = _parts(step)
+    return _to_inputs(parts, torch.split(relevance, [part.shape[dim] for part in parts], dim))
 
 
 @rule("stack", name="split up", reads=(), several=True)
 def unstack(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Stacking: each part gets the relevance of its own layer; what constants hold is absorbed."""
-    parts = step.args[0]
-    dim = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
-    return tuple(piece for piece, part in zip(relevance.unbind(dim), parts, strict=True) if isinstance(part, Absent))
+    parts, dim = _parts(step)
+    return _to_inputs(parts, relevance.unbind(dim))
 
 
-@rule("slice_scatter", "select_scatter", name="split up", reads=(), several=True)
-def scatter_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A write through a view, `y[:, :2] = x`: x gets the relevance there, y the rest; a constant gets none."""
-    base, source, *where = step.args
-    take, put = _VIEWS[step.node.op]
-    there = take(relevance, *where, **step.kwargs)
-    rest = put(relevance, torch.zeros_like(there), *where, **step.kwargs)
-    return tuple(part for part, argument in ((rest, base), (there, source)) if isinstance(argument, Absent))
+def _parts(step: Step) -> tuple[Sequence[Any], int]:
+    """What a step puts together, and the dimension along which it does."""
+    return step.args[0], step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", 0)
 
 
-_VIEWS = {
-    "slice_scatter": (torch.ops.aten.slice.Tensor, torch.ops.aten.slice_scatter.default),
-    "select_scatter": (torch.ops.aten.select.int, torch.ops.aten.select_scatter.default),
-}
+def _to_inputs(arguments: Sequence[Any], shares: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The shares of those arguments that depend on the image."""
+    return tuple(share for share, argument in zip(shares, arguments, strict=True) if isinstance(argument, Absent))
 
 
-@rule("write", name="split up", reads=(), several=True)
+@rule("write", "slice_scatter", "select_scatter", name="split up", reads=(), several=True)
 def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A write through a view: what is written gets the relevance there, the rest what was there before."""
-    base, part, views = step.args
-    there = view(relevance, views)
+    """A write through a view, `y[:, :2] = x`: x gets the relevance there, y the rest; a constant gets none."""
+    base, part, *where = step.args
+    views = where[0] if step.node.op == "write" else ((_VIEWS[step.node.op], tuple(where), (0, *step.kwargs.items())),)
     rest = relevance.clone()
     view(rest, views).zero_()
-    return tuple(given for given, argument in ((rest, base), (there, part)) if isinstance(argument, Absent))
+    return _to_inputs((base, part), (rest, view(relevance, views)))
+
+
+_VIEWS = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}
 
 
 @rule("index_put", name="split up", reads=(), several=True)
@@ -133,8 +141,7 @@ def put_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     )
     there = (relevance / times.clamp(min=1))[_slots(indices)].sum_to_size(values.shape)
     rest = torch.where(times > 0, 0, relevance)
-    parts = ((rest, base), (there if there.numel() else None, values))
-    return tuple(part for part, argument in parts if isinstance(argument, Absent))
+    return _to_inputs((base, values), (rest, there if there.numel() else None))
 
 
 def _slots(indices: Any) -> tuple[Any, ...]:
@@ -145,23 +152,11 @@ def _slots(indices: Any) -> tuple[Any, ...]:
 @rule("topk[0]", "sort[0]", name="move")
 def to_the_chosen(step: Step, relevance: Tensor) -> Tensor:
     """The largest, or all in order: each to the value that it is."""
-
-    def choose(value: Tensor) -> Tensor:
-        chosen: Tensor = step.node.call(value, *step.args[1:], **step.kwargs)
-        return chosen
-
-    transpose: Any = torch.func.vjp(choose, step.input)[1]
-    moved: Tensor = transpose(relevance)[0]
-    return moved
+    return back_through(step, step.input, relevance)
 
 
 @rule("copy", name="move", reads=(), several=True)
 def copy_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """`y.copy_(x)`: all to x, whose value it is."""
     target, source, *_ = step.args
-    parts = ((None, target), (source, source))
-    return tuple(
-        None if part is None else relevance.sum_to_size(source.shape)
-        for part, argument in parts
-        if isinstance(argument, Absent)
-    )
+    return _to_inputs((target, source), (None, relevance.sum_to_size(source.shape)))

@@ -1,6 +1,6 @@
-"""One rule for every operation that is linear in its data, by its transpose from `torch.func`.
+"""Rules for every operation that is linear in its data, by its transpose from `torch.func`.
 
-A new linear operation needs its name in `LINEAR`, and nothing else:
+A new linear operation needs its name in `LINEAR`, or `INTERPOLATIONS` if its weights add up to one, and nothing else:
 
     y = L_W h   (L linear in h, and in the weights W if it has any)
 
@@ -10,22 +10,29 @@ constant, W.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node
-from relprop.core.graph.signs import always_nonnegative
-from relprop.core.rules.affine import quotient
-from relprop.core.rules.rule import DEFAULTS, Rule, Shares, rule
-from relprop.core.rules.step import Absent, Step
+from relprop.core.graph.signs import nonnegative
+from relprop.core.rules.affine import quotient, total
+from relprop.core.rules.rule import DEFAULTS, Absent, Rule, Shares, Step, rule
 
 #: operations that are linear in one tensor, with weights in another or without any (their weights are >= 0 then)
 LINEAR = ("matmul", "mm", "bmm", "mv", "einsum", "cumsum", "col2im", "trapz")
+
+#: operations of which each output is a weighted average; then those of them with weights of either sign
+INTERPOLATIONS = (
+    "upsample_nearest", "_upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_trilinear",
+    "_upsample_bilinear_aa",
+)  # fmt: skip
+SIGNED = ("upsample_bicubic", "_upsample_bicubic_aa", "_upsample_lanczos_aa")
 
 
 def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bool = False) -> Rule:
@@ -45,7 +52,7 @@ def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bo
     def share(step: Step, relevance: Tensor) -> Shares:
         value = step.inputs[signal]
         assert value is not None
-        weights, apply = linear_in(step, signal, weighs)
+        weights, apply = linear_in(step, signal)
         support = step.supports[signal]
         if support is not None:
             value = value * support.to(value)
@@ -60,69 +67,39 @@ def by_transpose(signal: int, *, weighs: int | None = None, positive_weights: bo
 Apply = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 
-def linear_in(step: Step, signal: int, weighs: int | None) -> tuple[tuple[Tensor, ...], Apply]:
-    """The weights of a step, and the step as a function of data and weights."""
-    call, kwargs = step.node.call, dict(step.kwargs)
-    found: list[Tensor] = []
-    seen = 0
-
-    def mark(argument: Any) -> Any:
-        nonlocal seen
-        if isinstance(argument, Absent):
-            seen += 1
-            if seen - 1 == signal:
-                return _DATA
-            known = step.inputs[seen - 1]
-            assert known is not None
-            argument = known
-        if isinstance(argument, Tensor) and argument.is_floating_point():
-            found.append(argument)
-            return _Weight(len(found) - 1)
-        if isinstance(argument, list | tuple):
-            return type(argument)(mark(part) for part in argument)
-        return argument
-
-    marked = mark(step.args)
+def linear_in(step: Step, signal: int) -> tuple[tuple[Tensor, ...], Apply]:
+    """The weights of a step, and the step as a function of data (its input `signal`) and weights."""
+    leaves, form = tree_flatten(step.args)
+    inputs = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Absent)]
+    data = inputs[signal]
+    for place, value in zip(inputs, step.inputs, strict=True):
+        if place != data:
+            assert value is not None
+            leaves[place] = value
+    weighing = [k for k, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
     def apply(value: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        result: Tensor = call(*_filled(marked, value, weights), **kwargs)
-        return result
+        return _called(step, leaves, form, (data, *weighing), (value, *weights))
 
-    return tuple(found), apply
+    return tuple(leaves[place] for place in weighing), apply
 
 
 def on_inputs(step: Step) -> Callable[..., Tensor]:
     """A step as a function of all its inputs."""
-
-    def apply(*values: Tensor) -> Tensor:
-        left = iter(values)
-
-        def fill(argument: Any) -> Any:
-            if isinstance(argument, Absent):
-                return next(left)
-            return type(argument)(map(fill, argument)) if isinstance(argument, list | tuple) else argument
-
-        result: Tensor = step.node.call(*fill(step.args), **step.kwargs)
-        return result
-
-    return apply
+    leaves, form = tree_flatten(step.args)
+    inputs = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Absent)]
+    return lambda *values: _called(step, leaves, form, inputs, values)
 
 
-class _Weight(int):
-    """Stands for a weight in a step's arguments, by its number."""
-
-
-_DATA = object()
-
-
-def _filled(argument: Any, value: Tensor, weights: tuple[Tensor, ...]) -> Any:
-    if argument is _DATA:
-        return value
-    if isinstance(argument, _Weight):
-        return weights[argument]
-    if isinstance(argument, list | tuple):
-        return type(argument)(_filled(part, value, weights) for part in argument)
-    return argument
+def _called(
+    step: Step, leaves: Sequence[Any], form: TreeSpec, places: Sequence[int], values: Sequence[Tensor]
+) -> Tensor:
+    """What a step's operation makes of its arguments, with values at some places among these."""
+    filled = [*leaves]
+    for place, value in zip(places, values, strict=True):
+        filled[place] = value
+    result: Tensor = step.node.call(*tree_unflatten(filled, form), **step.kwargs)
+    return result
 
 
 def share_weighted(
@@ -137,17 +114,16 @@ def share_weighted(
 ) -> Tensor:
     """The z⁺-rule by transposes: see `by_transpose`."""
     above = value.clamp(min=0)
-    z, transpose = transposed(lambda v: apply(v, _clamped(weights, positive, above=True)), above)
+    plus = weights if positive else tuple(w.clamp(min=0) for w in weights)
+    z, transpose = transposed(lambda v: apply(v, plus), above)
     shares: list[tuple[Tensor, Any]] = [(above, transpose)]
     if not (nonnegative or positive or not weights):
-        below = value.clamp(max=0)
-        more, transpose = transposed(lambda v: apply(v, _clamped(weights, False, above=False)), below)
+        below, minus = value.clamp(max=0), tuple(w.clamp(max=0) for w in weights)
+        more, transpose = transposed(lambda v: apply(v, minus), below)
         z = z + more
         shares.append((below, transpose))
     divided, dead = quotient(relevance, z)
-    shared: Tensor = shares[0][0] * shares[0][1](divided)[0]
-    for h, back in shares[1:]:
-        shared = shared + h * back(divided)[0]
+    shared = total(h * back(divided)[0] for h, back in shares)
     if dead is None:
         return shared
     members = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
@@ -166,10 +142,27 @@ def transposed(function: Callable[..., Tensor], *values: Tensor) -> tuple[Tensor
     return value, transpose
 
 
-def _clamped(weights: tuple[Tensor, ...], already: bool, *, above: bool) -> tuple[Tensor, ...]:
-    if already:
-        return weights
-    return tuple(w.clamp(min=0) if above else w.clamp(max=0) for w in weights)
+def back_through(step: Step, value: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance through the transpose of a step of one input, at `value` of the input's shape."""
+    back: Tensor = transposed(on_inputs(step), value)[1](relevance)[0]
+    return back
+
+
+@rule(*INTERPOLATIONS, name="interpolation", reads=())
+def spread_back(step: Step, relevance: Tensor) -> Tensor:
+    """Give each value to those it was interpolated from, by the weights of the interpolation.
+
+        R_i = Σ_j w_ji R_j,   where h_j = Σ_i w_ji h_i and Σ_i w_ji = 1
+
+    Every output is a weighted average, so nothing is divided and each sample's sum is kept, whatever the signs.
+    """
+    return back_through(step, relevance.new_zeros(step.shapes[0]), relevance)
+
+
+@rule(*SIGNED, name="signed interpolation", reads=(), positive=False)
+def spread_back_signed(step: Step, relevance: Tensor) -> Tensor:
+    """As `spread_back`: bicubic weights too add up to one, but some are negative, and so are some shares."""
+    return back_through(step, relevance.new_zeros(step.shapes[0]), relevance)
 
 
 def _choose(graph: Graph, node: Node) -> Rule:
@@ -181,8 +174,8 @@ def _choose(graph: Graph, node: Node) -> Rule:
     signal = signal_of(graph, node)
     if signal is None:
         return equal_shares
-    weight = graph.nodes[node.inputs[1 - signal]]
-    return by_transpose(signal, weighs=1 - signal, positive_weights=always_nonnegative(graph, weight))
+    positive = nonnegative(graph)[node.inputs[1 - signal]]
+    return by_transpose(signal, weighs=1 - signal, positive_weights=positive)
 
 
 def _share_equally(step: Step, relevance: Tensor) -> Shares:

@@ -11,7 +11,6 @@ choices are constants, and relevance follows the score alone.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,27 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.targets.target import OutputTarget, Scale
+from relprop.core.targets.target import OutputTarget, Scale, mean_over
 from relprop.errors import TargetError
 
 #: detections of each image, with boxes (K, 4), scores (K,), perhaps labels (K,) and masks (K, 1, H, W)
 Detections = Sequence[Mapping[str, Tensor]]
 
 
-class Picked(OutputTarget):
-    """A target that takes what it explains out of all that the model returns."""
-
-    @abstractmethod
-    def pick(self, returned: Any) -> Tensor:
-        """What is explained, (N, ...).
-
-        Raises:
-            TargetError: there is no such thing in what the model returned.
-        """
-
-
 @dataclass(frozen=True, eq=False)
-class Detection(Picked):
+class Detection(OutputTarget):
     """The score that a detector gives one of its boxes, whatever `start` says: relevance sums to it.
 
     Attributes:
@@ -66,7 +53,11 @@ class Detection(Picked):
         object.__setattr__(self, "box", box.view(-1, 4))
 
     def pick(self, returned: Any) -> Tensor:
-        """(N, 1) the score of the detection that is explained."""
+        """(N, 1) the score of the detection that is explained, out of all that the model returns.
+
+        Raises:
+            TargetError: there is no such detection.
+        """
         found = self.detections(returned)
         return torch.stack([one["scores"][k] for one, k in zip(found, self.numbers(returned), strict=True)])[:, None]
 
@@ -80,7 +71,9 @@ class Detection(Picked):
         if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Mapping):
             found = found[1]  # (losses, detections), as TorchScript has it
         found = [found] if isinstance(found, Mapping) else found
-        if not isinstance(found, list | tuple) or not all(_is_detections(one) for one in found):
+        if not isinstance(found, list | tuple) or not all(
+            isinstance(one, Mapping) and {"boxes", "scores"} <= {*one} for one in found
+        ):
             raise TargetError(
                 f"the model returned {type(returned).__name__}, which is no list of detections: a dict for each image "
                 "with boxes (K, 4) and scores (K,). Say how to make them of it with read=FUNCTION"
@@ -88,11 +81,7 @@ class Detection(Picked):
         return found
 
     def numbers(self, returned: Any) -> list[int]:
-        """Which detection of each image is explained, of what the model returned.
-
-        Raises:
-            TargetError: there is no such detection.
-        """
+        """Which detection of each image is explained, of what the model returned."""
         found = self.detections(returned)
         return [self._number(one, image, len(found)) for image, one in enumerate(found)]
 
@@ -157,12 +146,8 @@ class InstanceMask(Detection):
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N, 1, H, W) -> the same shape."""
         chosen = output > 0.5 if self.mask is None else self._pixels(output)
-        counts = chosen.flatten(1).sum(1)
-        if not bool((counts > 0).all()):
-            image = int((counts == 0).nonzero()[0])
-            why = "no pixel is likelier of the instance than not" if self.mask is None else "the mask is empty"
-            raise TargetError(f"{why} in image {image}: there is nothing to explain")
-        return output * chosen / counts.view(-1, 1, 1, 1)
+        why = "no pixel is likelier of the instance than not" if self.mask is None else "the mask is empty"
+        return mean_over(output, chosen, why)
 
     def _pixels(self, output: Tensor) -> Tensor:
         mask = torch.as_tensor(self.mask, device=output.device)
@@ -183,7 +168,3 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     shared = max(width, 0.0) * max(height, 0.0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return shared / (sum(areas) - shared) if shared > 0 else 0.0
-
-
-def _is_detections(found: Any) -> bool:
-    return isinstance(found, Mapping) and {"boxes", "scores"} <= {*found}

@@ -75,6 +75,8 @@ class Beginning:
 def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -> Beginning:
     """Decide what of the output (N, ...) is explained, and with how much relevance it begins.
 
+    A class begins with its probability (the paper) or its logit, at the class; elsewhere relevance is zero.
+
     `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each.
 
     Raises:
@@ -94,11 +96,16 @@ def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -
         return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))), link)
     if isinstance(target, Sigmoid):
         target, link = target.index, "sigmoid"
-    _require_classes(output, target, start, link)
+    _require_classes(output, start, link)
     chosen = read_target(target, output, same_for_all=link == "sigmoid")
-    columns = chosen[:, None] if chosen.dim() == 1 else chosen
-    begun = tuple(start_relevance(output, column, start, link) for column in columns.unbind(1))
-    return Beginning(chosen, begun, link=link)
+    values = output
+    if read_scale(start) == "probability":
+        values = output.sigmoid() if link == "sigmoid" else output.softmax(1)
+    begun = []
+    for column in torch.split(chosen[:, None] if chosen.dim() == 1 else chosen, 1, 1):
+        score = values.gather(1, column)
+        begun.append((torch.zeros_like(output).scatter_(1, column, score), score[:, 0]))
+    return Beginning(chosen, tuple(begun), link=link)
 
 
 def _other(relevance: Tensor, what: str, link: str) -> Beginning:
@@ -106,7 +113,7 @@ def _other(relevance: Tensor, what: str, link: str) -> Beginning:
     return Beginning(no_class, ((relevance, relevance.reshape(len(relevance), -1).sum(1)),), what, link)
 
 
-def _require_classes(output: Tensor, target: object, start: Start, link: str) -> None:
+def _require_classes(output: Tensor, start: Start, link: str) -> None:
     """Refuse to read a class off an output that has none."""
     if output.dim() != 2:
         raise CaptureError(
@@ -174,30 +181,8 @@ def require_scores(output: object) -> Tensor:
     raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
 
 
-def start_relevance(logits: Tensor, target: Tensor, start: object, link: str = "softmax") -> tuple[Tensor, Tensor]:
-    """Relevance of the output: the class's probability or logit at the class, zero elsewhere.
-
-    Args:
-        logits: (N, classes).
-        target: (N,).
-        start: "probability" (the paper) or "logit".
-        link: "softmax" or "sigmoid": what makes probabilities of logits.
-
-    Returns:
-        relevance (N, classes) and its sum (N,).
-    """
-    values = probabilities(logits, link) if read_scale(start) == "probability" else logits
-    score = values.gather(1, target[:, None])
-    return torch.zeros_like(logits).scatter_(1, target[:, None], score), score[:, 0]
-
-
 def probabilities_of(output: Tensor, end: str) -> Tensor:
     """The probabilities in what a model returns, (N, classes), by its last step (`Graph.end`)."""
     if end in ("softmax", "_safe_softmax", "sigmoid"):
         return output
     return output.exp() if end in ("log_softmax", "log_sigmoid") else output.softmax(1)
-
-
-def probabilities(logits: Tensor, link: str = "softmax") -> Tensor:
-    """The probabilities that a model gives its classes, in the shape of `logits` (N, classes)."""
-    return logits.sigmoid() if link == "sigmoid" else logits.softmax(1)

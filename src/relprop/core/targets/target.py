@@ -163,13 +163,9 @@ class Mask(OutputTarget):
         _classes(self.index, output)
         values = _values(output, start)[:, self.index]
         chosen = self._pixels(output)
-        counts = chosen.flatten(1).sum(1)
-        if not bool((counts > 0).all()):
-            image = int((counts == 0).nonzero()[0])
-            why = f"class {self.index} is predicted nowhere" if self.mask is None else "the mask is empty"
-            raise TargetError(f"{why} in image {image}: there is nothing to explain")
+        why = f"class {self.index} is predicted nowhere" if self.mask is None else "the mask is empty"
         begin = torch.zeros_like(output)
-        begin[:, self.index] = values * chosen / counts.view(-1, *[1] * (chosen.dim() - 1))
+        begin[:, self.index] = mean_over(values, chosen, why)
         return begin
 
     def _pixels(self, output: Tensor) -> Tensor:
@@ -258,6 +254,18 @@ class Given(OutputTarget):
 
     def __str__(self) -> str:
         return "the relevance given"
+
+
+def mean_over(values: Tensor, chosen: Tensor, why: str) -> Tensor:
+    """What each of the chosen pixels adds to the mean of `values` over them, (N, ...) both; zero elsewhere.
+
+    Raises:
+        TargetError: none is chosen in an image; says `why`.
+    """
+    counts = chosen.flatten(1).sum(1)
+    if not bool((counts > 0).all()):
+        raise TargetError(f"{why} in image {int((counts == 0).nonzero()[0])}: there is nothing to explain")
+    return values * chosen / counts.view(-1, *[1] * (chosen.dim() - 1))
 
 
 def of_function(function: Function, output: Tensor) -> Tensor:
