@@ -33,6 +33,11 @@ def pytest_runtestloop() -> None:
         comparison._HAS_DTENSOR = False
 
 
+def pytest_unconfigure() -> None:
+    """Nor does the interpreter, as it ends, look for garbage among all objects that end with it."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the repository."""
