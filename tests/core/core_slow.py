@@ -39,11 +39,7 @@ def weighted(layer: nn.Conv2d | nn.Linear, value: Tensor, relevance: Tensor) -> 
 def pooled(pool: nn.MaxPool2d, value: Tensor, relevance: Tensor) -> Tensor:
     indices = F.max_pool2d(value, pool.kernel_size, pool.stride, pool.padding, return_indices=True)[1]
     out = torch.zeros_like(value).flatten(2)
-    for n in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            for index, part in zip(indices[n, c].flatten().tolist(), relevance[n, c].flatten(), strict=True):
-                out[n, c, index] += part
-    return out.view_as(value)
+    return out.scatter_add_(2, indices.flatten(2), relevance.flatten(2)).view_as(value)
 
 
 def averaged(value: Tensor, relevance: Tensor) -> Tensor:

@@ -150,35 +150,6 @@ def test_attnlrp_equals_autograd_of_its_equations():
     assert result.ledger.gap < 1e-12
 
 
-def small_vit() -> nn.Module:
-    torchvision = pytest.importorskip("torchvision")
-    net = torchvision.models.VisionTransformer(16, 4, 2, 2, 12, 16, num_classes=5)
-    nn.init.normal_(net.heads.head.weight)
-    return net
-
-
-def small_swin() -> nn.Module:
-    torchvision = pytest.importorskip("torchvision")
-    return torchvision.models.SwinTransformer([2, 2], 8, [2], [2], [4, 4], num_classes=5)
-
-
-@pytest.mark.parametrize("make", [small_vit, small_swin])
-def test_transformers_balance_and_batches_equal_singles(make):
-    torch.manual_seed(0)
-    net = make().eval()
-    x = torch.randn(3, 3, 16, 16)
-    lrp = relprop.LRP(net)
-    together = lrp(x)
-    assert together.ledger.gap <= 1e-5
-    assert together.ledger.absorbed == 0  # the class token takes no part before the first block, and so keeps nothing
-    alone = lrp(x[2:], target=together.target[2:])
-    torch.testing.assert_close(alone.relevance[0], together.relevance[2], rtol=1e-4, atol=1e-7)
-    for n in range(3):  # the books of each image are its own, also where windows share its dimension
-        assert together.ledger.end[n].item() == pytest.approx(together.score[n].item(), rel=1e-5)
-    double = relprop.explain(net.double(), x.double())
-    assert double.ledger.gap <= 1e-12
-
-
 def test_multi_head_attention_that_returns_its_weights():
     """`need_weights=True` takes torch's explicit path; both paths explain alike."""
 

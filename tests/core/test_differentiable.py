@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-import torchvision
 from core_nets import BLOCKS, HEADS, Network
 from core_nets import images as signals
 from torch import nn
@@ -215,20 +214,18 @@ def test_without_gradients_it_is_as_any_other():
     assert lrp._prepared.store.entries
 
 
-def test_an_exported_or_scripted_model_trains_too():
+def test_a_traced_model_trains_too():
     model = Tiny().double()
-    expected = torch.autograd.grad(
-        relprop.LRP(model, differentiable=True)(X, 1).relevance.square().sum(), model.fc.weight
-    )
+    weight = model.fc.weight
+    expected = torch.autograd.grad(relprop.LRP(model, differentiable=True)(X, 1).relevance.square().sum(), weight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        others = (torch.export.export(model, (X,)), torch.jit.trace(model, X))
-    for other in others:
-        lrp = relprop.LRP(other, differentiable=True)
-        for _ in range(3):  # TorchScript rewrites what it runs after its first runs
-            relevance = lrp(X, 1).relevance
-        weight = dict(other.named_parameters())["fc.weight"]
-        torch.testing.assert_close(torch.autograd.grad(relevance.square().sum(), weight), expected)
+        traced = torch.jit.trace(model, X)
+    lrp = relprop.LRP(traced, differentiable=True)
+    for _ in range(3):  # TorchScript rewrites what it runs after its first runs
+        relevance = lrp(X, 1).relevance
+    weight = dict(traced.named_parameters())["fc.weight"]
+    torch.testing.assert_close(torch.autograd.grad(relevance.square().sum(), weight), expected)
 
 
 def test_a_saved_or_drawn_result_needs_no_graph(tmp_path):
@@ -294,13 +291,3 @@ def test_where_shares_are_zero_of_zero_no_derivative_is_nan(composite):
     assert result.relevance.isfinite().all()
     for name, p in model.named_parameters():
         assert p.grad is None or p.grad.isfinite().all(), name
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_torchvision_networks_have_gradients_without_nan(name):
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(num_classes=4).eval()
-    relprop.LRP(model, differentiable=True)(torch.rand(1, 3, 64, 64), 1).relevance.abs().sum().backward()
-    for name, p in model.named_parameters():
-        assert p.grad is not None, name
-        assert p.grad.isfinite().all(), name

@@ -1,4 +1,4 @@
-"""Half precision, autocast, inference mode, wrappers, exported programs, and inputs that are no images."""
+"""Half precision, autocast, inference mode, wrappers, and inputs that are no images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import relprop
-from relprop.errors import InputError
 from tiny import Tiny, images
 
 
@@ -72,30 +71,8 @@ def test_gradients_switched_on_or_off(tiny, expected):
 
 
 def test_wrappers_are_taken_off(tiny, expected):
-    for wrapped in (nn.DataParallel(tiny), torch.compile(tiny), nn.DataParallel(torch.compile(tiny))):
-        assert relprop.LRP(wrapped).model is tiny
+    assert relprop.LRP(nn.DataParallel(tiny)).model is tiny
     same(relprop.explain(nn.DataParallel(tiny), images()), expected)
-    same(relprop.explain(torch.compile(tiny), images()), expected)
-
-
-def test_an_exported_program_from_a_file(tiny, expected, tmp_path):
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(tiny, (images(),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, tmp_path / "tiny.pt2")
-    loaded = torch.export.load(tmp_path / "tiny.pt2")
-    lrp = relprop.LRP(loaded, keep=["conv2"])
-    same(lrp(images()), expected)
-    assert lrp(images(5)).relevance.shape == (5, 3, 8, 8)
-    with pytest.raises(InputError, match=r"exported for inputs of shape \(N, 3, 8, 8\); x has \(2, 3, 9, 9\)"):
-        lrp(images(2, 9))
-
-
-def test_an_exported_program_for_one_image(tiny, expected):
-    program = torch.export.export(tiny, (images(1),))
-    result = relprop.explain(program, images(1))
-    torch.testing.assert_close(result.relevance[0], expected.relevance[0], rtol=1e-5, atol=1e-8)
-    with pytest.raises(InputError, match=r"shape \(1, 3, 8, 8\); x has \(2, 3, 8, 8\).*dynamic_shapes"):
-        relprop.explain(program, images(2))
 
 
 @pytest.mark.parametrize(

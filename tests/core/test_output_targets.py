@@ -222,18 +222,6 @@ def test_scores_are_found_in_what_a_model_returns(wrap, lrp):
     assert ended(X, 1).at("conv2").shape == (2, 4, 8, 8)
 
 
-def test_a_model_of_hugging_face():
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
-    )
-    model = transformers.ResNetForImageClassification(config).eval()
-    result = relprop.LRP(model, strict=True)(torch.randn(2, 3, 32, 32), [1, 2])
-    assert result.relevance.shape == (2, 3, 32, 32)
-    assert result.heatmap.sum((1, 2)).tolist() == pytest.approx(result.score.tolist(), rel=1e-5)
-
-
 # ---- messages
 
 

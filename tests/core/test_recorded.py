@@ -1,18 +1,14 @@
-"""TorchScript, and Python that branches on values: a run recorded for each input, and what it must notice."""
+"""Python that branches on values: a run recorded for each input, and what it must notice."""
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
-import torchvision
 from test_model_untouched import everything
 from torch import nn
 
 import relprop
 from relprop.core.capture.calls import facts_of
-from relprop.core.graph.joins import find_joins
 from relprop.errors import CaptureError, UnsupportedOpError
 from tiny import Tiny, images
 
@@ -248,94 +244,6 @@ def test_a_buffer_that_a_run_writes_to_counts_as_it_was_and_is_put_back():
     for _ in range(2):
         same(lrp(x), relprop.explain(ForgetsNothing().double(), x))
         assert torch.equal(model.kernel, before)
-
-
-@pytest.mark.parametrize(
-    ("way", "dtype", "rtol"),
-    [("trace", torch.float64, 1e-12), ("script", torch.float32, 1e-5), ("frozen", torch.float64, 1e-12)],
-)
-def test_torchscript_gives_what_the_python_model_gives(way, dtype, rtol):
-    torch.manual_seed(0)
-    net = torchvision.models.resnet18(num_classes=5).eval().to(dtype)
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    scripted = scripts(net, x, way)
-    lrp, plain = relprop.LRP(scripted), relprop.LRP(net)
-    result, expected = lrp(x), plain(x)
-    same(result, expected, rtol)
-    graph = lrp.graph(x)
-    one = lrp(x[1:], target=result.target[1:])
-    torch.testing.assert_close(one.relevance, result.relevance[1:], rtol=rtol, atol=rtol * 1e-2)
-    kinds = [(j.skips, j.identities) for j in find_joins(graph).values()]
-    assert kinds == [(j.skips, j.identities) for j in find_joins(plain.graph(x)).values()]
-    assert len(kinds) == 8
-    if way != "frozen":  # which folds batch norms
-        assert [node.op for node in graph] == [node.op for node in plain.graph(x)]
-        assert {"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "fc"} <= {node.name for node in graph}
-    if way == "trace":
-        assert [node.name for node in graph] == [node.name for node in plain.graph(x)]
-        torch.testing.assert_close(
-            relprop.LRP(scripted, keep=["layer1.0"])(x).at("layer1.0"),
-            relprop.LRP(net, keep=["layer1.0"])(x).at("layer1.0"),
-            rtol=rtol,
-            atol=rtol * 1e-2,
-        )
-
-
-def scripts(net, x, way):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
-        made = torch.jit.trace(net, x, check_trace=False) if way == "trace" else torch.jit.script(net)
-        return torch.jit.freeze(made) if way == "frozen" else made
-
-
-@pytest.mark.parametrize("way", ["trace", "script", "frozen"])
-@pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize("network", ["one convolution", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_torchscript_that_was_saved_and_loaded_again(way, gradients, network, tmp_path):
-    torch.manual_seed(0)
-    net = torchvision.models.resnet18(num_classes=5) if network == "resnet18" else one_convolution()
-    net = net.eval().requires_grad_(gradients)
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
-        torch.jit.save(scripts(net, x, way), tmp_path / "net.pt")
-        loaded = torch.jit.load(tmp_path / "net.pt")
-    same(relprop.explain(loaded, x), relprop.explain(net, x), 1e-5)
-
-
-def one_convolution():
-    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-@pytest.mark.parametrize("way", ["trace", "script"])
-def test_scripted_attention(way):
-    torch.manual_seed(0)
-    net = torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5).eval().double()
-    nn.init.normal_(net.heads.head.weight, std=0.1)
-    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
-    same(relprop.explain(scripts(net, x, way), x), relprop.explain(net, x))
-
-
-@pytest.mark.parametrize("branches", [False, True])
-def test_a_part_that_is_torchscript(branches):
-    class Outer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner, self.fc = Tiny(), nn.Linear(5, 3)
-
-        def forward(self, x):
-            h = self.inner(x).relu()
-            return self.fc(-h if branches and x.mean() > 1e9 else h)
-
-    torch.manual_seed(0)
-    outer, x = Outer().eval().double(), X.double()
-    plain = Outer().eval().double()
-    plain.load_state_dict(outer.state_dict())
-    outer.inner = scripts(outer.inner, x, "trace")
-    lrp = relprop.LRP(outer)
-    same(lrp(x), relprop.explain(plain, x))
-    if branches:
-        assert {"inner.conv1", "inner.bn2", "inner.add", "fc"} <= {node.name for node in lrp.graph(x)}
 
 
 def test_the_model_comes_back_untouched():

@@ -11,6 +11,7 @@ import torch
 from torch import tensor
 
 import relprop
+from relprop.cifar import cifar_resnet
 from relprop.errors import InputError, UsageError
 from tiny import Tiny, images
 
@@ -112,13 +113,11 @@ def test_a_module_of_several_steps_has_its_first_call():
 
 
 def test_blocks_of_a_resnet_can_be_kept():
-    import torchvision
-
-    net = torchvision.models.resnet18(num_classes=4).eval()
-    result = relprop.LRP(net, keep=["layer1.0", "layer4.1", "maxpool"])(torch.randn(1, 3, 32, 32))
-    assert result.at("layer4.1").shape == (1, 512, 1, 1)
-    assert result.at("layer1.0", "input").shape == result.at("maxpool").shape == (1, 64, 8, 8)
-    for name in ("layer1.0", "layer4.1"):
+    net = cifar_resnet(14, num_classes=4, width=4).eval()
+    result = relprop.LRP(net, keep=["layer1.0", "layer3.1", "relu"])(torch.randn(1, 3, 16, 16))
+    assert result.at("layer3.1").shape == (1, 16, 4, 4)
+    assert result.at("layer1.0", "input").shape == result.at("relu").shape == (1, 4, 16, 16)
+    for name in ("layer1.0", "layer3.1"):
         for side in ("input", "output"):
             assert result.at(name, side).sum().item() == pytest.approx(result.score.item(), rel=1e-5)
 
