@@ -370,7 +370,7 @@ def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | N
     loaded, dataset, setting = models[0], opened[0], settings[0]
     if name == "figure7":
         return _figure7(loaded, dataset, setting, out)
-    from relprop.reproduce import figure3, figure5, figure6
+    from relprop.reproduce import figures
     from relprop.reproduce.pictures import with_files
 
     opened = [with_files(one, model, setting.images) for one, model in zip(opened, models, strict=True)]
@@ -379,13 +379,12 @@ def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | N
     caption += ", rules as released." if setting.composite == "released" else "."
     caption += f" {_READ}"
     with console.waiting(f"drawing {name}"):
+        parts = [figures.Part(*one) for one in zip(models, opened, settings, strict=True)]
         if name == "figure5":
-            figure = figure5.figure5(
-                [figure5.Part(*one) for one in zip(models, opened, settings, strict=True)], caption
-            )
+            figure = figures.figure5(parts, caption)
         else:
-            draw = figure3.figure3 if name == "figure3" else figure6.figure6
-            figure = draw(loaded, opened[0], setting, caption)
+            draw = figures.figure3 if name == "figure3" else figures.figure6
+            figure = draw(parts[0], caption)
     _save(name, figure, out)
     return 0
 

@@ -15,6 +15,8 @@ from relprop.errors import InputError, UsageError, require
 from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relprop.core.capture import Model
 
 
@@ -157,25 +159,32 @@ def _find_layer(model: nn.Module, x: Tensor, asked: str | None) -> str:
             return asked
         near = difflib.get_close_matches(asked, names, n=3)
         raise UsageError(f"the model has no layer {asked!r}; near are: {', '.join(near) or ', '.join(names[:8])}")
-    ended: list[str] = []
-
-    def watch(name: str) -> None:
-        def see(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
-                ended.append(name)
-
-        hooks.append(model.get_submodule(name).register_forward_hook(see))
-
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    for name in names:
-        watch(name)
-    with torch.no_grad():
-        model(x[:1])
-    for hook in hooks:  # of a replica, which nobody sees if the forward pass fails
-        hook.remove()
+    ended = [*map_layers(model, x)]
     if not ended:
         raise InputError(
             f"no layer of {type(model).__name__} ends in a map (N, C, h, w) of more than one pixel for inputs "
             f"{tuple(x.shape[1:])}; class activation maps need one: name it with layer=..., or use lrp"
         )
     return ended[-1]
+
+
+def map_layers(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Channels of each module that ends in a map of more than one pixel, by its path; the last to end comes last."""
+    ended: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def see(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
+                ended.pop(name, None)
+                ended[name] = output.shape[1]
+
+        return see
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ended

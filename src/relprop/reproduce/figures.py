@@ -1,4 +1,4 @@
-"""Figure 5: five images explained for their true class by six methods."""
+"""Figures 3, 5 and 6: images beside their attributions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, POST
 from relprop.reproduce.gallery import gallery
-from relprop.reproduce.maps import FAIR, baselines, chosen, proposed, quantization
+from relprop.reproduce.maps import FAIR, VARIANTS, baselines, chosen, proposed, quantization
 from relprop.reproduce.pictures import choose, explained, show
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from relprop.reproduce.pictures import Shown
     from relprop.reproduce.setting import Setting
 
-SAMPLES = 5
 CLASSES = {"imagenet": ("sock", "bustard", "bee"), "cub": ("Brandt Cormorant", "Savannah Sparrow")}
-"""Those of the paper's pictures, by data set."""
+"""Those of the pictures of Figure 5, by data set."""
 
-_TITLES = {
+_METHODS = {
     "lrp": "LRP",
     "integrated-gradients": "Integrated Gradients",
     "guided-backprop": "Guided Backprop",
@@ -33,33 +32,54 @@ _TITLES = {
     "score-cam": "Score-CAM",
     "proposed": "proposed",
 }
+_VARIANTS = {"i": "(i) symmetric,\nnot at identity joins", "iv": "(iv) ratio-based,\nat all joins"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A model and the data set whose pictures it explains."""
+    """A model, and the data set whose pictures it explains for their true class."""
 
     loaded: LoadedModel
     dataset: Dataset
     setting: Setting
 
+    def show(self, samples: Sequence[Sample]) -> list[Shown]:
+        """Read the pictures of a figure."""
+        return [show(sample, self.dataset, self.loaded, self.setting.device) for sample in samples]
+
+    def explain(self, explainer: str, shown: Sequence[Shown], post: str | None = None) -> list[Any]:
+        """One map a picture, quantized unless `post` is another step."""
+        step = POST.build(quantization(self.setting) if post is None else post)
+        return explained(EXPLAINERS.build(explainer), step, self.loaded, shown)
+
+
+def figure3(part: Part, caption: str) -> Figure:
+    """Draw each picture, and its quantized map by the proposed method."""
+    shown = part.show(choose(part.dataset, part.loaded, part.setting))
+    return gallery(shown, {"proposed": part.explain(proposed(part.setting), shown)}, caption=caption)
+
+
+def figure6(part: Part, caption: str) -> Figure:
+    """Draw each picture, and its quantized maps by (i) and (iv) of Table 2: what splits and identity joins change."""
+    shown = part.show(choose(part.dataset, part.loaded, part.setting))
+    columns = {title: part.explain(proposed(part.setting, *VARIANTS[key]), shown) for key, title in _VARIANTS.items()}
+    return gallery(shown, columns, caption=caption)
+
 
 def figure5(parts: Sequence[Part], caption: str) -> Figure:
-    """Draw rows of images by methods: maps summed over the channels, the proposed one quantized.
+    """Draw rows of images by six methods: maps summed over the channels, the proposed one quantized.
 
     Several parts give rows of several data sets and models in one figure, as in the paper.
     """
-    nothing = POST.build("none")
     rows: list[Shown] = []
     columns: dict[str, list[Any]] = {}
     for part, samples in zip(parts, _samples(parts), strict=True):
-        setting = part.setting
-        shown = [show(sample, part.dataset, part.loaded, setting.device) for sample in samples]
+        shown = part.show(samples)
         rows += shown
-        for key in chosen(tuple(_TITLES), setting):
-            spec = proposed(setting) if key == "proposed" else baselines(setting)[key][FAIR]
-            post = POST.build(quantization(setting)) if key == "proposed" else nothing
-            columns.setdefault(_TITLES[key], []).extend(explained(EXPLAINERS.build(spec), post, part.loaded, shown))
+        for key in chosen(tuple(_METHODS), part.setting):
+            ours = key == "proposed"
+            spec = proposed(part.setting) if ours else baselines(part.setting)[key][FAIR]
+            columns.setdefault(_METHODS[key], []).extend(part.explain(spec, shown, None if ours else "none"))
     return gallery(rows, columns, caption=caption)
 
 
@@ -69,11 +89,8 @@ def _samples(parts: Sequence[Part]) -> list[tuple[Sample, ...]]:
     Raises:
         UsageError: `--images` names what no part has.
     """
-    if len(parts) == 1:
-        (part,) = parts
-        return [choose(part.dataset, part.loaded, part.setting, CLASSES.get(part.setting.kind, ()))]
     names = parts[0].setting.images
-    if not names:
+    if len(parts) == 1 or not names:
         share = max(1, parts[0].setting.samples // len(parts))
         return [
             choose(p.dataset, p.loaded, replace(p.setting, samples=share), CLASSES.get(p.setting.kind, ()))
