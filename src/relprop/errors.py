@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from types import ModuleType
+from typing import ClassVar
 
 
 class RelpropError(Exception):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from relprop.data.dataset import Sample
 from relprop.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relprop.data.dataset import Sample
 
 
 def balanced(samples: Sequence[Sample], n: int | None, seed: int = 0) -> tuple[Sample, ...]:

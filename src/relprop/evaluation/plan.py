@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from relprop.errors import RunError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CONTROLS = ("constant", "random")
 """Explainers that look at nothing: what they score is what the metric gives away."""

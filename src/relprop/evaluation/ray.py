@@ -14,21 +14,18 @@ import sys
 import time
 import warnings
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relprop.errors import RunError, require
 from relprop.evaluation.local import Report, recovered, session_facts, start, timed
 from relprop.evaluation.plan import Plan
+from relprop.evaluation.rows import Row
 from relprop.evaluation.setup import Setup, identity, set_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from relprop.evaluation.rows import Row
-    from relprop.evaluation.store import Store
+from relprop.evaluation.store import Store
 
 PATIENCE = 4
 """What took so many actors down with it is not tried again."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,6 @@ from relprop.core.targets.start import read_target, require_scores
 from relprop.errors import InputError, ModelError
 from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Channels = Literal["sum", "red"]
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relprop.core.capture import Model
 from relprop.core.result.quantize import quantize
 from relprop.errors import InputError, UsageError, require
 from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relprop.core.capture import Model
 
 
 @EXPLAINERS.register("grad-cam")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.errors import CheckError, UnsupportedOpError, require
 from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from relprop.core.capture import Model
 
 
 @EXPLAINERS.register("captum-lrp")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from relprop.core.capture import Model
 from relprop.errors import UsageError, require
 from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relprop.core.capture import Model
 
 _PIXELS = 1 << 22  # values of input handed to the model at once: 27 pictures of 3 x 224 x 224
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.errors import UsageError
 from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from relprop.core.capture import Model
 
 
 @EXPLAINERS.register("rise")

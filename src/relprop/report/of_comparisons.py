@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import platform
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from relprop.core.result.relevance import Relevance
 from relprop.errors import version_of
 from relprop.report.conservation import ConservationTable
 from relprop.report.document import BarRow, Bars, Report, Section, Table
 from relprop.report.pictures import row_of
 from relprop.report.svg import bar
+from relprop.sessions import Comparison
 from relprop.tables import number
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relprop.core.result.relevance import Relevance
-    from relprop.sessions import Comparison
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from relprop.errors import InputError
-from relprop.models.classes import read_classes, require_count
+from relprop.models.classes import Names, read_classes, require_count
+from relprop.report.document import Report
 from relprop.report.of_comparisons import report_of_comparisons
 from relprop.report.saved import read_comparisons, results_in
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from relprop.models.classes import Names
-    from relprop.report.document import Report
-    from relprop.sessions import Comparison
+from relprop.sessions import Comparison
 
 
 def report_of_results(paths: Sequence[Path], *, classes: Names | None = None) -> Report:

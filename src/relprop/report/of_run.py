@@ -5,33 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from relprop.data import Dataset, Sample
 from relprop.documents import read_object
 from relprop.errors import ModelError, RelpropError, RunError
-from relprop.evaluation.store import SESSIONS, look, manifest, open_run, summary_of
+from relprop.evaluation.plan import Plan
+from relprop.evaluation.store import SESSIONS, State, Store, look, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
+from relprop.evaluation.tables import Line as Score
+from relprop.evaluation.tables import Summary
+from relprop.models import LoadedModel
 from relprop.models.architectures import imports
-from relprop.models.classes import read_classes, require_count
+from relprop.models.classes import Names, read_classes, require_count
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_comparisons import how_section, ledger_section, pictures_section, plain
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
-from relprop.sessions import Session
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from relprop.data import Dataset, Sample
-    from relprop.evaluation.plan import Plan
-    from relprop.evaluation.store import State, Store
-    from relprop.evaluation.tables import Line as Score
-    from relprop.evaluation.tables import Summary
-    from relprop.models import LoadedModel
-    from relprop.models.classes import Names
-    from relprop.sessions import Comparison
+from relprop.sessions import Comparison, Session
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _PROTOCOL_TEXT = (

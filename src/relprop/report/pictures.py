@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from relprop.report.document import Panel, PanelRow
 from relprop.report.svg import colour_bar
+from relprop.sessions import Comparison, Map
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
 from relprop.viz.overlay import as_picture, blend
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from markupsafe import Markup
-
-    from relprop.sessions import Comparison, Map
 
 _SMALL = 128
 """Below this side pictures are stored without loss, and shown with square pixels."""

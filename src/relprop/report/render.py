@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-if TYPE_CHECKING:
-    from relprop.report.document import Report
+from relprop.report.document import Report
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,9 +7,12 @@ OUT/NAME/picture.png, about.json                what the network saw, and what a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from relprop.core.result.combine import parse_weights
 from relprop.core.result.region import sentence
@@ -18,11 +21,6 @@ from relprop.documents import read_object
 from relprop.errors import InputError
 from relprop.images import read_image
 from relprop.sessions import Comparison, Map
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL.Image import Image
 
 PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +21,6 @@ from torch import Tensor
 from relprop.documents import read_object, require_regular
 from relprop.errors import RunError
 from relprop.files import write_bytes
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1

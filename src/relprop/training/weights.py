@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from relprop.files import write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from relprop.training.recipes import Recipe
+from relprop.training.recipes import Recipe
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, classes: Sequence[str], seed: int) -> None:

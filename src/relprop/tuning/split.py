@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
 
+from relprop.data import Sample
 from relprop.data.sampling import balanced
 from relprop.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from relprop.data import Sample
 
 
 def split_samples(

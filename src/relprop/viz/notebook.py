@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from typing import TYPE_CHECKING
 
+from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
 from relprop.viz.figure import figure, is_map
-
-if TYPE_CHECKING:
-    from relprop.core.result.relevance import Relevance
-    from relprop.core.result.several import Relevances
 
 LIMIT = 8
 """At most so many maps are drawn, and lines printed."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from relprop.report import Session
+from relprop.report import Session
 
 BASELINES = ("grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
