@@ -166,11 +166,7 @@ def _wanted(only: list[str] | None, names: Sequence[str] | None) -> list[int]:
 def _groups(
     samples: Sequence[Sample], wanted: list[int], count: int | None, seed: int
 ) -> dict[int, tuple[Sample, ...]]:
-    """The images of each class asked for, or of each that has enough; at most `count` of each.
-
-    Raises:
-        DataError: a class without enough images, or no class with enough.
-    """
+    """The images of each class asked for, or of each that has enough; at most `count` of each."""
     from relprop.clusters import FEWEST
     from relprop.data import balanced
 
@@ -227,11 +223,7 @@ def _of_samples(
 
 
 def _of_results(folders: Sequence[Path], only: list[str] | None, classes: Path | None, how: _How) -> list[Clustered]:
-    """Cluster saved maps, class by class.
-
-    Raises:
-        InputError: a folder without results, or no class with enough of them.
-    """
+    """Cluster saved maps, class by class."""
     from relprop.clusters import FEWEST
     from relprop.report.of_clusters import Clustered, typical
     from relprop.report.of_results import named

@@ -381,11 +381,7 @@ def _next_classes(result: Relevance, loaded: LoadedModel) -> str:
 
 
 def _others(text: str | None, plain: bool, start: str) -> tuple[str, ...]:
-    """Read `--compare`; without it, lrp-cuts stands beside the paper's map of a class, with the same start.
-
-    Raises:
-        UnknownNameError, UsageError: no such explainer, or no such option.
-    """
+    """Read `--compare`; without it, lrp-cuts stands beside the paper's map of a class, with the same start."""
     from relprop.explainers import EXPLAINERS
 
     if text is None:
@@ -407,11 +403,7 @@ def _size(result: Relevance) -> str:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    """Read `--format`.
-
-    Raises:
-        UsageError: a format that there is not, or none.
-    """
+    """Read `--format`."""
     found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
     if not found or not set(found) <= {"png", "npy", "npz", "csv"}:
         raise UsageError(f"--format takes png, npy, npz and csv, with commas; not {text!r}")

@@ -239,11 +239,7 @@ def _column(data: str) -> Literal["imagenet", "cub"]:
 
 
 def _pairs(models: list[str] | None, data: list[str]) -> list[tuple[str, str]]:
-    """Give each data set its model, in turn; without any, the paper's for data of its kind.
-
-    Raises:
-        UsageError: another number of models.
-    """
+    """Give each data set its model, in turn; without any, the paper's for data of its kind."""
     given = models or [DEFAULTS[_column(spec)].model for spec in data]
     if len(given) != len(data):
         raise UsageError(f"{len(data)} data sets need as many models, one each in turn; {len(given)} were given")
@@ -271,22 +267,14 @@ _APPLIES = {
 
 
 def _refuse_idle(experiment: str, given: dict[str, Any]) -> None:
-    """Refuse options that would do nothing.
-
-    Raises:
-        UsageError: naming the option, and what takes it.
-    """
+    """Refuse options that would do nothing."""
     for option, value in given.items():
         if value is not None and experiment not in _APPLIES[option]:
             raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Read "40-44" or "0,1,2".
-
-    Raises:
-        UsageError: anything else.
-    """
+    """Read "40-44" or "0,1,2"."""
     found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)

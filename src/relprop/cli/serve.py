@@ -127,21 +127,13 @@ def serve(
 
 
 def _files(images: list[Path], recursive: bool) -> dict[str, Path]:
-    """Return the files that can be chosen, by names that a page can show.
-
-    Raises:
-        InputError: a path that does not exist, a folder without images.
-    """
+    """Return the files that can be chosen, by names that a page can show."""
     found = batches.find_items(images, recursive=recursive)
     return {text_of(item.name): item.source for item in found if item.source is not None}
 
 
 def _run(server: Server, listening: socket.socket) -> int:
-    """Serve until the process is interrupted.
-
-    Raises:
-        KeyboardInterrupt: Ctrl+C, the usual end, once all clients were answered and the computation has stopped.
-    """
+    """Serve until the process is interrupted."""
     try:
         server.run(sockets=[listening])
     finally:
@@ -178,11 +170,7 @@ def _free_name(loaded: LoadedModel, taken: Collection[str]) -> str:
 
 
 def _host_name(name: str) -> str:
-    """Check a value of --allow-host.
-
-    Raises:
-        UsageError: it is no name or address.
-    """
+    """Check a value of --allow-host."""
     if re.fullmatch(r"[\w.-]+", name, re.ASCII):
         return name.lower()
     try:
@@ -194,11 +182,7 @@ def _host_name(name: str) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open the port.
-
-    Raises:
-        UsageError: it cannot be opened, or not be reached once it is.
-    """
+    """Open the port."""
     if not host.strip():
         raise UsageError("--host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for all its addresses")
     try:

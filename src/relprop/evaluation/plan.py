@@ -147,11 +147,7 @@ def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values if each is of its field's kind.
-
-    Raises:
-        TypeError: names the field.
-    """
+    """Return the values if each is of its field's kind."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name not in hints:

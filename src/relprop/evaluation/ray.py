@@ -185,11 +185,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _reach(address: str) -> None:
-    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes.
-
-    Raises:
-        RunError: nobody does.
-    """
+    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
         return  # "local" and "auto"

@@ -144,12 +144,7 @@ def _finish(small: Tensor, x: Tensor, levels: int | None) -> Tensor:
 
 
 def _find_layer(model: nn.Module, x: Tensor, asked: str | None) -> str:
-    """Path of the module to read: the one asked for, or the last that ends in a map of more than one pixel.
-
-    Raises:
-        UsageError: no such module.
-        InputError: no module ends in a map.
-    """
+    """Path of the module to read: the one asked for, or the last that ends in a map of more than one pixel."""
     names = [name for name, _ in model.named_modules() if name]
     if asked is not None:
         if asked in names:

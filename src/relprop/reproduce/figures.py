@@ -84,11 +84,7 @@ def figure5(parts: Sequence[Part], caption: str) -> Figure:
 
 
 def _samples(parts: Sequence[Part]) -> list[tuple[Sample, ...]]:
-    """Pictures of each part. Of several parts each shows those of `--images` that it has; else each an equal share.
-
-    Raises:
-        UsageError: `--images` names what no part has.
-    """
+    """Pictures of each part. Of several parts each shows those of `--images` that it has; else each an equal share."""
     names = parts[0].setting.images
     if len(parts) == 1 or not names:
         share = max(1, parts[0].setting.samples // len(parts))

@@ -76,11 +76,7 @@ def train(
 
 
 def _fabric(device: str, devices: int, precision: str) -> Any:
-    """Make what places tensors, casts and talks to other processes.
-
-    Raises:
-        UsageError: no such device here, or not so many.
-    """
+    """Make what places tensors, casts and talks to other processes."""
     lightning = require("lightning_fabric", "train")
     strategy = "ddp" if devices > 1 else "auto"
     try:
@@ -217,11 +213,7 @@ def _over_all(fabric: Any, sums: Tensor) -> Tensor:
 
 
 def _classes(recipe: Recipe, dataset: Dataset) -> Sequence[str]:
-    """Names of the classes: the data's, else the recipe's, else numbers.
-
-    Raises:
-        DataError: a label that has no name.
-    """
+    """Names of the classes: the data's, else the recipe's, else numbers."""
     labels = 1 + max(sample.label for sample in dataset.samples)
     names = dataset.classes or recipe.classes or tuple(map(str, range(labels)))
     if labels > len(names):

@@ -153,11 +153,7 @@ class Static:
 
 @cache
 def _widget_class() -> Any:
-    """The class of the widget; made when it is first asked for, since anywidget is optional and takes long to import.
-
-    Raises:
-        MissingDependencyError: anywidget is not installed.
-    """
+    """The class of the widget; made when it is first asked for, since anywidget is optional and takes long to import."""
     anywidget: Any = require("anywidget", "notebook")
     traitlets: Any = require("traitlets", "notebook")
 

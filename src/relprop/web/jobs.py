@@ -303,11 +303,7 @@ class JobQueue:
                 job.set("failed", error)
 
     def _explain(self, job: Job) -> tuple[Comparison, dict[str, Any]]:
-        """Compute the result of a job.
-
-        Raises:
-            StoppedError: before an operation of torch, once the job was ended or no client asks for it.
-        """
+        """Compute the result of a job."""
         request = job.request
         image = self.read(request.image)
         name = request.image.removeprefix("sample:") if request.image.startswith("sample:") else "image"
