@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.cli import console
-from relprop.cli.grouped import spread
+from relprop.cli.options import spread
 from relprop.errors import RelpropError
 
 COMMANDS = (

@@ -226,8 +226,7 @@ def _of_results(folders: Sequence[Path], only: list[str] | None, classes: Path |
     """Cluster saved maps, class by class."""
     from relprop.clusters import FEWEST
     from relprop.report.of_clusters import Clustered, typical
-    from relprop.report.of_results import named
-    from relprop.report.saved import read_comparison, results_in
+    from relprop.report.saved import named, read_comparison, results_in
 
     known: dict[tuple[int, str], list[tuple[Path, Any]]] = {}
     for folder in folders:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relprop.cli import console, gallery, options, regions
+from relprop.cli import console, options, regions
 from relprop.documents import naming
 from relprop.errors import InputError, UsageError
 from relprop.tables import number
@@ -121,6 +121,7 @@ def explain(
     from relprop.cli import batches
     from relprop.explainers import POST
     from relprop.explainers.cuts import find_weights
+    from relprop.report.render import write_index
     from relprop.sessions import other_map
 
     weights = None if combine is None else find_weights(combine)
@@ -174,7 +175,7 @@ def explain(
     job.require(len(rows))
     if len(rows) > 1 and "png" in view.formats:
         with naming(out):
-            gallery.write_index(out, rows, f"{loaded.name} · {view.rules}")
+            write_index(out, rows, f"{loaded.name} · {view.rules}")
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
         document |= {"drawn_after": view.spec}
@@ -449,6 +450,7 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     """Print one line an image, the two statements on conservation, then the files."""
     from relprop.core.backward.ledger import Conservation
     from relprop.core.result.region import sentence
+    from relprop.report.render import INDEX
 
     contrast = any("against" in row for row in rows)
     wanted = {
@@ -471,7 +473,7 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
         kinds = ", ".join(f"NAME.{kind}" for kind in view.formats)
         files = [f"{view.out}: {kinds} and NAME/ for {len(rows)} images"]
     if len(rows) > 1 and "png" in view.formats:
-        files.append(str(view.out / gallery.NAME))
+        files.append(str(view.out / INDEX))
     for file in files:
         console.wrote(file)
     if view.spec != "none":

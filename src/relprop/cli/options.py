@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -244,3 +246,26 @@ def example(loaded: LoadedModel) -> torch.Tensor:
     from PIL import Image
 
     return loaded.preprocess(Image.new("RGB", (256, 256), (127, 127, 127)))[None]
+
+
+def spread(command: Callable[..., int]) -> Callable[..., int]:
+    """Return the command as typer can read it: with the fields of `Network` and `Joins` in place of these arguments."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)}
+
+    @wraps(command)
+    def call(**given: Any) -> int:
+        made = {name: kind(**{part: given.pop(part) for part in _fields(kind)}) for name, kind in groups.items()}
+        return command(**given, **made)
+
+    flat: dict[str, inspect.Parameter] = {}
+    for name, one in parameters.items():
+        flat |= _fields(groups[name]) if name in groups else {name: one.replace(kind=one.KEYWORD_ONLY)}
+    call.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]
+    return call
+
+
+def _fields(kind: Any) -> dict[str, inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = inspect.signature(kind).parameters.items()
+    return {name: one.replace(kind=one.KEYWORD_ONLY, annotation=hints[name]) for name, one in found}

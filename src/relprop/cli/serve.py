@@ -133,7 +133,7 @@ def _files(images: list[Path], recursive: bool) -> dict[str, Path]:
 
 
 def _run(server: Server, listening: socket.socket) -> int:
-    """Serve until the process is interrupted."""
+    """Serve until Ctrl+C raises KeyboardInterrupt, once all clients were answered and the computation has stopped."""
     try:
         server.run(sockets=[listening])
     finally:

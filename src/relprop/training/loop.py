@@ -19,10 +19,9 @@ from torch.nn import functional as F
 from relprop.errors import DataError, RunError, UsageError, require
 from relprop.seeding import generator, mix
 from relprop.training import state as states
-from relprop.training.events import Event, Finished, Row, Step
+from relprop.training.checkpoint import save_weights
 from relprop.training.pictures import Pictures, hold_out, prepare
 from relprop.training.schedules import SCHEDULES, Position, best_epoch, should_stop
-from relprop.training.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from relprop.data import Dataset
     from relprop.training.recipes import Recipe
-    from relprop.training.state import State
+    from relprop.training.state import Event, Finished, Row, State, Step
 
 
 @dataclass(frozen=True)

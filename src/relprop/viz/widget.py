@@ -22,10 +22,9 @@ from relprop.core.result.region import coverage, region_sum
 from relprop.errors import InputError, MissingDependencyError, require
 from relprop.explainers.post import Smooth
 from relprop.viz.colour import Floats, Scale, scale_of
-from relprop.viz.figure import is_map
+from relprop.viz.figure import is_map, one_of
 from relprop.viz.grid import side_by_side
 from relprop.viz.overlay import as_picture, blend, caption, names_of, overlay
-from relprop.viz.show import one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +152,7 @@ class Static:
 
 @cache
 def _widget_class() -> Any:
-    """The class of the widget; made when it is first asked for, since anywidget is optional and takes long to import."""
+    """The class of the widget, made when it is first asked for: anywidget is optional and takes long to import."""
     anywidget: Any = require("anywidget", "notebook")
     traitlets: Any = require("traitlets", "notebook")
 

@@ -25,8 +25,7 @@ from relprop.report import Comparison, Session, render, report_of_comparisons
 from relprop.report.render import TEMPLATES
 from relprop.web import views
 from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, Job, JobQueue, clean
-from relprop.web.limits import Limits
-from relprop.web.request import ExplanationRequest, GoneError, choices, read_request
+from relprop.web.request import ExplanationRequest, GoneError, Limits, choices, read_request
 from relprop.web.security import AccessCheck
 
 PAGE = Path(__file__).parent / "page"

@@ -25,9 +25,8 @@ from relprop.images import read_image
 from relprop.images.read import FORMATS, read_file
 from relprop.report import Comparison, Session
 from relprop.sessions import stages
-from relprop.web.limits import Limits
 from relprop.web.pace import Pace
-from relprop.web.request import ExplanationRequest, GoneError
+from relprop.web.request import ExplanationRequest, GoneError, Limits
 from relprop.web.views import result_document
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
