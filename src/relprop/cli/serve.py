@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from relprop.report import Session
     from relprop.web.server import Server
 
-_MODEL, _SERVER = "Model", "Server"
+_server = partial(typer.Option, rich_help_panel="Server")
 
 Images = Annotated[
     list[Path] | None,
@@ -41,35 +42,28 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel=_MODEL,
+        rich_help_panel="Model",
         help="As of the other commands; several times for several models to choose from.",
         show_default="efficientnet-lite0, which needs no network",
     ),
 ]
 Host = Annotated[
     str,
-    typer.Option(
-        rich_help_panel=_SERVER,
-        help="Address to listen on. On any but loopback, others can reach the app, and need the token that is printed.",
+    _server(
+        help="Address to listen on. On any but loopback, others can reach the app, and need the token that is printed."
     ),
 ]
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option(
+    _server(
         "--allow-host",
-        rich_help_panel=_SERVER,
         help="A further name under which browsers may call the app, that of a proxy, say; several times for several.",
     ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="0 takes a free one.")]
-MaxMegabytes = Annotated[
-    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is accepted.")
-]
-MaxPixels = Annotated[
-    float,
-    typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest image, in million pixels."),
-]
-Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explanations that may wait; one runs.")]
+Port = Annotated[int, _server(min=0, max=65535, help="0 takes a free one.")]
+MaxMegabytes = Annotated[float, _server("--max-mb", min=0.01, help="Largest file that is accepted.")]
+MaxPixels = Annotated[float, _server("--max-megapixels", min=0.001, help="Largest image, in million pixels.")]
+Queue = Annotated[int, _server(min=1, help="Explanations that may wait; one runs.")]
 
 
 def serve(
