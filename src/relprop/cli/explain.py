@@ -413,6 +413,9 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
     """Say in numbers what was explained, and where its relevance went."""
+    from relprop.report.pictures import half_on
+    from relprop.viz.colour import as_map
+
     assert result.ledger is not None  # LRP keeps a ledger by default
     heatmap = view.heatmap(result)
     total = heatmap.double().sum((1, 2))
@@ -433,17 +436,8 @@ def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
         "gap": result.ledger.gap,
         "absorbed": result.ledger.absorbed,
         "conservation": said.document(),
-        "half_on": concentration(heatmap[0]),
+        "half_on": half_on(as_map(heatmap[0])),
     }
-
-
-def concentration(heatmap: Tensor) -> float:
-    """Return the fraction of pixels that together hold half of the absolute relevance; an even map gives 0.5."""
-    sizes = heatmap.double().abs().flatten().sort(descending=True).values
-    if not sizes.sum() > 0:
-        return 1.0
-    held = sizes.cumsum(0) / sizes.sum()
-    return (int((held < 0.5 - 1e-12).sum()) + 1) / len(sizes)
 
 
 def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:

@@ -203,15 +203,12 @@ def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | No
 
 def known_outputs(model: str | None) -> int | None:
     """Number of classes of a model that is known by its name alone, before anything is loaded; else None."""
-    name = (model or "efficientnet-lite0").partition("@")[0]
-    if name.startswith("efficientnet-lite"):
-        return 1000
-    if name == "resnet20-cifar10":
-        return 10
-    if not name.isidentifier():
-        return None
-    from relprop.models.architectures import torchvision_names, torchvision_weights
+    from relprop.models.architectures import CIFAR_CLASSES, torchvision_names, torchvision_weights
+    from relprop.models.bundled import EFFICIENTNET, EFFICIENTNETS, RESNET20, imagenet_classes
 
+    name = (model or EFFICIENTNET).partition("@")[0]
+    if name in EFFICIENTNETS or name == RESNET20:
+        return len(CIFAR_CLASSES if name == RESNET20 else imagenet_classes())
     return len(torchvision_weights(name).meta["categories"]) if name in torchvision_names() else None
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from relprop.data.dataset import DATASETS, Dataset, Sample
 from relprop.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @DATASETS.register("cifar10")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relprop.core.capture import Model
 from relprop.core.result.quantize import quantize
 from relprop.errors import InputError, UsageError, require
-from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
+from relprop.explainers.base import EXPLAINERS, prepare, quiet, resize
 
 
 @EXPLAINERS.register("grad-cam")
@@ -36,8 +36,7 @@ class GradCam:
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
         layer_attr = require("captum.attr", "eval")
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet():
             found = layer_attr.LayerGradCam(twin, twin.get_submodule(layer)).attribute(
@@ -62,8 +61,7 @@ class LayerCam:
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
         methods = require("torchcam.methods", "eval")
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet(), torch.enable_grad(), methods.LayerCAM(twin, layer) as layer_cam:
             found = layer_cam(target.tolist(), twin(x.requires_grad_()), normalized=False)[0]
@@ -97,8 +95,7 @@ class ScoreCam:
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet(), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             if self.weights == "probability":

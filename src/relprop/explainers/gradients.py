@@ -13,14 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from relprop.core.capture import Model
 from relprop.errors import UsageError, require
-from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
+from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, prepare, quiet
 
 _PIXELS = 1 << 22  # values of input handed to the model at once: 27 pictures of 3 x 224 x 224
-
-
-def _prepare(model: Model, x: Tensor, target: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
-    twin, x = replica(model), own_input(x)
-    return twin, x, own_target(twin, x, target)
 
 
 def _attribute(method: Any, x: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -47,7 +42,7 @@ class IntegratedGradients(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         at_once = max(len(x), _PIXELS // x[0].numel())  # bounds the memory: captum would hold all N x steps pictures
         return _attribute(attr.IntegratedGradients(twin), x, target, n_steps=self.steps, internal_batch_size=at_once)
 
@@ -62,7 +57,7 @@ class InputXGradient(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         return _attribute(attr.InputXGradient(twin), x, target)
 
 
@@ -80,7 +75,7 @@ class GuidedBackprop(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         guided = _OneReLU(twin)
         found = _attribute(attr.GuidedBackprop(guided), x, target)
         if not guided.calls:

@@ -30,14 +30,8 @@ LEDGER_TEXT = (
 )
 
 
-def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[str] = (), title: str = "") -> Report:
-    """Make the report of some comparisons.
-
-    Args:
-        comparisons: at least one.
-        commands: how they were asked for, as typed.
-        title: large; by default what was explained.
-    """
+def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[str] = ()) -> Report:
+    """Make the report of some comparisons, at least one; `commands` are those that asked for them, as typed."""
     first = comparisons[0]
     metadata = {what: plain(text) for comparison in comparisons for what, text in comparison.facts}
     ledgers = [
@@ -51,7 +45,7 @@ def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[
         *([ledger_section(ledgers)] if ledgers else []),
         classes_section(comparisons),
     ]
-    title = title or (f"Why {first.class_name}?" if len(comparisons) == 1 else f"{len(comparisons)} explanations")
+    title = f"Why {first.class_name}?" if len(comparisons) == 1 else f"{len(comparisons)} explanations"
     return Report(
         title,
         _summary([result for _, _, result in ledgers]),

@@ -22,6 +22,7 @@ from relprop.training import state as states
 from relprop.training.checkpoint import save_weights
 from relprop.training.pictures import Pictures, hold_out, prepare
 from relprop.training.schedules import SCHEDULES, Position, best_epoch, should_stop
+from relprop.training.state import Event, Finished, Row, State, Step
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from relprop.data import Dataset
     from relprop.training.recipes import Recipe
-    from relprop.training.state import Event, Finished, Row, State, Step
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Floats, Scale, Unit, shared_scale
 from relprop.viz.contours import contours as filled
@@ -20,8 +22,6 @@ from relprop.viz.overlay import QUIET, blend, caption, draw_bar, names_of, overl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.result.relevance import Relevance
-    from relprop.core.result.several import Relevances
     from relprop.models.classes import Names
 
 _CELL = 2.3  # inches
@@ -173,8 +173,6 @@ def _panels(
     result: Relevance | Relevances, images: Any, columns: int, classes: Names | None
 ) -> tuple[list[_Panel], int]:
     """The maps of a result, and how many stand in a row."""
-    from relprop.core.result.several import Relevances
-
     each = 1 if result.target.dim() == 1 else result.target.shape[1]
     if not isinstance(result, Relevances):
         return _of_input(result, images, "", classes), min(columns, len(result.target)) if each == 1 else each
