@@ -23,8 +23,7 @@ from functools import partial
 import torch
 from turns import by_turns
 
-from relprop.data import open_dataset
-from relprop.data.sampling import balanced
+from relprop.data import balanced, open_dataset
 from relprop.explainers import EXPLAINERS, POST, Explainer
 from relprop.explainers.cuts import chosen_on
 from relprop.metrics import METRICS, InsertionDeletion

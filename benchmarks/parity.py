@@ -18,7 +18,7 @@ import torchvision
 
 import relprop
 from relprop.core.composites.presets import COMPOSITES
-from relprop.reproduce.table2 import VARIANTS
+from relprop.reproduce.maps import VARIANTS
 
 
 def main() -> None:

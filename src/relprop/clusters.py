@@ -16,8 +16,9 @@ with the distance, on the scale of each map's own neighbourhood (Zelnik-Manor an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,6 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relprop.errors import InputError, UsageError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Floats = NDArray[np.float64]
 

@@ -1,18 +1,6 @@
 """Every error relprop raises on purpose, in one tree.
 
-RelpropError
-├── UsageError                  something given cannot be used; the command line exits with 2
-│   ├── CaptureError            the model cannot be turned into a graph
-│   ├── UnsupportedOpError      a step of the graph has no rule
-│   ├── TargetError             the class to explain does not exist
-│   ├── InputError              a tensor or picture cannot be explained
-│   ├── ModelError              a model name, checkpoint or file cannot be loaded
-│   ├── DataError               a data set is missing or malformed
-│   ├── RunError                an evaluation run cannot be started, resumed or read
-│   ├── UnknownNameError        a name that no registry holds
-│   └── MissingDependencyError  an optional library is not installed
-└── CheckError                  a check was made and failed; the command line exits with 1
-    └── ConservationError       relevance leaks
+Under `RelpropError` stand `UsageError`, for which the command line exits with 2, and `CheckError`, with 1.
 
 Messages say where, what was found, what is possible, and what to do.
 """
@@ -21,10 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from types import ModuleType
+from typing import ClassVar
 
 
 class RelpropError(Exception):

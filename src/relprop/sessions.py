@@ -146,9 +146,14 @@ class Session:
         seen = self.loaded.preprocess.crop(picture)
         x = self.loaded.preprocess(picture)[None].to(self.device)
         begin(1)
-        result = self._explain(x, target, against, composite, start)
-        logits = result.logits[0]
-        chosen = int(result.target[0]) if against is None else self._class(target, logits)
+        if against is not None and target is None:
+            with torch.no_grad():
+                target = int(callable_model(self.loaded.model)(x)[0].argmax())
+        asked: Target = None if target is None else [target] if against is None else Contrast(target, against)
+        result: Relevance = self._lrp(composite, x)(x, target=asked, start=start).cpu()
+        if not result.relevance.isfinite().all():
+            raise InputError(f"the relevance is not finite: {composite!r} diverges on this network; paper does not")
+        chosen = int(result.target[0]) if target is None else target
         maps = [Map(f"lrp:composite={composite}" if composite != "paper" else "lrp", result.heatmap[0])]
         for at, method in enumerate(methods):
             begin(2 + at)
@@ -208,23 +213,6 @@ class Session:
             self._cuts[method] = explainer
             asked = asked if against is None else Contrast(target, against)
         return map_by(explainer, self.loaded, x, asked, method)
-
-    @staticmethod
-    def _class(target: int | None, logits: Tensor) -> int:
-        return int(logits.argmax()) if target is None else target
-
-    def _explain(self, x: Tensor, target: int | None, against: int | None, composite: str, start: Start) -> Relevance:
-        wanted: Target = None if target is None else [target]
-        if against is not None:
-            if target is None:
-                with torch.no_grad():
-                    target = int(callable_model(self.loaded.model)(x)[0].argmax())
-            wanted = Contrast(target, against)
-        result: Relevance = self._lrp(composite, x)(x, target=wanted, start=start)
-        result = result.cpu()
-        if not result.relevance.isfinite().all():
-            raise InputError(f"the relevance is not finite: {composite!r} diverges on this network; paper does not")
-        return result
 
     def _lrp(self, composite: str, x: Tensor) -> LRP:
         """Return the LRP of a composite, the one that it had last time if that is not long ago."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def aligned(heads: Sequence[str], cells: Sequence[Sequence[str]], names: int = 1, rules: Collection[int] = ()) -> str:

@@ -19,10 +19,10 @@ from PIL import Image
 
 import relprop
 from commands import run
-from relprop.cli.explain import concentration
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
 from relprop.report.conservation import ConservationTable
+from relprop.report.pictures import half_on
 from relprop.report.saved import ABOUT
 from tiny import make
 
@@ -465,7 +465,7 @@ def test_an_output_folder_that_cannot_be_made(folder, model, tmp_path):
 
 @pytest.mark.parametrize(("values", "fraction"), [([1.0, 0, 0, 0], 0.25), ([1.0] * 4, 0.5), ([-3.0, 1, 1, 1], 0.25)])
 def test_concentration(values, fraction):
-    assert concentration(torch.tensor(values).reshape(2, 2)) == fraction
+    assert half_on(np.array(values, dtype=np.float64).reshape(2, 2)) == fraction
 
 
 def test_a_real_process_keeps_json_and_complaints_apart(folder, model, tmp_path):

@@ -13,8 +13,7 @@ from relprop import LRP
 from relprop.cifar import cifar_resnet
 from relprop.core.composites.presets import two_sided
 from relprop.core.result.enlarge import enlarge
-from relprop.data import Sample, open_dataset
-from relprop.data.sampling import balanced
+from relprop.data import Sample, balanced, open_dataset
 from relprop.errors import InputError, UnknownNameError, UsageError
 from relprop.explainers import EXPLAINERS
 from relprop.explainers.cuts import WEIGHTS, LayerWeights, LrpCuts, chosen_on

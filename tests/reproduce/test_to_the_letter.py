@@ -15,8 +15,8 @@ from torchvision.models import resnet50
 import commands
 from relprop.evaluation import ModelSpec
 from relprop.models import load_model
-from relprop.reproduce import table1, table3
 from relprop.reproduce.cost import is_resnet50, look, passes
+from relprop.reproduce.maps import TABLE3_NOTE, table1
 from relprop.reproduce.setting import Setting
 from relprop.reproduce.table import jobs_of
 from tiny import pictures
@@ -106,7 +106,7 @@ def test_passes_are_counted_by_hand():
     network = look(setting)
     assert (network.side, network.channels, network.resnet50) == (8, 6, False)
     assert network.seconds > 0
-    (job, cuts) = jobs_of(table1.maps(setting), setting)
+    (job, cuts) = jobs_of(table1(setting, "imagenet"), setting)
     # steps of 16 of 64 pixels: 4 points as released, 5 fair; quantized, tied together: 4 points at most anyway
     released, fair = 10, 10
     curves = 2 * 4 * (released - 1) + 2 * 1 + 2 * 5 * fair  # of the constant map there is one picture
@@ -117,18 +117,18 @@ def test_passes_are_counted_by_hand():
 
 def test_released_rules_bring_the_released_score_cam_and_rows_that_are_not_the_papers():
     setting = Setting((ModelSpec("x"),), "folder:x", 4, composite="released", also=("layer-cam", "rise:masks=9"))
-    specs = {row.name: row.specs["fair"][0] for row in table1.maps(setting)}
+    specs = {row.name: row.specs["fair"][0] for row in table1(setting, "imagenet")}
     assert specs["Score-CAM"] == "score-cam:weights=probability"
     assert {"layer-cam", "rise:masks=9"} <= set(specs)
     plain = Setting((ModelSpec("x"),), "folder:x", 4, amp=True)
-    assert {row.name: row.specs["fair"][0] for row in table1.maps(plain)}["Score-CAM"] == "score-cam:amp=true"
-    assert [len(job.rows) for job in jobs_of(table1.maps(setting), setting)] == [10, 1, 1, 1]
+    assert {row.name: row.specs["fair"][0] for row in table1(plain, "imagenet")}["Score-CAM"] == "score-cam:amp=true"
+    assert [len(job.rows) for job in jobs_of(table1(setting, "imagenet"), setting)] == [10, 1, 1, 1]
 
 
 def test_table_3_shows_any_variant_with_and_without_quantization(reproduce, tmp_path):
     arguments = ("table3", "-n", 2, "--step", 32, "--out", tmp_path)
     code, out, _ = reproduce(*arguments, "--variants", "i,iv")
-    assert (code, table3.NOTE in out) == (0, True)
+    assert (code, TABLE3_NOTE in out) == (0, True)
     rows = {row["row"]: row["published"] for row in lines(tmp_path / "table3.csv")[::3]}
     assert list(rows)[:4] == [
         "(i) without Heat Quantization",

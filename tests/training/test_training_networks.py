@@ -4,8 +4,8 @@ from torch import nn
 
 from relprop.errors import ModelError
 from relprop.training import RECIPES, override
+from relprop.training.checkpoint import save_weights
 from relprop.training.networks import build_network, with_new_head
-from relprop.training.weights import save_weights
 
 
 def test_fine_tuning_keeps_everything_but_the_last_layer(tmp_path):

@@ -4,7 +4,7 @@ from training_helpers import Means, pictures
 
 from relprop.errors import DataError
 from relprop.training import RECIPES, Report, Row, card, measure, override
-from relprop.training.weights import save_weights
+from relprop.training.checkpoint import save_weights
 
 
 def reds_and_blues(tmp_path):

@@ -8,20 +8,17 @@ Quantus itself is not needed to call it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.lrp import LRP
 from relprop.core.targets.target import Scale
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from relprop.core.capture import Model
 
 __all__ = ["explain_func"]
 

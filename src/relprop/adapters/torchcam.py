@@ -15,21 +15,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
+from relprop.core.capture import Model
+from relprop.core.composites.composite import Composite
 from relprop.core.lrp import LRP
 from relprop.core.result.relevance import Relevance
+from relprop.core.targets.target import Scale
 from relprop.errors import InputError, UsageError, require
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from relprop.core.capture import Model
-    from relprop.core.composites.composite import Composite
-    from relprop.core.targets.target import Scale
 
 __all__ = ["PredictionExplanation", "explain"]
 

@@ -10,17 +10,14 @@ zennit (LGPL) is neither needed nor used. No canonizer is needed either: joins a
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.lrp import LRP
 from relprop.core.targets.target import Function, Given
 from relprop.errors import UsageError
-
-if TYPE_CHECKING:
-    from relprop.core.capture import Model
 
 __all__ = ["Attributor"]
 

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from relprop.cli import console
-from relprop.cli.grouped import spread
+from relprop.cli.options import spread
 from relprop.errors import RelpropError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 COMMANDS = (
     "explain", "explain-text", "check", "conservation", "evaluate", "summary", "check-run", "tune", "train",

@@ -56,11 +56,7 @@ class Job:
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def results(self) -> Iterator[tuple[list[Item], Relevance]]:
-        """Explain batch by batch, with a progress bar; yields the items that could be, and their result.
-
-        Raises:
-            InputError: not a single image could be explained.
-        """
+        """Explain batch by batch, with a progress bar; yields the items that could be, and their result."""
         done = 0
         with console.progress("explaining", len(self.items)) as advance:
             for start in range(0, len(self.items), self.batch_size):
@@ -76,11 +72,7 @@ class Job:
         self.failures.append((item.name if item.source is None else str(item.source), why))
 
     def require(self, done: int) -> None:
-        """Raise if not one image could be explained.
-
-        Raises:
-            InputError: with the first reason.
-        """
+        """Raise if not one image could be explained."""
         if done:
             return
         where, why = self.failures[0]
@@ -142,11 +134,7 @@ def split(result: Relevance) -> list[Relevance]:
 
 
 def find_items(images: list[Path] | None, *, recursive: bool = False) -> list[Item]:
-    """List the images that were asked for, each with a name of its own; the bundled photograph if none.
-
-    Raises:
-        InputError, DataError: a path that does not exist, a folder without images.
-    """
+    """List the images that were asked for, each with a name of its own; the bundled photograph if none."""
     if images:
         from relprop.images import find_images
 
@@ -168,12 +156,7 @@ def load_for(
     *,
     contrast: str | None = None,
 ) -> tuple[LoadedModel, list[Item]]:
-    """Load the model, and say what to explain of each image; what can be refused is refused before that takes time.
-
-    Raises:
-        TargetError: `target` or `contrast` does not fit.
-        UsageError, ModelError: see `options.Network.load`.
-    """
+    """Load the model, and say what to explain of each image; what can be refused is refused before that takes time."""
     options.require_targets(target, len(items))
     options.require_indices([*(target or []), *([contrast] if contrast else [])], options.known_outputs(model))
     loaded = network.load(model, classes)
@@ -181,11 +164,7 @@ def load_for(
 
 
 def aim(items: list[Item], target: list[str] | None, loaded: LoadedModel, contrast: str | None = None) -> list[Item]:
-    """Say what to explain of each image; one that several classes were asked of stands once for each.
-
-    Raises:
-        TargetError: `target` or `contrast` does not fit.
-    """
+    """Say what to explain of each image; one that several classes were asked of stands once for each."""
     if not target and contrast is None:
         return items
     outputs = len(loaded.classes) if loaded.classes else loaded.outputs()

@@ -23,8 +23,7 @@ Name = Annotated[
 ]
 Steps = Annotated[bool, typer.Option("--steps", help="List every step with its line in the code, not every kind.")]
 Image = Annotated[
-    Path | None,
-    typer.Option("--image", help="Explain this image too, and show the share of each branch of each join."),
+    Path | None, typer.Option("--image", help="Explain this image too, and show the share of each branch of each join.")
 ]
 Rules = Annotated[
     str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from relprop.models import LoadedModel
     from relprop.report.of_clusters import Clustered
 
-_CLUSTERS = "Clusters"
+_clusters = partial(typer.Option, rich_help_panel="Clusters")
 
 Sources = Annotated[
     list[Path] | None,
@@ -43,22 +44,15 @@ Class = Annotated[
 Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Images of a class.", show_default="all")]
 Count = Annotated[
     int | None,
-    typer.Option(
-        "--clusters",
-        min=1,
-        help="Number of clusters.",
-        show_default="the widest gap between eigenvalues",
-        rich_help_panel=_CLUSTERS,
-    ),
+    _clusters("--clusters", min=1, help="Number of clusters.", show_default="the widest gap between eigenvalues"),
 ]
-Side = Annotated[int, typer.Option(min=2, help="Maps are pooled to this side.", rich_help_panel=_CLUSTERS)]
+Side = Annotated[int, _clusters(min=2, help="Maps are pooled to this side.")]
 Neighbours = Annotated[
     int | None,
-    typer.Option(
+    _clusters(
         min=1,
         help="Maps that make a neighbourhood; a smaller cluster is not found.",
         show_default="the root of their number",
-        rich_help_panel=_CLUSTERS,
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of k-means, of t-SNE, and of the choice of --samples.")]
@@ -166,11 +160,7 @@ def _wanted(only: list[str] | None, names: Sequence[str] | None) -> list[int]:
 def _groups(
     samples: Sequence[Sample], wanted: list[int], count: int | None, seed: int
 ) -> dict[int, tuple[Sample, ...]]:
-    """The images of each class asked for, or of each that has enough; at most `count` of each.
-
-    Raises:
-        DataError: a class without enough images, or no class with enough.
-    """
+    """The images of each class asked for, or of each that has enough; at most `count` of each."""
     from relprop.clusters import FEWEST
     from relprop.data import balanced
 
@@ -227,15 +217,10 @@ def _of_samples(
 
 
 def _of_results(folders: Sequence[Path], only: list[str] | None, classes: Path | None, how: _How) -> list[Clustered]:
-    """Cluster saved maps, class by class.
-
-    Raises:
-        InputError: a folder without results, or no class with enough of them.
-    """
+    """Cluster saved maps, class by class."""
     from relprop.clusters import FEWEST
     from relprop.report.of_clusters import Clustered, typical
-    from relprop.report.of_results import named
-    from relprop.report.saved import read_comparison, results_in
+    from relprop.report.saved import named, read_comparison, results_in
 
     known: dict[tuple[int, str], list[tuple[Path, Any]]] = {}
     for folder in folders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,69 +20,39 @@ if TYPE_CHECKING:
     from relprop.evaluation import Plan
     from relprop.evaluation.store import Store
 
-_WHAT, _HOW = "What is measured", "How it runs"
+_what = partial(typer.Option, rich_help_panel="What is measured")
+_how = partial(typer.Option, rich_help_panel="How it runs")
 
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "-d",
-        help="imagenet:ROOT, cub:ROOT, folder:ROOT, parquet:FILE or cifar10:ROOT.",
-        rich_help_panel=_WHAT,
-    ),
-]
-Explainers = Annotated[
-    str,
-    typer.Option("--explainers", "-e", help="Specs with commas, e.g. lrp,grad-cam; or all.", rich_help_panel=_WHAT),
-]
-Post = Annotated[str, typer.Option(help="Post-processing, e.g. none,quantize:8.", rich_help_panel=_WHAT)]
-Metrics = Annotated[str, typer.Option(help="Specs with commas.", rich_help_panel=_WHAT)]
-Protocol = Annotated[
-    str, typer.Option(help="How pixels are masked: fair, paper-protocol, or both.", rich_help_panel=_WHAT)
-]
+Data = Annotated[str, _what("--data", "-d", help="imagenet:ROOT, cub:ROOT, folder:ROOT, parquet:FILE or cifar10:ROOT.")]
+Explainers = Annotated[str, _what("--explainers", "-e", help="Specs with commas, e.g. lrp,grad-cam; or all.")]
+Post = Annotated[str, _what(help="Post-processing, e.g. none,quantize:8.")]
+Metrics = Annotated[str, _what(help="Specs with commas.")]
+Protocol = Annotated[str, _what(help="How pixels are masked: fair, paper-protocol, or both.")]
 Step = Annotated[
-    float | None,
-    typer.Option(
-        help="Pixels masked a step; below 1, a fraction of them.", show_default="the protocol's", rich_help_panel=_WHAT
-    ),
+    float | None, _what(help="Pixels masked a step; below 1, a fraction of them.", show_default="the protocol's")
 ]
 Samples = Annotated[
-    int | None,
-    typer.Option("--samples", "-n", min=1, help="How many, equally many of each class.", show_default="all"),
+    int | None, typer.Option("--samples", "-n", min=1, help="How many, equally many of each class.", show_default="all")
 ]
 Seed = Annotated[int, typer.Option(help="Of the choice of samples, and of whatever is drawn.")]
 Explained = Annotated[
     Literal["predicted", "label"], typer.Option("--target", help="Explain the predicted class, or the label.")
 ]
-Controls = Annotated[
-    bool,
-    typer.Option("--controls/--no-controls", help="Add the explainers constant and random.", rich_help_panel=_WHAT),
-]
-Curves = Annotated[bool, typer.Option("--curves", help="Keep the curves behind the scores.", rich_help_panel=_WHAT)]
-Amp = Annotated[bool, typer.Option("--amp", help="Score masked pictures in bfloat16.", rich_help_panel=_HOW)]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST", rich_help_panel=_HOW),
-]
+Controls = Annotated[bool, _what("--controls/--no-controls", help="Add the explainers constant and random.")]
+Curves = Annotated[bool, _what("--curves", help="Keep the curves behind the scores.")]
+Amp = Annotated[bool, _how("--amp", help="Score masked pictures in bfloat16.")]
+Out = Annotated[Path | None, _how("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST")]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    _how(
         min=1,
         help="Processes, or Ray actors. Rows do not depend on it.",
         show_default="1; with --ray all there is room for",
-        rich_help_panel=_HOW,
     ),
 ]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto, or its address.", rich_help_panel=_HOW
-    ),
-]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed together.", rich_help_panel=_HOW)]
-Threads = Annotated[
-    int, typer.Option(min=1, help="Of each worker. Decides the last bits of the rows.", rich_help_panel=_HOW)
-]
+Ray = Annotated[str | None, _how("--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto, or its address.")]
+Batch = Annotated[int, _how("--batch-size", min=1, help="Samples computed together.")]
+Threads = Annotated[int, _how(min=1, help="Of each worker. Decides the last bits of the rows.")]
 
 
 def evaluate(

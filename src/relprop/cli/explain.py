@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relprop.cli import console, gallery, options, regions
+from relprop.cli import console, options, regions
 from relprop.documents import naming
 from relprop.errors import InputError, UsageError
 from relprop.tables import number
@@ -121,6 +121,7 @@ def explain(
     from relprop.cli import batches
     from relprop.explainers import POST
     from relprop.explainers.cuts import find_weights
+    from relprop.report.render import write_index
     from relprop.sessions import other_map
 
     weights = None if combine is None else find_weights(combine)
@@ -174,7 +175,7 @@ def explain(
     job.require(len(rows))
     if len(rows) > 1 and "png" in view.formats:
         with naming(out):
-            gallery.write_index(out, rows, f"{loaded.name} · {view.rules}")
+            write_index(out, rows, f"{loaded.name} · {view.rules}")
     if json:
         document = {"model": loaded.name, "source": loaded.source, "composite": view.composite, "start": start}
         document |= {"drawn_after": view.spec}
@@ -381,11 +382,7 @@ def _next_classes(result: Relevance, loaded: LoadedModel) -> str:
 
 
 def _others(text: str | None, plain: bool, start: str) -> tuple[str, ...]:
-    """Read `--compare`; without it, lrp-cuts stands beside the paper's map of a class, with the same start.
-
-    Raises:
-        UnknownNameError, UsageError: no such explainer, or no such option.
-    """
+    """Read `--compare`; without it, lrp-cuts stands beside the paper's map of a class, with the same start."""
     from relprop.explainers import EXPLAINERS
 
     if text is None:
@@ -407,11 +404,7 @@ def _size(result: Relevance) -> str:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    """Read `--format`.
-
-    Raises:
-        UsageError: a format that there is not, or none.
-    """
+    """Read `--format`."""
     found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
     if not found or not set(found) <= {"png", "npy", "npz", "csv"}:
         raise UsageError(f"--format takes png, npy, npz and csv, with commas; not {text!r}")
@@ -420,6 +413,9 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
     """Say in numbers what was explained, and where its relevance went."""
+    from relprop.report.pictures import half_on
+    from relprop.viz.colour import as_map
+
     assert result.ledger is not None  # LRP keeps a ledger by default
     heatmap = view.heatmap(result)
     total = heatmap.double().sum((1, 2))
@@ -440,23 +436,15 @@ def _row(item: Item, result: Relevance, view: View, job: Job) -> dict[str, Any]:
         "gap": result.ledger.gap,
         "absorbed": result.ledger.absorbed,
         "conservation": said.document(),
-        "half_on": concentration(heatmap[0]),
+        "half_on": half_on(as_map(heatmap[0])),
     }
-
-
-def concentration(heatmap: Tensor) -> float:
-    """Return the fraction of pixels that together hold half of the absolute relevance; an even map gives 0.5."""
-    sizes = heatmap.double().abs().flatten().sort(descending=True).values
-    if not sizes.sum() > 0:
-        return 1.0
-    held = sizes.cumsum(0) / sizes.sum()
-    return (int((held < 0.5 - 1e-12).sum()) + 1) / len(sizes)
 
 
 def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     """Print one line an image, the two statements on conservation, then the files."""
     from relprop.core.backward.ledger import Conservation
     from relprop.core.result.region import sentence
+    from relprop.report.render import INDEX
 
     contrast = any("against" in row for row in rows)
     wanted = {
@@ -479,7 +467,7 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
         kinds = ", ".join(f"NAME.{kind}" for kind in view.formats)
         files = [f"{view.out}: {kinds} and NAME/ for {len(rows)} images"]
     if len(rows) > 1 and "png" in view.formats:
-        files.append(str(view.out / gallery.NAME))
+        files.append(str(view.out / INDEX))
     for file in files:
         console.wrote(file)
     if view.spec != "none":

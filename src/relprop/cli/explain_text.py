@@ -31,8 +31,7 @@ Similar = Annotated[
     str | None, typer.Option("--similar-to", help="Explain how similar the texts are to this one, by their embeddings.")
 ]
 Composite = Annotated[
-    str | None,
-    typer.Option("--composite", "-c", help="Choice of rules, as for images.", show_default="transformer"),
+    str | None, typer.Option("--composite", "-c", help="Choice of rules, as for images.", show_default="transformer")
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File for the tokens on their colours, as HTML.")]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -102,12 +104,7 @@ class Network:
         return choose_device(self.device)
 
     def load(self, model: str | None, classes: Path | None = None) -> LoadedModel:
-        """Load a model by its name; without one the bundled one.
-
-        Raises:
-            UsageError: options that contradict each other or cannot be read.
-            ModelError: there is no such model, or its weights do not fit.
-        """
+        """Load a model by its name; without one the bundled one."""
         mean, std, device = channels("--mean", self.mean), channels("--std", self.std), self.chosen_device()
         with console.waiting("loading the model"):
             from relprop.models import DEFAULT_MODEL, load_model
@@ -116,11 +113,7 @@ class Network:
             return load_model(model or DEFAULT_MODEL, **given, classes=classes, device=device)
 
     def spec(self, model: str | None) -> ModelSpec:
-        """Say which model a plan names, a file by its absolute path; without a name the bundled one.
-
-        Raises:
-            UsageError: options that cannot be read.
-        """
+        """Say which model a plan names, a file by its absolute path; without a name the bundled one."""
         from relprop.evaluation import ModelSpec
         from relprop.models import DEFAULT_MODEL
 
@@ -147,23 +140,14 @@ class Joins:
         return composite + "".join(f":{name}={value}" for name, value in given.items() if value is not None)
 
     def composite(self, spec: str) -> Rules:
-        """Build a composite from its spec and these options.
-
-        Raises:
-            UnknownNameError: no such composite.
-            UsageError: one that does not take these options.
-        """
+        """Build a composite from its spec and these options."""
         from relprop.core.composites.presets import COMPOSITES
 
         return COMPOSITES.build(self.spec(spec))
 
 
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Read "0.5" or "0.485,0.456,0.406".
-
-    Raises:
-        UsageError: neither one number nor three.
-    """
+    """Read "0.5" or "0.485,0.456,0.406"."""
     if text is None:
         return None
     try:
@@ -176,11 +160,7 @@ def channels(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def choose_device(name: str) -> str:
-    """Return a device that is there.
-
-    Raises:
-        UsageError: no such device on this machine.
-    """
+    """Return a device that is there."""
     import torch
 
     here = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -195,11 +175,7 @@ def choose_device(name: str) -> str:
 def targets(
     given: list[str] | None, images: int, classes: Sequence[str] | None, outputs: int | None = None
 ) -> list[tuple[int, ...]] | None:
-    """Read `--target`: once for all images or once for each, one class or several with commas; None: the predicted.
-
-    Raises:
-        TargetError: a name that no class has or several have, an index that no class has, or a wrong count.
-    """
+    """Read `--target`: once for all images or once for each, one class or several with commas; None: the predicted."""
     require_targets(given, images)
     if not given:
         return None
@@ -208,21 +184,13 @@ def targets(
 
 
 def require_targets(given: list[str] | None, images: int) -> None:
-    """Raise unless `--target` was given never, once, or once for each image.
-
-    Raises:
-        TargetError: another number of times.
-    """
+    """Raise unless `--target` was given never, once, or once for each image."""
     if given and len(given) not in (1, images):
         raise TargetError(f"--target was given {len(given)} times for {images} images; give it once, or once for each")
 
 
 def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | None = None) -> tuple[int, int] | None:
-    """Read `--contrast A,B`: why A rather than B.
-
-    Raises:
-        TargetError: not two classes of the model.
-    """
+    """Read `--contrast A,B`: why A rather than B."""
     if given is None:
         return None
     found = _classes_of(given, classes, outputs)
@@ -235,24 +203,17 @@ def contrast(given: str | None, classes: Sequence[str] | None, outputs: int | No
 
 def known_outputs(model: str | None) -> int | None:
     """Number of classes of a model that is known by its name alone, before anything is loaded; else None."""
-    name = (model or "efficientnet-lite0").partition("@")[0]
-    if name.startswith("efficientnet-lite"):
-        return 1000
-    if name == "resnet20-cifar10":
-        return 10
-    if not name.isidentifier():
-        return None
-    from relprop.models.architectures import torchvision_names, torchvision_weights
+    from relprop.models.architectures import CIFAR_CLASSES, torchvision_names, torchvision_weights
+    from relprop.models.bundled import EFFICIENTNET, EFFICIENTNETS, RESNET20, imagenet_classes
 
+    name = (model or EFFICIENTNET).partition("@")[0]
+    if name in EFFICIENTNETS or name == RESNET20:
+        return len(CIFAR_CLASSES if name == RESNET20 else imagenet_classes())
     return len(torchvision_weights(name).meta["categories"]) if name in torchvision_names() else None
 
 
 def require_indices(given: list[str] | None, outputs: int | None) -> None:
-    """Refuse an index that no class has, where the number of classes is known; names are looked up once loaded.
-
-    Raises:
-        TargetError: there is no such class.
-    """
+    """Refuse an index that no class has, where the number of classes is known; names are looked up once loaded."""
     for part in (part.strip() for text in given or () for part in text.split(",")):
         if part.lstrip("+-").isdigit():
             _within(int(part), outputs)
@@ -282,3 +243,26 @@ def example(loaded: LoadedModel) -> torch.Tensor:
     from PIL import Image
 
     return loaded.preprocess(Image.new("RGB", (256, 256), (127, 127, 127)))[None]
+
+
+def spread(command: Callable[..., int]) -> Callable[..., int]:
+    """Return the command as typer can read it: with the fields of `Network` and `Joins` in place of these arguments."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)}
+
+    @wraps(command)
+    def call(**given: Any) -> int:
+        made = {name: kind(**{part: given.pop(part) for part in _fields(kind)}) for name, kind in groups.items()}
+        return command(**given, **made)
+
+    flat: dict[str, inspect.Parameter] = {}
+    for name, one in parameters.items():
+        flat |= _fields(groups[name]) if name in groups else {name: one.replace(kind=one.KEYWORD_ONLY)}
+    call.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]
+    return call
+
+
+def _fields(kind: Any) -> dict[str, inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = inspect.signature(kind).parameters.items()
+    return {name: one.replace(kind=one.KEYWORD_ONLY, annotation=hints[name]) for name, one in found}

@@ -56,9 +56,6 @@ class Region:
         Args:
             prepare: how photographs are prepared for the network.
             size: (width, height) of the photograph.
-
-        Raises:
-            InputError: a box that does not lie within the photograph, or a mask of another size.
         """
         import numpy as np
         import torch
@@ -79,12 +76,7 @@ class Region:
 
 
 def read_regions(boxes: list[str] | None, masks: list[Path] | None) -> tuple[Region, ...]:
-    """Read `--box` and `--mask`.
-
-    Raises:
-        UsageError: a box that is not four numbers in order.
-        InputError: a mask that cannot be read, or marks nothing.
-    """
+    """Read `--box` and `--mask`."""
     from relprop.images import read_mask
 
     return (

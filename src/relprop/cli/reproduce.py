@@ -239,11 +239,7 @@ def _column(data: str) -> Literal["imagenet", "cub"]:
 
 
 def _pairs(models: list[str] | None, data: list[str]) -> list[tuple[str, str]]:
-    """Give each data set its model, in turn; without any, the paper's for data of its kind.
-
-    Raises:
-        UsageError: another number of models.
-    """
+    """Give each data set its model, in turn; without any, the paper's for data of its kind."""
     given = models or [DEFAULTS[_column(spec)].model for spec in data]
     if len(given) != len(data):
         raise UsageError(f"{len(data)} data sets need as many models, one each in turn; {len(given)} were given")
@@ -271,22 +267,14 @@ _APPLIES = {
 
 
 def _refuse_idle(experiment: str, given: dict[str, Any]) -> None:
-    """Refuse options that would do nothing.
-
-    Raises:
-        UsageError: naming the option, and what takes it.
-    """
+    """Refuse options that would do nothing."""
     for option, value in given.items():
         if value is not None and experiment not in _APPLIES[option]:
             raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Read "40-44" or "0,1,2".
-
-    Raises:
-        UsageError: anything else.
-    """
+    """Read "40-44" or "0,1,2"."""
     found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
@@ -370,7 +358,7 @@ def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | N
     loaded, dataset, setting = models[0], opened[0], settings[0]
     if name == "figure7":
         return _figure7(loaded, dataset, setting, out)
-    from relprop.reproduce import figure3, figure5, figure6
+    from relprop.reproduce import figures
     from relprop.reproduce.pictures import with_files
 
     opened = [with_files(one, model, setting.images) for one, model in zip(opened, models, strict=True)]
@@ -379,13 +367,12 @@ def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | N
     caption += ", rules as released." if setting.composite == "released" else "."
     caption += f" {_READ}"
     with console.waiting(f"drawing {name}"):
+        parts = [figures.Part(*one) for one in zip(models, opened, settings, strict=True)]
         if name == "figure5":
-            figure = figure5.figure5(
-                [figure5.Part(*one) for one in zip(models, opened, settings, strict=True)], caption
-            )
+            figure = figures.figure5(parts, caption)
         else:
-            draw = figure3.figure3 if name == "figure3" else figure6.figure6
-            figure = draw(loaded, opened[0], setting, caption)
+            draw = figures.figure3 if name == "figure3" else figures.figure6
+            figure = draw(parts[0], caption)
     _save(name, figure, out)
     return 0
 

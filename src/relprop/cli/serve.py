@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from relprop.report import Session
     from relprop.web.server import Server
 
-_MODEL, _SERVER = "Model", "Server"
+_server = partial(typer.Option, rich_help_panel="Server")
 
 Images = Annotated[
     list[Path] | None,
@@ -41,35 +42,28 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        rich_help_panel=_MODEL,
+        rich_help_panel="Model",
         help="As of the other commands; several times for several models to choose from.",
         show_default="efficientnet-lite0, which needs no network",
     ),
 ]
 Host = Annotated[
     str,
-    typer.Option(
-        rich_help_panel=_SERVER,
-        help="Address to listen on. On any but loopback, others can reach the app, and need the token that is printed.",
+    _server(
+        help="Address to listen on. On any but loopback, others can reach the app, and need the token that is printed."
     ),
 ]
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option(
+    _server(
         "--allow-host",
-        rich_help_panel=_SERVER,
         help="A further name under which browsers may call the app, that of a proxy, say; several times for several.",
     ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="0 takes a free one.")]
-MaxMegabytes = Annotated[
-    float, typer.Option("--max-mb", min=0.01, rich_help_panel=_SERVER, help="Largest file that is accepted.")
-]
-MaxPixels = Annotated[
-    float,
-    typer.Option("--max-megapixels", min=0.001, rich_help_panel=_SERVER, help="Largest image, in million pixels."),
-]
-Queue = Annotated[int, typer.Option(min=1, rich_help_panel=_SERVER, help="Explanations that may wait; one runs.")]
+Port = Annotated[int, _server(min=0, max=65535, help="0 takes a free one.")]
+MaxMegabytes = Annotated[float, _server("--max-mb", min=0.01, help="Largest file that is accepted.")]
+MaxPixels = Annotated[float, _server("--max-megapixels", min=0.001, help="Largest image, in million pixels.")]
+Queue = Annotated[int, _server(min=1, help="Explanations that may wait; one runs.")]
 
 
 def serve(
@@ -127,21 +121,13 @@ def serve(
 
 
 def _files(images: list[Path], recursive: bool) -> dict[str, Path]:
-    """Return the files that can be chosen, by names that a page can show.
-
-    Raises:
-        InputError: a path that does not exist, a folder without images.
-    """
+    """Return the files that can be chosen, by names that a page can show."""
     found = batches.find_items(images, recursive=recursive)
     return {text_of(item.name): item.source for item in found if item.source is not None}
 
 
 def _run(server: Server, listening: socket.socket) -> int:
-    """Serve until the process is interrupted.
-
-    Raises:
-        KeyboardInterrupt: Ctrl+C, the usual end, once all clients were answered and the computation has stopped.
-    """
+    """Serve until Ctrl+C raises KeyboardInterrupt, once all clients were answered and the computation has stopped."""
     try:
         server.run(sockets=[listening])
     finally:
@@ -178,11 +164,7 @@ def _free_name(loaded: LoadedModel, taken: Collection[str]) -> str:
 
 
 def _host_name(name: str) -> str:
-    """Check a value of --allow-host.
-
-    Raises:
-        UsageError: it is no name or address.
-    """
+    """Check a value of --allow-host."""
     if re.fullmatch(r"[\w.-]+", name, re.ASCII):
         return name.lower()
     try:
@@ -194,11 +176,7 @@ def _host_name(name: str) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open the port.
-
-    Raises:
-        UsageError: it cannot be opened, or not be reached once it is.
-    """
+    """Open the port."""
     if not host.strip():
         raise UsageError("--host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for all its addresses")
     try:

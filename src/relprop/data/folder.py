@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from relprop.data.dataset import DATASETS, Dataset, Files, Sample, pictures_in
 from relprop.data.imagenet import class_list
 from relprop.documents import text_of
 from relprop.errors import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _NUMBERED = re.compile(r"(?P<label>\d+)_(?:(?P<wnid>n\d{8})_)?(?P<name>.*)")
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from relprop.data.dataset import DATASETS, Box, Dataset, Files, Sample, first_existing, pictures_in
 from relprop.errors import DataError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _FOLDERS = ("val", "", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", "images/val")
 _WNID = re.compile(r"n\d{8}")

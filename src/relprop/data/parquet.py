@@ -6,13 +6,11 @@ import json
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from relprop.data.dataset import DATASETS, Dataset, Sample
 from relprop.errors import DataError, require
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "fine_label", "class")
 

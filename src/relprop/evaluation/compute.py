@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from relprop.data import Sample
 from relprop.errors import DataError, MissingDependencyError, RelpropError
 from relprop.evaluation.rows import Row
+from relprop.evaluation.setup import Measure, Setup
+from relprop.explainer import Explainer, Post
 from relprop.explainers.base import ByChannel, reduce_channels
 from relprop.metrics.forward import callable_model
 from relprop.seeding import mix
-
-if TYPE_CHECKING:
-    from relprop.data import Sample
-    from relprop.evaluation.setup import Measure, Setup
-    from relprop.explainer import Explainer, Post
 
 T = TypeVar("T")
 _TOGETHER = 1 << 25  # pixels of maps that are scored together: their order takes eight bytes each

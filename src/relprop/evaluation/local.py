@@ -15,19 +15,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from relprop.errors import DataError, RunError
 from relprop.evaluation.compute import chunk_rows
+from relprop.evaluation.plan import Plan
 from relprop.evaluation.recovery import set_aside
+from relprop.evaluation.rows import Row
 from relprop.evaluation.setup import Setup, identity, set_up, version
 from relprop.evaluation.store import Store, begin
-
-if TYPE_CHECKING:
-    from relprop.evaluation.plan import Plan
-    from relprop.evaluation.rows import Row
 
 Report = Callable[[int, int], None]
 """Called with the number of samples that are done, and of all."""

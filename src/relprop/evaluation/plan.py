@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from relprop.errors import RunError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CONTROLS = ("constant", "random")
 """Explainers that look at nothing: what they score is what the metric gives away."""
@@ -149,11 +147,7 @@ def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values if each is of its field's kind.
-
-    Raises:
-        TypeError: names the field.
-    """
+    """Return the values if each is of its field's kind."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name not in hints:

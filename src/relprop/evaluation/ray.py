@@ -14,21 +14,18 @@ import sys
 import time
 import warnings
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relprop.errors import RunError, require
 from relprop.evaluation.local import Report, recovered, session_facts, start, timed
 from relprop.evaluation.plan import Plan
+from relprop.evaluation.rows import Row
 from relprop.evaluation.setup import Setup, identity, set_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from relprop.evaluation.rows import Row
-    from relprop.evaluation.store import Store
+from relprop.evaluation.store import Store
 
 PATIENCE = 4
 """What took so many actors down with it is not tried again."""
@@ -188,11 +185,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _reach(address: str) -> None:
-    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes.
-
-    Raises:
-        RunError: nobody does.
-    """
+    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
         return  # "local" and "auto"

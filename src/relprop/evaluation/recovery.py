@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
 
-from relprop.evaluation.store import LOCKS, SET_ASIDE, look
-
-if TYPE_CHECKING:
-    from relprop.evaluation.store import Store
+from relprop.evaluation.store import LOCKS, SET_ASIDE, Store, look
 
 
 def set_aside(store: Store) -> tuple[str, ...]:

@@ -125,19 +125,16 @@ def _grid(lines: Sequence[Line], versus: str | None) -> tuple[list[str], list[li
     cells = []
     for (explainer, post), found in rows.items():
         there = [found[metric] for metric in metrics if metric in found]
-        values = [_mean(found.get(metric)) for metric in metrics]
-        values += [_difference(found.get(metric)) for metric in metrics] if against else []
+        values = [_cell(found.get(metric), "mean", "standard_error") for metric in metrics]
+        if against:
+            values += [_cell(found.get(metric), "difference", "difference_error", "+") for metric in metrics]
         counts = [_range([line.n for line in there]), _range([line.failures for line in there])]
         cells.append([explainer, post, *values, *counts])
     return ["explainer", "post", *metrics, *against, "n", "failures"], cells
 
 
-def _mean(line: Line | None) -> str:
-    return "" if line is None else tables.with_error(line.mean, line.standard_error, 4)
-
-
-def _difference(line: Line | None) -> str:
-    return "" if line is None else tables.with_error(line.difference, line.difference_error, 4, "+")
+def _cell(line: Line | None, value: str, error: str, sign: str = "") -> str:
+    return "" if line is None else tables.with_error(getattr(line, value), getattr(line, error), 4, sign)
 
 
 def _range(values: Sequence[int]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,6 @@ from relprop.core.targets.start import read_target, require_scores
 from relprop.errors import InputError, ModelError
 from relprop.explainer import Explainer, Post
 from relprop.registry import Registry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Channels = Literal["sum", "red"]
 
@@ -89,27 +87,20 @@ def replica(model: Model, *, share: bool = True) -> nn.Module:
     return twin
 
 
-def own_input(x: Tensor) -> Tensor:
-    """Copy the input into one that a library may mark and differentiate.
+def prepare(model: Model, x: Tensor, target: Tensor, *, share: bool = True) -> tuple[nn.Module, Tensor, Tensor]:
+    """A `replica` of the model, a copy of the input that a library may mark, and the classes to explain, (N,) int64.
 
     Raises:
-        InputError: not (N, C, H, W) floating point.
+        InputError: x is not (N, C, H, W) floating point, or the model does not return (N, classes).
+        TargetError: no such class, or not one for each picture.
     """
+    twin = replica(model, share=share)
     if x.dim() != 4 or not x.is_floating_point():
         raise InputError(f"x must be pictures (N, C, H, W), floating point; it is {tuple(x.shape)}, {x.dtype}")
-    return x.detach().clone()
-
-
-def own_target(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Check the classes to explain against what the model returns for one picture: (N,) int64.
-
-    Raises:
-        TargetError: no such class, or not one for each picture.
-        InputError: the model does not return (N, classes).
-    """
+    x = x.detach().clone()
     with torch.no_grad():
-        scores = require_scores(model(x[:1]))
-    return read_target(target, scores[:1].expand(len(x), -1))
+        scores = require_scores(twin(x[:1]))
+    return twin, x, read_target(target, scores[:1].expand(len(x), -1))
 
 
 @contextmanager

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relprop.core.capture import Model
 from relprop.core.result.quantize import quantize
 from relprop.errors import InputError, UsageError, require
-from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica, resize
-
-if TYPE_CHECKING:
-    from relprop.core.capture import Model
+from relprop.explainers.base import EXPLAINERS, prepare, quiet, resize
 
 
 @EXPLAINERS.register("grad-cam")
@@ -37,8 +36,7 @@ class GradCam:
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
         layer_attr = require("captum.attr", "eval")
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet():
             found = layer_attr.LayerGradCam(twin, twin.get_submodule(layer)).attribute(
@@ -63,8 +61,7 @@ class LayerCam:
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
         methods = require("torchcam.methods", "eval")
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet(), torch.enable_grad(), methods.LayerCAM(twin, layer) as layer_cam:
             found = layer_cam(target.tolist(), twin(x.requires_grad_()), normalized=False)[0]
@@ -98,8 +95,7 @@ class ScoreCam:
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         layer = _find_layer(twin, x, self.layer)
         with quiet(), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             if self.weights == "probability":
@@ -145,37 +141,39 @@ def _finish(small: Tensor, x: Tensor, levels: int | None) -> Tensor:
 
 
 def _find_layer(model: nn.Module, x: Tensor, asked: str | None) -> str:
-    """Path of the module to read: the one asked for, or the last that ends in a map of more than one pixel.
-
-    Raises:
-        UsageError: no such module.
-        InputError: no module ends in a map.
-    """
+    """Path of the module to read: the one asked for, or the last that ends in a map of more than one pixel."""
     names = [name for name, _ in model.named_modules() if name]
     if asked is not None:
         if asked in names:
             return asked
         near = difflib.get_close_matches(asked, names, n=3)
         raise UsageError(f"the model has no layer {asked!r}; near are: {', '.join(near) or ', '.join(names[:8])}")
-    ended: list[str] = []
-
-    def watch(name: str) -> None:
-        def see(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
-                ended.append(name)
-
-        hooks.append(model.get_submodule(name).register_forward_hook(see))
-
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    for name in names:
-        watch(name)
-    with torch.no_grad():
-        model(x[:1])
-    for hook in hooks:  # of a replica, which nobody sees if the forward pass fails
-        hook.remove()
+    ended = [*map_layers(model, x)]
     if not ended:
         raise InputError(
             f"no layer of {type(model).__name__} ends in a map (N, C, h, w) of more than one pixel for inputs "
             f"{tuple(x.shape[1:])}; class activation maps need one: name it with layer=..., or use lrp"
         )
     return ended[-1]
+
+
+def map_layers(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Channels of each module that ends in a map of more than one pixel, by its path; the last to end comes last."""
+    ended: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def see(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
+                ended.pop(name, None)
+                ended[name] = output.shape[1]
+
+        return see
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ended

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.errors import CheckError, UnsupportedOpError, require
-from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from relprop.core.capture import Model
+from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, prepare, quiet
 
 
 @EXPLAINERS.register("captum-lrp")
@@ -40,8 +36,7 @@ class CaptumLrp(ByChannel):
             CheckError: captum failed, or its map cannot be used.
         """
         attr = require("captum.attr", "eval")
-        twin, x = replica(model, share=False), own_input(x)  # captum writes into the weights
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target, share=False)  # captum writes into the weights
         with torch.no_grad():
             score = twin(x).gather(1, target[:, None])[:, 0].abs()
         _require_rules(twin)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.explainers.base import EXPLAINERS
 from relprop.seeding import fingerprint, generators
-
-if TYPE_CHECKING:
-    from relprop.core.capture import Model
 
 
 @EXPLAINERS.register("constant")

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from relprop.core.capture import Model
 from relprop.errors import UsageError, require
-from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relprop.core.capture import Model
+from relprop.explainers.base import EXPLAINERS, ByChannel, Channels, prepare, quiet
 
 _PIXELS = 1 << 22  # values of input handed to the model at once: 27 pictures of 3 x 224 x 224
-
-
-def _prepare(model: Model, x: Tensor, target: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
-    twin, x = replica(model), own_input(x)
-    return twin, x, own_target(twin, x, target)
 
 
 def _attribute(method: Any, x: Tensor, target: Tensor, **options: Any) -> Tensor:
@@ -50,7 +42,7 @@ class IntegratedGradients(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         at_once = max(len(x), _PIXELS // x[0].numel())  # bounds the memory: captum would hold all N x steps pictures
         return _attribute(attr.IntegratedGradients(twin), x, target, n_steps=self.steps, internal_batch_size=at_once)
 
@@ -65,7 +57,7 @@ class InputXGradient(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         return _attribute(attr.InputXGradient(twin), x, target)
 
 
@@ -83,7 +75,7 @@ class GuidedBackprop(ByChannel):
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""
         attr = require("captum.attr", "eval")
-        twin, x, target = _prepare(model, x, target)
+        twin, x, target = prepare(model, x, target)
         guided = _OneReLU(twin)
         found = _attribute(attr.GuidedBackprop(guided), x, target)
         if not guided.calls:

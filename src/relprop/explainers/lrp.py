@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from relprop.core.capture import Model, unwrap
+from relprop.core.composites.composite import Composite
 from relprop.core.composites.presets import COMPOSITES, Classifier
 from relprop.core.lrp import LRP
 from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relprop.core.composites.composite import Composite
 
 _REMEMBERED = 2  # the model itself and, in parameter randomisation, its randomised copy
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relprop.core.capture import Model
 from relprop.errors import UsageError
-from relprop.explainers.base import EXPLAINERS, own_input, own_target, quiet, replica
-
-if TYPE_CHECKING:
-    from relprop.core.capture import Model
+from relprop.explainers.base import EXPLAINERS, prepare, quiet
 
 
 @EXPLAINERS.register("rise")
@@ -49,8 +46,7 @@ class Rise:
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        twin, x = replica(model), own_input(x)
-        target = own_target(twin, x, target)
+        twin, x, target = prepare(model, x, target)
         found = torch.zeros(len(x), *x.shape[-2:], device=x.device)
         draw = torch.Generator().manual_seed(self.seed)
         with quiet(), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,6 @@ from torch import Tensor
 
 from relprop.errors import InputError, UsageError
 from relprop.images.read import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,21 +7,17 @@ and the blank and the whole picture belong to every curve of a sample. And a bat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from relprop.metrics.base import Inputs
+from relprop.metrics.forward import Forward
 from relprop.metrics.masking import TiePolicy, fill_picture, pixel_counts, row_major, schedule, shuffled, together
+from relprop.metrics.protocols import Protocol
 from relprop.seeding import fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relprop.metrics.base import Inputs
-    from relprop.metrics.forward import Forward
-    from relprop.metrics.protocols import Protocol
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,9 +15,6 @@ from relprop.core.capture import capture, require_evaluation_mode
 from relprop.core.targets.start import probabilities_of, read_target, require_scores
 from relprop.errors import RelpropError
 from relprop.shortage import is_out_of_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _VALUES, _VALUES_ELSEWHERE = 1 << 17, 1 << 25  # input values at once: a CPU wants its caches, others want to be filled
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from relprop.metrics.base import METRICS, Array, Classes, Inputs, Metric, read_classes
 from relprop.metrics.curves import Curves, masking_curves
 from relprop.metrics.forward import Forward
 from relprop.metrics.masking import Fill
 from relprop.metrics.protocols import PROTOCOLS, Protocol, Score, Ties
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
 
 
 @METRICS.register("insertion-deletion")

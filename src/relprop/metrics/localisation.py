@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from relprop.errors import InputError, UsageError
 from relprop.metrics.base import METRICS, Array, Inputs, Metric
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @METRICS.register("energy-in-box")

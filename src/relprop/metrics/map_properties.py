@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from relprop.metrics.base import METRICS, Inputs, Metric
 from relprop.metrics.forward import Forward, callable_model
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @METRICS.register("conservation-gap")

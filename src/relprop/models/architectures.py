@@ -8,9 +8,10 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,9 +20,6 @@ from torchvision import models as zoo
 from relprop.cifar import cifar_resnet
 from relprop.errors import MissingDependencyError, ModelError, UsageError, how_to_add, require
 from relprop.images import Preprocess
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 CIFAR_NAMES = tuple(f"cifar-resnet{depth}{form}" for depth in (20, 32, 44, 56, 110) for form in ("", "-b"))
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from torch import Tensor, nn
 
 from relprop.errors import ModelError, how_to_add, require
 from relprop.images import Preprocess
 from relprop.models.checkpoint import read_checkpoint
 from relprop.models.loaded import LoadedModel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor, nn
 
 EFFICIENTNET = "efficientnet-lite0"
 EFFICIENTNETS = {EFFICIENTNET: 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchvision import models as zoo
 
 from relprop.errors import ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models.architectures import CIFAR, CIFAR_CLASSES, find_architecture, imports, torchvision_names
+from relprop.models.checkpoint import Checkpoint
 from relprop.models.classes import require_count
 from relprop.models.loaded import LoadedModel
 from relprop.models.tensors import ends, fit
-
-if TYPE_CHECKING:
-    from relprop.models.checkpoint import Checkpoint
-
 
 SIDE = 8192
 """Largest side of an input that a file's metadata may ask for."""

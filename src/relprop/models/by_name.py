@@ -6,9 +6,11 @@ import contextlib
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from torch import nn
 from torchvision import models as zoo
 
 from relprop.errors import ModelError, require
@@ -23,11 +25,6 @@ from relprop.models.architectures import (
 from relprop.models.bundled import EFFICIENTNET, RESNET20, imagenet_classes
 from relprop.models.loaded import LoadedModel
 from relprop.models.tensors import ends
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from torch import nn
 
 T = TypeVar("T")
 UNTRAINED = "random:"

@@ -9,16 +9,14 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.errors import ModelError
 from relprop.models.classes import classes_in
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NESTS = ("state_dict", "model", "model_state_dict", "net")
 SHOWN = 3

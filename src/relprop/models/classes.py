@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relprop.documents import require_regular
 from relprop.errors import ModelError, TargetError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Names = Sequence[str] | Mapping[str, int] | str | Path
 """Names in the order of the outputs, `class_to_idx` of an ImageFolder, or the path of a file or folder with them."""

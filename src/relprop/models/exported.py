@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 from relprop.errors import ModelError
 from relprop.images import Preprocess
 from relprop.models.loaded import LoadedModel
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch.export import ExportedProgram
 
 
 def load_exported(path: Path, *, trust: bool, device: str) -> LoadedModel:

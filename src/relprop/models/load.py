@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,14 +16,9 @@ from relprop.models.architectures import CIFAR_NAMES, timm_names, torchvision_na
 from relprop.models.by_checkpoint import load_into
 from relprop.models.by_name import load_named
 from relprop.models.checkpoint import read_checkpoint
-from relprop.models.classes import read_classes, require_count
+from relprop.models.classes import Names, read_classes, require_count
 from relprop.models.exported import load_exported
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relprop.models.classes import Names
-    from relprop.models.loaded import LoadedModel
+from relprop.models.loaded import LoadedModel
 
 DEFAULT_MODEL = bundled.EFFICIENTNET
 FILES = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".safetensors", ".pkl", ".pt2"})

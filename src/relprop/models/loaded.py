@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
+from torch import nn
+from torch.export import ExportedProgram
 
+from relprop.images import Preprocess
 from relprop.models.classes import class_index
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import nn
-    from torch.export import ExportedProgram
-
-    from relprop.images import Preprocess
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from relprop.errors import ModelError
-from relprop.models.checkpoint import DEPTH, few
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from relprop.models.checkpoint import Checkpoint
+from relprop.models.checkpoint import DEPTH, Checkpoint, few
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 ALIASES = (("linear", "fc"), ("shortcut", "downsample"))

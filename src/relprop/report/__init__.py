@@ -7,9 +7,9 @@ write(report, Path("report.html"))
 
 from relprop.report.of_comparisons import report_of_comparisons
 from relprop.report.of_concepts import report_of_concepts
-from relprop.report.of_results import report_of_results
 from relprop.report.of_run import report_of_run
 from relprop.report.render import render, write
+from relprop.report.saved import report_of_results
 from relprop.sessions import Comparison, Session
 
 __all__ = [

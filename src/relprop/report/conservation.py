@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from relprop.core.backward.ledger import Conservation
+from relprop.core.backward.ledger import Conservation, Ledger
 from relprop.sessions import block_of
 from relprop.tables import number
-
-if TYPE_CHECKING:
-    from relprop.core.backward.ledger import Ledger
 
 
 @dataclass

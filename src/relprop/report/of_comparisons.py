@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import platform
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from relprop.core.result.relevance import Relevance
 from relprop.errors import version_of
 from relprop.report.conservation import ConservationTable
 from relprop.report.document import BarRow, Bars, Report, Section, Table
 from relprop.report.pictures import row_of
 from relprop.report.svg import bar
+from relprop.sessions import Comparison
 from relprop.tables import number
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relprop.core.result.relevance import Relevance
-    from relprop.sessions import Comparison
 
 LIBRARIES = ("relprop", "torch", "torchvision", "captum", "torchcam", "timm", "numpy", "pillow")
 
@@ -34,14 +30,8 @@ LEDGER_TEXT = (
 )
 
 
-def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[str] = (), title: str = "") -> Report:
-    """Make the report of some comparisons.
-
-    Args:
-        comparisons: at least one.
-        commands: how they were asked for, as typed.
-        title: large; by default what was explained.
-    """
+def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[str] = ()) -> Report:
+    """Make the report of some comparisons, at least one; `commands` are those that asked for them, as typed."""
     first = comparisons[0]
     metadata = {what: plain(text) for comparison in comparisons for what, text in comparison.facts}
     ledgers = [
@@ -55,7 +45,7 @@ def report_of_comparisons(comparisons: Sequence[Comparison], commands: Sequence[
         *([ledger_section(ledgers)] if ledgers else []),
         classes_section(comparisons),
     ]
-    title = title or (f"Why {first.class_name}?" if len(comparisons) == 1 else f"{len(comparisons)} explanations")
+    title = f"Why {first.class_name}?" if len(comparisons) == 1 else f"{len(comparisons)} explanations"
     return Report(
         title,
         _summary([result for _, _, result in ledgers]),

@@ -5,33 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from relprop.data import Dataset, Sample
 from relprop.documents import read_object
 from relprop.errors import ModelError, RelpropError, RunError
-from relprop.evaluation.store import SESSIONS, look, manifest, open_run, summary_of
+from relprop.evaluation.plan import Plan
+from relprop.evaluation.store import SESSIONS, State, Store, look, manifest, open_run, summary_of
 from relprop.evaluation.summary import is_control, label
+from relprop.evaluation.tables import Line as Score
+from relprop.evaluation.tables import Summary
+from relprop.models import LoadedModel
 from relprop.models.architectures import imports
-from relprop.models.classes import read_classes, require_count
+from relprop.models.classes import Names, read_classes, require_count
 from relprop.report.document import BarRow, Bars, Key, Plot, Report, Section
 from relprop.report.of_comparisons import how_section, ledger_section, pictures_section, plain
 from relprop.report.svg import Line, axis, dot, legend_line, line_chart, looks, nice_range
 from relprop.sessions import Session
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from relprop.data import Dataset, Sample
-    from relprop.evaluation.plan import Plan
-    from relprop.evaluation.store import State, Store
-    from relprop.evaluation.tables import Line as Score
-    from relprop.evaluation.tables import Summary
-    from relprop.models import LoadedModel
-    from relprop.models.classes import Names
-    from relprop.sessions import Comparison
 
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _PROTOCOL_TEXT = (
@@ -48,7 +42,6 @@ def report_of_run(
     device: str = "cpu",
     trust: bool = False,
     classes: Names | None = None,
-    progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Make the report of a run directory, finished or not.
 
@@ -60,7 +53,6 @@ def report_of_run(
             manifest itself says of trust does not count, since a run folder may come from anybody.
         classes: names of the model's outputs, as `relprop.models.load_model` takes them; by default those that the
             model brings, or else the data set's, where there is one for each output.
-        progress: is called with what is being done.
 
     Raises:
         RunError: there is no run there, or it has no rows yet.
@@ -74,8 +66,9 @@ def report_of_run(
     if curves := curves_section(store, state):
         sections.append(curves)
     if pictures > 0:
-        sections += _shown(plan, pictures, device, trust, names, progress)
-    sections += [_notes_section(summary), _how(root, store, document)]
+        sections += _shown(plan, pictures, device, trust, names)
+    notes = [*warnings_of(summary.lines), *map(plain, summary.notes), plain(summary.caption) + "."]
+    sections += [Section("Read this before you quote a number", notes=tuple(notes)), _how(root, store, document)]
     title = f"{plain(plan.model.name)} on {plain(plan.data)}"
     sentence, metadata = _summary(summary, document), _metadata(plan, document)
     return Report(title, sentence, metadata, tuple(sections), left_out=summary.left_out)
@@ -160,36 +153,22 @@ def _direction(row: str) -> bool | None:
     return None
 
 
-def _shown(
-    plan: Plan, count: int, device: str, trust: bool, names: Sequence[str] | None, progress: Callable[[str], None]
-) -> list[Section]:
-    """Explain some pictures of the run again; if model or data cannot be had, say why."""
+def _shown(plan: Plan, count: int, device: str, trust: bool, names: Sequence[str] | None) -> list[Section]:
+    """Explain some pictures of the run again, for the class explained; if model or data cannot be had, say why."""
+    methods = [spec for spec in plan.explainers if not is_control(spec)]
     try:
-        comparisons = comparisons_of_run(plan, count, device, trust, names, progress)
+        loaded, dataset, samples = opened(plan, device, trust, names)
+        session, count = Session(loaded, device), min(count, len(samples))
+        comparisons = [
+            session.compare(
+                sample.id, dataset.load(sample), methods, target=sample.label if plan.target == "label" else None
+            )
+            for sample in (samples[at * len(samples) // count] for at in range(count))  # at even distances
+        ]
     except (RelpropError, OSError) as error:
         return [Section("Pictures", notes=(f"There are no pictures here: {error}.",))]
     ledgers = [(comparisons[0], name, result) for name, result in comparisons[0].results]
     return [pictures_section(comparisons), *([ledger_section(ledgers)] if ledgers else [])]
-
-
-def comparisons_of_run(
-    plan: Plan, count: int, device: str, trust: bool, names: Sequence[str] | None, progress: Callable[[str], None]
-) -> list[Comparison]:
-    """Explain the first pictures of a run by its explainers, for the class that the run explains.
-
-    Raises:
-        ModelError: the run names code that would be imported, and is not trusted; or there are not as many names as
-            the network has outputs.
-    """
-    loaded, dataset, samples = opened(plan, device, trust, names)
-    session = Session(loaded, device)
-    made = []
-    for sample in _spread(samples, count):
-        progress(f"explaining {sample.id}")
-        target = sample.label if plan.target == "label" else None
-        methods = [spec for spec in plan.explainers if not is_control(spec)]
-        made.append(session.compare(str(sample.id), dataset.load(sample), methods, target=target))
-    return made
 
 
 def opened(
@@ -218,12 +197,6 @@ def opened(
     return loaded.named_by(dataset.classes), dataset, samples
 
 
-def _spread(samples: Sequence[Any], count: int) -> list[Any]:
-    """Take `count` of them at even distances."""
-    count = min(count, len(samples))
-    return [samples[at * len(samples) // count] for at in range(count)]
-
-
 def _summary(summary: Summary, document: dict[str, Any]) -> str:
     methods = len({(line.explainer, line.post) for line in summary.lines if not is_control(line.explainer)})
     left = next((f"; {part}" for part in summary.caption.split(", ") if part.startswith("NOT FINISHED")), "")
@@ -245,11 +218,6 @@ def _metadata(plan: Plan, document: dict[str, Any]) -> tuple[tuple[str, str], ..
 
 FEW = 100
 """Below so many samples a difference between methods is easily one of the samples drawn."""
-
-
-def _notes_section(summary: Summary) -> Section:
-    notes = [*warnings_of(summary.lines), *map(plain, summary.notes), plain(summary.caption) + "."]
-    return Section("Read this before you quote a number", notes=tuple(notes))
 
 
 def warnings_of(lines: Sequence[Score]) -> list[str]:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from markupsafe import Markup
 
 from relprop.report.document import Panel, PanelRow
 from relprop.report.svg import colour_bar
+from relprop.sessions import Comparison, Map
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
-from relprop.viz.overlay import as_picture, blend
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from markupsafe import Markup
-
-    from relprop.sessions import Comparison, Map
+from relprop.viz.overlay import as_picture, blend, encoded, uri_of
 
 _SMALL = 128
 """Below this side pictures are stored without loss, and shown with square pixels."""
@@ -105,14 +98,7 @@ def data_uri(rgb: Floats) -> str:
     """Write an RGB picture (H, W, 3) into a URI: PNG if it is small, else JPEG."""
     lossless = min(rgb.shape[:2]) < _SMALL
     kind, options = ("png", {"optimize": True}) if lossless else ("jpeg", {"quality": 88, "subsampling": 0})
-    return f"data:image/{kind};base64,{base64.b64encode(encoded(rgb, kind, **options)).decode()}"
-
-
-def encoded(rgb: Floats, kind: str = "png", **options: Any) -> bytes:
-    """Encode an RGB picture (H, W, 3) in [0, 1]."""
-    file = io.BytesIO()
-    Image.fromarray(np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)).save(file, kind, **options)
-    return file.getvalue()
+    return uri_of(encoded(rgb, kind, **options), kind)
 
 
 def where(values: Floats) -> str:

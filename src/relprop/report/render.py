@@ -1,17 +1,20 @@
-"""From a report to one HTML file that needs nothing else: no network, no script."""
+"""From a report to one HTML file that needs nothing else: no network, no script; and a page that links to results."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-if TYPE_CHECKING:
-    from relprop.report.document import Report
+from relprop.core.result.region import sentence
+from relprop.documents import printable
+from relprop.report.document import Report
 
+INDEX = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -41,3 +44,36 @@ def template(name: str) -> Template:
     files = FileSystemLoader(TEMPLATES)
     made = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return made.get_template(name)
+
+
+def write_index(out: Path, rows: list[dict[str, Any]], subtitle: str) -> Path:
+    """Write `index.html` into a folder of results; pictures and files are linked relative to it, nothing is fetched.
+
+    Args:
+        out: the folder.
+        rows: one an image, as `relprop explain --json` prints them.
+        subtitle: model and rules.
+
+    Returns:
+        The page's path.
+    """
+    text = template("index.html").render(subtitle=printable(subtitle), images=[*map(_image, rows)])
+    (out / INDEX).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
+    return out / INDEX
+
+
+def _image(row: dict[str, Any]) -> dict[str, Any]:
+    """One image: name, class, picture, what regions hold, and links."""
+    files = [Path(file).name for file in row["files"]]
+    return {
+        "name": printable(row["name"]),
+        "what": printable(row["class"]),
+        "percent": f"{100 * row['probability']:.1f}",
+        "picture": next(_link(file) for file in files if file.endswith(".png")),
+        "regions": [sentence(region) for region in row.get("regions", ())],
+        "files": [(printable(file), _link(file)) for file in files],
+    }
+
+
+def _link(file: str) -> str:
+    return quote(file.encode("utf-8", "surrogateescape"))

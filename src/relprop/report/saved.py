@@ -1,4 +1,4 @@
-"""What `relprop explain` leaves in a folder, read back as comparisons.
+"""What `relprop explain` leaves in a folder, read back as comparisons, and a report of it.
 
 OUT/NAME/relevance.safetensors, manifest.json   the result (`Relevance.save`)
 OUT/NAME/picture.png, about.json                what the network saw, and what a reader will want to know
@@ -7,9 +7,12 @@ OUT/NAME/picture.png, about.json                what the network saw, and what a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from relprop.core.result.combine import parse_weights
 from relprop.core.result.region import sentence
@@ -17,12 +20,10 @@ from relprop.core.result.relevance import Relevance
 from relprop.documents import read_object
 from relprop.errors import InputError
 from relprop.images import read_image
+from relprop.models.classes import Names, read_classes, require_count
+from relprop.report.document import Report
+from relprop.report.of_comparisons import report_of_comparisons
 from relprop.sessions import Comparison, Map
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL.Image import Image
 
 PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
 
@@ -126,3 +127,49 @@ def _joined(one: Comparison, other: Comparison) -> Comparison:
 
 def _is_result(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / "relevance.safetensors").is_file()
+
+
+def report_of_results(paths: Sequence[Path], *, classes: Names | None = None) -> Report:
+    """Make the report of saved results; those of one picture and class stand side by side.
+
+    Args:
+        paths: folders that `relprop explain --out` wrote, or single results in them.
+        classes: names of the model's outputs, as `relprop.models.load_model` takes them; by default those saved with
+            the results.
+
+    Raises:
+        InputError: one of them holds no result, or one that cannot be read.
+        UsageError: no names can be read from `classes`.
+        ModelError: there are more names or fewer than the model has outputs.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        found = results_in(path)
+        if not found:
+            raise InputError(f"{path} holds no saved result; `relprop explain --out {path.name}` makes one")
+        folders += found
+    comparisons, commands = read_comparisons(list(dict.fromkeys(folders)))
+    return report_of_comparisons(named(comparisons, classes), commands)
+
+
+def named(comparisons: Sequence[Comparison], classes: Names | None) -> Sequence[Comparison]:
+    """Call the classes of comparisons by other names, if any are given.
+
+    Raises:
+        UsageError: no names can be read from `classes`.
+        ModelError: there are more names or fewer than the model has outputs.
+    """
+    if classes is None:
+        return comparisons
+    names = read_classes(classes)
+    return [_named(comparison, names) for comparison in comparisons]
+
+
+def _named(comparison: Comparison, names: Sequence[str]) -> Comparison:
+    """Call the classes of a comparison by other names; what a contrast explained stays in the words it was saved in."""
+    for _, result in comparison.results:
+        require_count(comparison.name, names, result.logits.shape[1] if result.logits.dim() == 2 else None)
+    top = tuple((at, names[at] if at < len(names) else name, p) for at, name, p in comparison.top)
+    if comparison.probability is None:
+        return replace(comparison, top=top)
+    return replace(comparison, class_name=names[comparison.target], top=top)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _WIDTH, _HEIGHT = 440, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 40
@@ -69,8 +66,7 @@ def line_chart(lines: Sequence[Line], title: str, across: str, up: str) -> Marku
     for line, style in drawn:
         points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in enumerate(line.ys))
         parts.append(Markup('<polyline {} points="{}"><title>{}</title></polyline>').format(style, points, line.label))
-    frame = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>')
-    return frame.format(_WIDTH, _HEIGHT, title, Markup().join(parts))
+    return _chart(_WIDTH, title, parts)
 
 
 def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names: Sequence[str], title: str) -> Markup:
@@ -98,8 +94,12 @@ def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names:
                 middle[0], middle[1] + 5, group + 1
             )
         )
+    return _chart(size, title, [*dots, *words])
+
+
+def _chart(width: int, title: str, parts: Sequence[Markup]) -> Markup:
     frame = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>')
-    return frame.format(size, size, title, Markup().join([*dots, *words]))
+    return frame.format(width, _HEIGHT, title, Markup().join(parts))
 
 
 def legend_point(group: int) -> Markup:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from relprop.evaluation.setup import load
-from relprop.explainers import EXPLAINERS
+from relprop.explainers import EXPLAINERS, POST
+from relprop.explainers.cam import map_layers
 from relprop.metrics.forward import Forward, callable_model, first_guess
 from relprop.metrics.masking import pixel_counts
 from relprop.metrics.protocols import PROTOCOLS
@@ -75,24 +76,9 @@ def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _channels(loaded: LoadedModel, x: torch.Tensor, layer: str | None) -> int:
-    """Channels of the last output of more than one pixel, or of `layer`'s."""
-    seen: list[int] = []
-
-    def watch(_: Any, __: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
-            seen.append(output.shape[1])
-
-    if not isinstance(loaded.model, torch.nn.Module):
-        return 0
-    parts = dict(loaded.model.named_modules())
-    hooks = [part.register_forward_hook(watch) for name, part in parts.items() if name and layer in (None, name)]
-    try:
-        with torch.no_grad():
-            loaded.model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen[-1] if seen else 0
+    """Channels of the last module that ends in a map of more than one pixel, or of `layer`; 0 where there is none."""
+    found = map_layers(loaded.model, x) if isinstance(loaded.model, torch.nn.Module) else {}
+    return found.get(layer, 0) if layer is not None else next(reversed(found.values()), 0)
 
 
 def _seconds(loaded: LoadedModel, x: torch.Tensor, setting: Setting) -> float:
@@ -121,12 +107,8 @@ def passes(plan: Plan, network: Network) -> int:
 
     Pictures that several maps of a plan share are counted once a map, and channels that are flat are counted.
     """
-    explainers = {_without_channels(spec) for spec in plan.explainers}
+    explainers = {spec.replace(":channels=red", "") for spec in plan.explainers}  # one attribution serves both readings
     return 1 + sum(_of_explainer(spec, network) for spec in explainers) + sum(_of_curves(plan, network))
-
-
-def _without_channels(spec: str) -> str:
-    return spec.replace(":channels=red", "")
 
 
 def _of_explainer(spec: str, network: Network) -> int:
@@ -155,8 +137,6 @@ def _of_curves(plan: Plan, network: Network) -> Iterable[int]:
 
 
 def _levels(post: str) -> int | None:
-    from relprop.explainers import POST
-
     step: Any = POST.build(post)
     levels: int | None = getattr(step, "levels", None)
     return None if levels is None else levels + int(step.edges == "equation")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from relprop.models import LoadedModel
     from relprop.reproduce.setting import Setting
 
-SAMPLES = 100
 TOLERANCE = 1e-6
 """The largest relative deviation that `paper()` may show."""
 
@@ -78,13 +77,8 @@ def separators_shown(graph: Graph) -> tuple[Separator, ...]:
     forks = [join.fork for join in find_joins(graph).values() if any(join.skips)]
     if not forks:
         raise InputError("figure7 reads relevance at the inputs of residual blocks, and this network has none")
-    first, last = (_layer(graph, fork) for fork in (min(forks), max(forks)))
-    named = ("network input", "input"), ("first block's input", first), ("last block's input", last)
-    return tuple(Separator(title, layer) for title, layer in named)
-
-
-def _layer(graph: Graph, index: int) -> str:
-    return graph.nodes[index].name if index else "input"
+    nodes = {"network input": 0, "first block's input": min(forks), "last block's input": max(forks)}
+    return tuple(Separator(title, graph.nodes[at].name if at else "input") for title, at in nodes.items())
 
 
 def measure(

@@ -12,6 +12,7 @@ import torch
 
 from relprop.data import Dataset, Sample, balanced
 from relprop.errors import DataError, MissingDependencyError, RelpropError, UsageError
+from relprop.metrics.forward import callable_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def show(sample: Sample, dataset: Dataset, loaded: LoadedModel, device: str) -> 
     picture = dataset.load(sample)
     x = loaded.preprocess(picture)[None].to(device)
     with torch.no_grad():
-        scores = _callable(loaded)(x)
+        scores = callable_model(loaded.model)(x)
     if sample.label >= scores.shape[1]:
         raise DataError(
             f"sample {sample.id} has label {sample.label}, and the model knows {scores.shape[1]} classes; take "
@@ -59,12 +60,6 @@ def show(sample: Sample, dataset: Dataset, loaded: LoadedModel, device: str) -> 
     probability = float(scores.softmax(1)[0, sample.label])
     name = class_name(sample.label, dataset, loaded)
     return Shown(name, loaded.preprocess.crop(picture), x, sample.label, probability)
-
-
-def _callable(loaded: LoadedModel) -> Any:
-    from relprop.metrics.forward import callable_model
-
-    return callable_model(loaded.model)
 
 
 def class_name(label: int, dataset: Dataset, loaded: LoadedModel) -> str:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from relprop import tables
 from relprop.reproduce.published import METRICS
-from relprop.reproduce.table import PROTOCOLS
-
-if TYPE_CHECKING:
-    from relprop.reproduce.table import Entry, Table
+from relprop.reproduce.table import PROTOCOLS, Entry, Table
 
 HEADS = {"insertion": "Insertion", "deletion": "Deletion", "id": "ID"}
 

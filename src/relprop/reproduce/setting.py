@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from relprop.evaluation import ModelSpec
 from relprop.evaluation.plan import short_data, short_model
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from relprop.evaluation import ModelSpec
 
 SEED = "{seed}"
 

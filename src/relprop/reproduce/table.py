@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from relprop.data import balanced, open_dataset
 from relprop.errors import require
 from relprop.evaluation import Plan, summarise
-from relprop.reproduce import table1, table2, table3
 from relprop.reproduce.cost import Network, look
-from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, Map
+from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, TABLE3_NOTE, TABLES, Map
 from relprop.reproduce.published import METRICS, Against, Printed, Published, published
 
 if TYPE_CHECKING:
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 Execute = Callable[[Plan, Path, str], "Store"]
 """(plan, run directory, what is measured) -> the finished run."""
 
-MAPS: Mapping[str, Callable[[Setting, Against], tuple[Map, ...]]] = {
-    "table1": table1.maps,
-    "table2": table2.maps,
-    "table3": table3.maps,
-}
 PROTOCOLS = {RELEASED: "Released protocol: tied pixels change together", FAIR: "Fair protocol: exact counts of pixels"}
 
 
@@ -139,7 +133,7 @@ def make_table(
     Each plan has a run directory of its own, `out/runs/DIGEST`.
 
     Args:
-        name: a key of `MAPS`.
+        name: a key of `TABLES`.
         setting: on what.
         out: folder of the run directories.
         execute: how a plan is executed.
@@ -150,14 +144,17 @@ def make_table(
         UsageError: fewer pictures than asked for, before a model is loaded.
     """
     paper = published(name, against)
-    maps = MAPS[name](setting, against)
+    maps = TABLES[name](setting, against)
     jobs = jobs_of(maps, setting)
     pictures = open_dataset(setting.data).samples
     for seed in setting.seeds:
         balanced(pictures, setting.samples, seed)
     networks = [look(setting, at) for at in range(len(setting.models))]
     announce(jobs, networks[0])
-    done = [(job, execute(job.plan, out / "runs" / job.plan.digest, _title(at, jobs))) for at, job in enumerate(jobs)]
+    done = [
+        (job, execute(job.plan, out / "runs" / job.plan.digest, f"{at}/{len(jobs)} {job.what}"))
+        for at, job in enumerate(jobs, 1)
+    ]
     stores = [store for _, store in done]
     measured = [(job, summarise(store.rows(), store.plan)) for job, store in done]  # once: it verifies every shard
     blocks = {
@@ -165,13 +162,9 @@ def make_table(
         for where in PROTOCOLS
     }
     unread = max((found.unread for _, found in measured), default=0)
-    notes = [table3.NOTE] if name == "table3" else []
+    notes = [TABLE3_NOTE] if name == "table3" else []
     notes += _notes(stores, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
-
-
-def _title(at: int, jobs: Sequence[Job]) -> str:
-    return f"{at + 1}/{len(jobs)} {jobs[at].what}"
 
 
 def _plan(setting: Setting, model: ModelSpec, seed: int, rows: Sequence[Map]) -> Plan:

@@ -111,11 +111,7 @@ def _folder_of(name: str) -> str:
 
 
 def _pooling(folder: str) -> Pooling:
-    """As sentence-transformers writes it beside a model: "cls" where it says so, "mean" where nothing is said.
-
-    Raises:
-        ModelError: it is another kind.
-    """
+    """As sentence-transformers writes it beside a model: "cls" where it says so, "mean" where nothing is said."""
     path = Path(folder) / "1_Pooling" / "config.json"
     if not path.exists():
         return "mean"

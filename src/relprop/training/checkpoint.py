@@ -1,4 +1,4 @@
-"""Checkpoints: tensors as safetensors, everything else as JSON, neither able to run code when read.
+"""Checkpoints, and the weights that a run ends with: safetensors and JSON, neither able to run code when read.
 
 A checkpoint is one `checkpoint-0007.safetensors` and the manifest `checkpoint.json` that names it. Each file is written
 beside its place, flushed to the disk and renamed, the manifest last: after a kill at any moment the manifest names a
@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +22,7 @@ from torch import Tensor
 from relprop.documents import read_object, require_regular
 from relprop.errors import RunError
 from relprop.files import write_bytes
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from relprop.training.recipes import Recipe
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1
@@ -99,3 +99,26 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
 def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix` and a dot, under the rest of the name."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, classes: Sequence[str], seed: int) -> None:
+    """Write weights in the precision that the recipe stores, ready for `relprop.models.load_model(path)`.
+
+    The metadata hold `arch`, `size`, `resize`, `mean`, `std`, `classes`, `recipe` and `seed`, each as JSON.
+    """
+    dtype = torch.float16 if recipe.store == "float16" else torch.float32
+    kept = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+    metadata = {
+        "arch": recipe.arch,
+        "size": recipe.size,
+        "resize": recipe.resize,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "classes": list(classes),
+        "recipe": recipe.to_json(),
+        "seed": seed,
+    }
+    write_bytes(path, save(kept, {key: json.dumps(value) for key, value in metadata.items()}))

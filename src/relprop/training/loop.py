@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from relprop.errors import DataError, RunError, UsageError, require
 from relprop.seeding import generator, mix
 from relprop.training import state as states
-from relprop.training.events import Event, Finished, Row, Step
+from relprop.training.checkpoint import save_weights
 from relprop.training.pictures import Pictures, hold_out, prepare
 from relprop.training.schedules import SCHEDULES, Position, best_epoch, should_stop
-from relprop.training.weights import save_weights
+from relprop.training.state import Event, Finished, Row, State, Step
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from relprop.data import Dataset
     from relprop.training.recipes import Recipe
-    from relprop.training.state import State
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,7 @@ def train(
 
 
 def _fabric(device: str, devices: int, precision: str) -> Any:
-    """Make what places tensors, casts and talks to other processes.
-
-    Raises:
-        UsageError: no such device here, or not so many.
-    """
+    """Make what places tensors, casts and talks to other processes."""
     lightning = require("lightning_fabric", "train")
     strategy = "ddp" if devices > 1 else "auto"
     try:
@@ -217,11 +212,7 @@ def _over_all(fabric: Any, sums: Tensor) -> Tensor:
 
 
 def _classes(recipe: Recipe, dataset: Dataset) -> Sequence[str]:
-    """Names of the classes: the data's, else the recipe's, else numbers.
-
-    Raises:
-        DataError: a label that has no name.
-    """
+    """Names of the classes: the data's, else the recipe's, else numbers."""
     labels = 1 + max(sample.label for sample in dataset.samples)
     names = dataset.classes or recipe.classes or tuple(map(str, range(labels)))
     if labels > len(names):

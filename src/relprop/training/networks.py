@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
@@ -11,9 +9,7 @@ from relprop.errors import ModelError
 from relprop.models import load_model
 from relprop.models.architectures import find_architecture
 from relprop.seeding import mix
-
-if TYPE_CHECKING:
-    from relprop.training.recipes import Recipe
+from relprop.training.recipes import Recipe
 
 
 def build_network(recipe: Recipe, num_classes: int, seed: int) -> nn.Module:

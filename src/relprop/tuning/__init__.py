@@ -1,8 +1,7 @@
 """Choosing what `lrp-cuts` reads by measurement: on some images, and reported on others."""
 
 from relprop.tuning.candidates import Candidate, grid
-from relprop.tuning.choose import Validation, cross_validate
-from relprop.tuning.split import require_disjoint, split_samples
+from relprop.tuning.choose import Validation, cross_validate, require_disjoint, split_samples
 from relprop.tuning.tune import Settings, Tuned, tune
 
 __all__ = [

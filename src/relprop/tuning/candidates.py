@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from relprop.core.graph.separators import Separators
 from relprop.core.result.combine import format_weights
 from relprop.core.result.combine import parse_weights as parse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relprop.core.graph.separators import Separators
 
 COMPOSITES = ("two-sided:late=gamma:classifier=contrast", "two-sided:classifier=contrast", "two-sided")
 SHARES = (0.0, 0.1, 0.25)

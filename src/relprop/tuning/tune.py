@@ -20,8 +20,7 @@ from relprop.metrics import InsertionDeletion
 from relprop.metrics.forward import callable_model
 from relprop.tuning.candidates import COMPOSITES as DEFAULT_COMPOSITES
 from relprop.tuning.candidates import SHARES, WIDTHS, Candidate, grid
-from relprop.tuning.choose import Validation, cross_validate, mean_and_error
-from relprop.tuning.split import require_disjoint, split_samples
+from relprop.tuning.choose import Validation, cross_validate, mean_and_error, require_disjoint, split_samples
 
 if TYPE_CHECKING:
     from relprop.core.capture import Model

@@ -12,20 +12,17 @@ beyond it and how far, and the colour bar is drawn with an arrow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
 
 from relprop.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.colors import ListedColormap
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Unit = Literal["share", "raw"]

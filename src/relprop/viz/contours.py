@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from relprop.errors import InputError
 from relprop.explainers.post import Smooth
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
 from relprop.viz.overlay import QUIET, draw_bar, ground_of, picture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _LINE: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.35}
 

@@ -1,4 +1,4 @@
-"""All maps of a result in one figure, with one scale."""
+"""Draw a result: one of its maps, or all in one figure with one scale."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Floats, Scale, Unit, shared_scale
-from relprop.viz.overlay import QUIET, blend, caption, draw_bar, names_of, picture
+from relprop.viz.contours import contours as filled
+from relprop.viz.overlay import QUIET, blend, caption, draw_bar, names_of, overlay, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relprop.core.result.relevance import Relevance
-    from relprop.core.result.several import Relevances
     from relprop.models.classes import Names
 
 _CELL = 2.3  # inches
@@ -80,6 +83,73 @@ def figure(
     return drawn
 
 
+def show(
+    result: Relevance | Relevances,
+    ax: Axes | None = None,
+    *,
+    image: Any = None,
+    index: Any = 0,
+    unit: Unit = "share",
+    levels: int | None = None,
+    contours: bool = False,
+    smooth: float = 0.0,
+    percentile: float | None = PERCENTILE,
+    scale: Scale | None = None,
+    title: str | None = None,
+    classes: Names | None = None,
+) -> Axes:
+    """Draw one heatmap of a result, over `image` if given.
+
+    Args:
+        result: what `relprop.explain` returned; of several inputs, one of them: `result["depth"]`.
+        ax: where to draw; None makes a figure (`ax.figure`).
+        image: the picture the network saw, see `blend`.
+        index: which sample of the batch; a pair (sample, class) where several classes were explained.
+        unit: the numbers of the colour bar: shares of the score, or raw relevance.
+        levels: draw `result.quantized(levels)`, one colour a level.
+        contours: draw the levels (8 by default) as filled contours instead of pixels, see `relprop.viz.contours`.
+        smooth: of the contours, in pixels.
+        percentile: end of the display range, see `scale_of`.
+        scale: fixed colours, for pictures that are to be compared: see `shared_scale`.
+        title: text above; default is the class (or what else was explained) and its score.
+        classes: names of the model's outputs, to call the class by: a list, `class_to_idx`, the path of a file or
+            folder, as `relprop.models.load_model` takes them.
+
+    Raises:
+        InputError: there is no such sample; relevance of several inputs.
+        UsageError: names that cannot be read, or another number of names than the model has outputs.
+    """
+    if isinstance(result, Relevances):
+        names = ", ".join(map(repr, result.names))
+        raise InputError(
+            f"relevance of several inputs has a map each: show(result[NAME]) of {names}, or figure(result)"
+        )
+    maps = result.heatmap if levels is None or contours else result.quantized(levels=levels)
+    heatmap, score, target = one_of(result, maps, index)
+    share = float(score) if unit == "share" else None
+    title = caption(result, target, score, names_of(classes, result)) if title is None else title
+    if contours:
+        return filled(image, heatmap, ax, levels=levels or 8, smooth=smooth, score=share, title=title)
+    return overlay(
+        image, heatmap, ax, score=share, scale=scale, percentile=percentile, levels=levels is not None, title=title
+    )
+
+
+def one_of(result: Relevance, maps: Tensor, index: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose one of the maps (N, H, W) or (N, K, H, W) of a result: the map (H, W), its score and its target.
+
+    Raises:
+        InputError: there is no such sample, or it has several classes.
+    """
+    try:
+        heatmap, score, target = maps[index], result.score[index], result.target[index]
+    except IndexError:
+        raise InputError(f"no sample {index}: the result holds maps of shape {tuple(maps.shape)}") from None
+    if heatmap.ndim == 3:
+        raise InputError(f"sample {index} was explained for {len(heatmap)} classes; choose one: index=({index}, 0)")
+    return heatmap, score, target
+
+
 @dataclass(frozen=True)
 class _Panel:
     """One map, what it lies over, and its words."""
@@ -103,8 +173,6 @@ def _panels(
     result: Relevance | Relevances, images: Any, columns: int, classes: Names | None
 ) -> tuple[list[_Panel], int]:
     """The maps of a result, and how many stand in a row."""
-    from relprop.core.result.several import Relevances
-
     each = 1 if result.target.dim() == 1 else result.target.shape[1]
     if not isinstance(result, Relevances):
         return _of_input(result, images, "", classes), min(columns, len(result.target)) if each == 1 else each

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from relprop.errors import InputError
 from relprop.files import write_atomically
 from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
-from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, outline, picture
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
+from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, encoded, outline, picture
 
 _DPI = 160
 _PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
@@ -161,10 +158,8 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 def save_pixels(rgb: Any, path: str | Path) -> Path:
     """Write a picture (H, W, 3) in [0, 1], such as `blend` makes, as PNG of H by W pixels."""
-    from PIL import Image
-
     path = Path(path)
-    Image.fromarray((255 * np.asarray(rgb)).round().astype(np.uint8)).save(path, format="PNG")
+    path.write_bytes(encoded(np.asarray(rgb)))
     return path
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
-from typing import TYPE_CHECKING
 
+from relprop.core.result.relevance import Relevance
+from relprop.core.result.several import Relevances
 from relprop.viz.figure import figure, is_map
-
-if TYPE_CHECKING:
-    from relprop.core.result.relevance import Relevance
-    from relprop.core.result.several import Relevances
+from relprop.viz.overlay import uri_of
 
 LIMIT = 8
 """At most so many maps are drawn, and lines printed."""
@@ -38,8 +35,7 @@ def page(result: Relevance) -> str:
     if drawn is not None:
         count = min(LIMIT, result.target.numel())
         alt = f"relevance of the pixels of {count} map(s), on one scale; the table gives their numbers"
-        source = base64.b64encode(drawn).decode("ascii")
-        parts.append(f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="data:image/png;base64,{source}">')
+        parts.append(f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="{uri_of(drawn, "png")}">')
     return "<div>" + "".join(parts) + _table(result) + "</div>"
 
 

@@ -6,6 +6,8 @@ show and `figure.savefig` writes.
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from relprop.errors import InputError
 from relprop.viz.colour import GROUND, PERCENTILE, Floats, Scale, as_map, scale_of
@@ -97,6 +100,18 @@ def as_picture(image: Any) -> Floats:
             "undo the network's normalisation first (Preprocess.denormalize)"
         )
     return np.asarray(np.clip(array, 0.0, 1.0), dtype=np.float64)
+
+
+def encoded(rgb: Floats, kind: str = "png", **options: Any) -> bytes:
+    """Encode an RGB picture (H, W, 3) in [0, 1] as a file of that kind."""
+    file = io.BytesIO()
+    Image.fromarray(np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def uri_of(content: bytes, kind: str) -> str:
+    """Write the bytes of a picture into a URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def overlay(

@@ -21,11 +21,10 @@ import numpy as np
 from relprop.core.result.region import coverage, region_sum
 from relprop.errors import InputError, MissingDependencyError, require
 from relprop.explainers.post import Smooth
-from relprop.viz.colour import Floats, Scale, scale_of
-from relprop.viz.figure import is_map
+from relprop.viz.colour import Scale, scale_of
+from relprop.viz.figure import is_map, one_of
 from relprop.viz.grid import side_by_side
-from relprop.viz.overlay import as_picture, blend, caption, names_of, overlay
-from relprop.viz.show import one_of
+from relprop.viz.overlay import as_picture, blend, caption, encoded, names_of, overlay, uri_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +127,8 @@ class Shown:
             "names": list(self.maps),
             "notes": [self.note(name) for name in self.maps],
             "maps": np.stack([values.numpy() for values in self.maps.values()]).astype("<f8").tobytes(),
-            "photograph": b"" if self.over is None else _png(as_picture(self.over)),
-            "overlays": [_png(blend(self.over, values, self.scales[name])) for name, values in self.drawn.items()],
+            "photograph": b"" if self.over is None else encoded(as_picture(self.over)),
+            "overlays": [encoded(blend(self.over, values, self.scales[name])) for name, values in self.drawn.items()],
             "box": [0, 0, width, height],
         }
 
@@ -142,9 +141,8 @@ class Static:
     why: str
 
     def _repr_html_(self) -> str:
-        source = base64.b64encode(self.shown.jpeg()).decode("ascii")
         alt = html.escape(f"relevance of the pixels: {self.shown.title}")
-        image = f'<img alt="{alt}" style="max-width: 100%" src="data:image/jpeg;base64,{source}">'
+        image = f'<img alt="{alt}" style="max-width: 100%" src="{uri_of(self.shown.jpeg(), "jpeg")}">'
         return f"<div>{image}<p>{html.escape(self.why)}</p></div>"
 
     def __repr__(self) -> str:
@@ -153,11 +151,7 @@ class Static:
 
 @cache
 def _widget_class() -> Any:
-    """The class of the widget; made when it is first asked for, since anywidget is optional and takes long to import.
-
-    Raises:
-        MissingDependencyError: anywidget is not installed.
-    """
+    """The class of the widget, made when it is first asked for: anywidget is optional and takes long to import."""
     anywidget: Any = require("anywidget", "notebook")
     traitlets: Any = require("traitlets", "notebook")
 
@@ -214,12 +208,3 @@ def _fitting(widget: Any, proposal: Any) -> Any:
     if name == "box":
         coverage(value, tuple(widget.size))
     return value
-
-
-def _png(rgb: Floats) -> bytes:
-    """An RGB picture (H, W, 3) in [0, 1] as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray((rgb * 255).round().astype(np.uint8)).save(buffer, format="png")
-    return buffer.getvalue()

@@ -7,6 +7,6 @@ explanation at a time.
 """
 
 from relprop.web.app import make_app
-from relprop.web.limits import Limits
+from relprop.web.request import Limits
 
 __all__ = ["Limits", "make_app"]

@@ -5,38 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from relprop import demo
 from relprop.errors import RelpropError, UsageError
-from relprop.report import render, report_of_comparisons
+from relprop.report import Comparison, Session, render, report_of_comparisons
 from relprop.report.render import TEMPLATES
 from relprop.web import views
-from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, JobQueue, clean
-from relprop.web.limits import Limits
-from relprop.web.request import GoneError, choices, read_request
+from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, Job, JobQueue, clean
+from relprop.web.request import ExplanationRequest, GoneError, Limits, choices, read_request
 from relprop.web.security import AccessCheck
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from starlette.requests import Request
-
-    from relprop.report import Comparison, Session
-    from relprop.web.jobs import Job
-    from relprop.web.request import ExplanationRequest
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

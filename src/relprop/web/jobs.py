@@ -11,28 +11,23 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import PIL.Image
+from PIL.Image import Image
 from torch.overrides import TorchFunctionMode
 
 from relprop.errors import InputError, RelpropError, UsageError
 from relprop.images import read_image
 from relprop.images.read import FORMATS, read_file
+from relprop.report import Comparison, Session
 from relprop.sessions import stages
 from relprop.web.pace import Pace
-from relprop.web.request import ExplanationRequest, GoneError
+from relprop.web.request import ExplanationRequest, GoneError, Limits
 from relprop.web.views import result_document
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from PIL.Image import Image
-
-    from relprop.report import Comparison, Session
-    from relprop.web.limits import Limits
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 log = logging.getLogger("relprop.web")
@@ -307,11 +302,7 @@ class JobQueue:
                 job.set("failed", error)
 
     def _explain(self, job: Job) -> tuple[Comparison, dict[str, Any]]:
-        """Compute the result of a job.
-
-        Raises:
-            StoppedError: before an operation of torch, once the job was ended or no client asks for it.
-        """
+        """Compute the result of a job."""
         request = job.request
         image = self.read(request.image)
         name = request.image.removeprefix("sample:") if request.image.startswith("sample:") else "image"

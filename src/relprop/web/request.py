@@ -1,18 +1,18 @@
-"""What a client may ask for: every value is one of a fixed set, a small number, or an id that the server made."""
+"""What a client may ask for, and how much.
+
+Every value is one of a fixed set, a small number, or an id that the server made.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from relprop.report import Session
+from relprop.report import Session
 
 BASELINES = ("grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so
@@ -27,6 +27,33 @@ SMOOTHINGS = (0, 1, 2, 4)
 
 class GoneError(InputError):
     """An id that is not known, or no longer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the app; a client that reaches one gets a message that names it.
+
+    Attributes:
+        file_bytes: size of an uploaded file.
+        pixels: of an uploaded image, once decoded.
+        images: uploads that are kept; the oldest are deleted first.
+        jobs: results that are kept; likewise.
+        queue: explanations that wait. One is computed at a time.
+        uploads: files received at the same time.
+        decoders: files decoded at the same time.
+        receive_seconds: in which the header of a request has to arrive, and then its body.
+        unasked_seconds: after which a job that no client asks for is cancelled.
+    """
+
+    file_bytes: int = 12_000_000
+    pixels: int = 25_000_000
+    images: int = 24
+    jobs: int = 32
+    queue: int = 16
+    uploads: int = 16
+    decoders: int = 2
+    receive_seconds: int = 10
+    unasked_seconds: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+import socket
+from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from relprop.web.jobs import SHUTTING_DOWN
 from relprop.web.security import HEADERS
-
-if TYPE_CHECKING:
-    import asyncio
-    import socket
-    from types import FrameType
-
-    from starlette.applications import Starlette
 
 
 class Server(uvicorn.Server):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL.Image import Image
+from torch import Tensor
 
 from relprop import viz
 from relprop.core.result.quantize import quantize
 from relprop.explainers.post import Smooth
+from relprop.report import Comparison
 from relprop.report.conservation import ConservationTable
-from relprop.report.pictures import common_scale, data_uri, encoded, half_on, row_of, shares
+from relprop.report.pictures import common_scale, data_uri, half_on, row_of, shares
+from relprop.sessions import LayerMap, Map
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
-from relprop.viz.overlay import as_picture, blend, squares
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from relprop.report import Comparison
-    from relprop.sessions import LayerMap, Map
+from relprop.viz.overlay import as_picture, blend, encoded, squares
 
 HEATMAPS = ("heatmap.npy", "lrp-cuts.npy")
 """Files of the two maps that the page shows side by side: under the rules that were chosen, and of lrp-cuts."""
