@@ -263,14 +263,20 @@ class LRP(nn.Module):
 
     def _inputs(self, x: Given, fixed: Fixed) -> Inputs:
         """What the model is given, checked."""
+        self._names_of_weights().require_numbers()
         inputs = Inputs.of(self._runs, x, fixed, first_weight(self.model))
         return inputs if self._records_gradients else inputs.detached()
+
+    def _names_of_weights(self) -> Names:
+        model: Any = self._runs
+        self._names = self._names or Names(model)
+        return self._names
 
     def _record(self, inputs: Inputs, kept: Keeps, output: Output) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
         model: Any = self._runs
         require_evaluation_mode(model)
-        names = self._names = self._names or Names(model)
+        names = self._names_of_weights()
         prepared = self._prepared.for_run(inputs.tensors)
         key = inputs.kind, kept, prepared.channels_last, names
         recording = record(model, inputs, kept, prepared, names, output, self._kinds.former(key))

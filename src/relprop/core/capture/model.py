@@ -76,19 +76,9 @@ def _names_mode(code: CodeType) -> bool:
 
 
 def first_weight(model: Model) -> Tensor | None:
-    """The first parameter: the model's type and device, as far as it has one of each.
-
-    Raises:
-        CaptureError: some weights are complex, sparse, or without numbers.
-    """
-    named = model.named_parameters() if isinstance(model, nn.Module) else model.state_dict.items()
-    first = None
-    for name, tensor in named:
-        plain = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_complex())
-        if not plain and (why := no_numbers(tensor)):
-            raise CaptureError(f"the model's weight {name} {why}")
-        first = tensor if first is None and tensor.is_floating_point() else first
-    return first
+    """The first parameter: the model's type and device, as far as it has one of each."""
+    weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
+    return next((weight for weight in weights if weight.is_floating_point()), None)
 
 
 def no_numbers(tensor: Tensor) -> str:
@@ -136,6 +126,17 @@ class Names:
         self._tensors = {id(tensor): (tensor, state(name)) for name, tensor in reversed(tensors)}
         modules = [*model.named_modules(remove_duplicate=False)]
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}
+
+    def require_numbers(self) -> None:
+        """Refuse weights that are complex, sparse, or without numbers.
+
+        Raises:
+            CaptureError: naming the first of them.
+        """
+        for weight, named in reversed([*self._tensors.values()]):
+            plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex())
+            if not plain and isinstance(weight, nn.Parameter):
+                raise CaptureError(f"the model's weight {named.name} {no_numbers(weight)}")
 
     def of_tensor(self, tensor: Tensor) -> State | None:
         """The weight or buffer that a tensor is; None where it is neither."""
