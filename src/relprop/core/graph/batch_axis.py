@@ -35,6 +35,11 @@ _BY_ROW = frozenset({"conv", "conv_transpose", "batch_norm", "group_norm", "inst
 _FEW = 1 << 15
 
 
+def exact_type(value: Tensor) -> torch.dtype:
+    """The type that sums are taken in: float64, where the device has it."""
+    return torch.float32 if value.device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the images of a batch lie in a tensor.
@@ -55,7 +60,7 @@ class Place:
         Only the dimension that lies densest in memory is summed in the tensor's own type first (by torch's cascade,
         so to rounding): a float64 sum of everything would convert, and so copy, all of it, at several times the cost.
         """
-        exact = torch.float32 if value.device.type == "mps" else torch.float64
+        exact = exact_type(value)
         value = value.detach() if value.requires_grad else value
         rows = value.abs() if magnitude else value
         if self is FIRST and count == 1 and rows.numel() <= _FEW:

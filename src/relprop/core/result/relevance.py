@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
+from relprop.core.graph.batch_axis import exact_type
 from relprop.core.graph.separators import Separators
 from relprop.core.result.combine import parse_layer, require_weights
 from relprop.core.result.enlarge import enlarge
@@ -161,13 +162,14 @@ class Relevance:
         if self.separators is None:
             raise UsageError(f"no separator layer was kept. Ask for them with LRP(model, keep={list(weights)})")
         size = self.relevance.shape[-2:]
-        total = torch.zeros_like(self.heatmap)
+        # in float64: what cancels in a map of both signs may be many times its total
+        total = torch.zeros_like(self.heatmap, dtype=exact_type(self.relevance))
         for text, weight in weights.items():
             name, smooth = parse_layer(text)
             parts = self.separators.expand(name)
             for part in parts:
-                total += (weight / len(parts)) * enlarge(self._layer(self.separators, part), size, smooth)
-        return total
+                total += (weight / len(parts)) * enlarge(self._layer(self.separators, part).to(total), size, smooth)
+        return total.to(self.relevance.dtype)
 
     def _layer(self, separators: Separators, name: str) -> Tensor:
         """Relevance of a separator layer, summed over its channels."""

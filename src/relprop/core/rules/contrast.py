@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from relprop.core.graph.batch_axis import exact_type
 from relprop.core.graph.graph import Graph, Node
 from relprop.core.rules.affine import affine, evenly
 from relprop.core.rules.conserving import for_and_against
@@ -43,12 +44,13 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
         which = relevance.abs().argmax(-1, keepdim=True)
         own = torch.zeros_like(scores).scatter(-1, which, 1)
         contributions = step.input * layer.transpose(own - competitors(scores, own), layer.weight)
+        contributions = contributions.to(exact_type(scores))  # what cancels is up to 19 times what is left
         above, below = contributions.clamp_min(0), contributions.clamp_max(0)
         totals = above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)
         up, down, dead = for_and_against(relevance.gather(-1, which), *totals, *_weights(*totals))
-        shared = shared + up * above + down * below
+        shared = shared + (up * above + down * below).to(shared.dtype)
         if is_fake(dead) or dead.any():
-            shared = shared + evenly(layer, own * dead)
+            shared = shared + evenly(layer, own * dead.to(own.dtype))
         relevance = relevance.scatter(-1, which, 0)
         if not is_fake(relevance) and not relevance.any():
             return shared
