@@ -1,4 +1,4 @@
-"""Rules a second time, on a layer's dense matrix: what each output shares with each input, straight from the formulas."""
+"""Rules a second time, on a layer's dense matrix: what outputs share with inputs, straight from the formulas."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def dense(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
 def total(z: Tensor) -> Tensor:
     """Of each output, (J, 1)."""
     return z.sum(1, keepdim=True)
+
+
+def sign(positive: Tensor) -> Tensor:
+    return 2 * positive.double() - 1
 
 
 def evenly(field: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def z_box(low, high):
 def epsilon(eps):
     def formula(w, b, m, h, r):
         z = total(w * h) + b[:, None]
-        return r @ (w * h / (z + torch.where(z >= 0, eps, -eps)))
+        return r @ (w * h / (z + eps * sign(z >= 0)))
 
     return formula
 
@@ -88,9 +92,9 @@ def z_plus_bias(eps):
 def gamma(g, eps):
     def formula(w, b, m, h, r):
         z = torch.cat([w * h, b[:, None]], 1)
-        sign = torch.where(total(z) > 0, 1.0, -1.0).double()
-        favoured = z + g * (z * sign).clamp(min=0) * sign
-        return r @ (favoured[:, :-1] / (total(favoured) + sign * eps))
+        side = sign(total(z) > 0)
+        favoured = z + g * (z * side).clamp(min=0) * side
+        return r @ (favoured[:, :-1] / (total(favoured) + side * eps))
 
     return formula
 
