@@ -43,7 +43,7 @@ def segmentation(name: str) -> nn.Module:
     if name == "fcn":
         heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (128, 64)]
         return with_statistics(segmentation.FCN(backbone, *heads))
-    head = segmentation.deeplabv3.DeepLabHead(128, 4, aspp_dilate=[2, 4, 6])
+    head = segmentation.deeplabv3.DeepLabHead(128, 4, [2, 4, 6])
     return with_statistics(segmentation.DeepLabV3(backbone, head))
 
 
