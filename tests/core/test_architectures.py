@@ -63,12 +63,12 @@ def test_every_layer_balances_in_float32(name, size):
     net = settle(build(name), x)
     result = require_balance(net, x, 1e-5)
     assert result.heatmap.std() > 0
-    if name in ("resnet50", "mobilenet_v2"):
+    if name in ("resnet50", "mobilenet_v2") and size == 64:
         require_balance(net.double(), x.double(), 1e-12)
         require_balance(net, x.double(), 1e-12, split="symmetric", identity=False)
 
 
-@pytest.mark.parametrize("name", ["resnet18", slow("tf_efficientnet_lite0")])
+@pytest.mark.parametrize("name", [slow("resnet18"), slow("tf_efficientnet_lite0")])  # small ones: `test_slow_reference`
 def test_many_dead_units(name):
     x = images(size=64)
     net = settle(build(name), x, shift=-1.2)
@@ -76,17 +76,18 @@ def test_many_dead_units(name):
     require_balance(net.double(), x.double(), 1e-12)
 
 
-@pytest.mark.parametrize("name", [slow("resnet18"), slow("resnet50")])  # a small one is in `test_slow_reference`
+@pytest.mark.parametrize("name", [slow("resnet18"), slow("resnet50")])  # a small one: `test_slow_reference`
 def test_zero_init_residual(name):
     torch.manual_seed(0)
-    x = images()
+    x = images(size=64)
     net = getattr(torchvision.models, name)(zero_init_residual=True).eval()
     for split in ("ratio", "symmetric"):
         require_balance(net, x, 1e-5, split=split)
 
 
+@pytest.mark.slow  # small ones, of every block: `test_random_networks`
 def test_batches_equal_single_images():
-    x = images(3)
+    x = images(3, 64)
     net = settle(build("resnet18"), x)
     nn.init.normal_(net.fc.weight)
     together = relprop.explain(net, x)
