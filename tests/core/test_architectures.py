@@ -85,7 +85,7 @@ def test_zero_init_residual(name):
         require_balance(net, x, 1e-5, split=split)
 
 
-@pytest.mark.slow  # small ones, of every block: `test_random_networks`
+@pytest.mark.slow  # small ones, of every block: `test_blocks`
 def test_batches_equal_single_images():
     x = images(3, 64)
     net = settle(build("resnet18"), x)
