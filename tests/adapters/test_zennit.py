@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from adapter_networks import Residual, images, plain
+from torch import nn
 
 import relprop
 from relprop.adapters.zennit import Attributor
@@ -62,3 +63,32 @@ def test_zennits_composites_are_translated_in_words():
 
     with pytest.raises(UsageError, match=r"one of relprop's, not EpsilonPlusFlat: relprop.epsilon_plus_flat\(\)"):
         Attributor(Residual(), EpsilonPlusFlat())
+
+
+def test_a_conditional_map_equals_zennits_with_channels_masked_by_hand():
+    composites = pytest.importorskip("zennit.composites", reason="zennit is LGPL and no dependency of relprop")
+    from zennit.attribution import Gradient
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 64, 5, bias=False),
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    one_hot = torch.eye(5)[[0, 3]]
+    ours = relprop.LRP(model, relprop.epsilon_plus_flat())(x, start=one_hot, through={"1": [2, 4]})
+    mask = torch.zeros(6, 1, 1)
+    mask[[2, 4]] = 1
+    with Gradient(model=model, composite=composites.EpsilonPlusFlat()) as attributor:
+        handle = model[1].register_forward_hook(
+            lambda _m, _i, out: out.register_hook(lambda grad: grad * mask) and None
+        )
+        theirs = attributor(x.clone(), one_hot)[1].detach()
+        handle.remove()
+    scale = theirs.abs().max().item()
+    assert scale > 1e-4
+    torch.testing.assert_close(ours.relevance, theirs, rtol=1e-3, atol=1e-4 * scale)

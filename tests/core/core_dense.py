@@ -1,4 +1,4 @@
-"""Rules a second time, slowly: on a layer's dense matrix, by loops over outputs, straight from the formulas."""
+"""Rules a second time, on a layer's dense matrix: what outputs share with inputs, straight from the formulas."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ from torch import Tensor, nn
 TINY = torch.finfo(torch.float64).tiny
 
 
+@torch.no_grad()
 def dense(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """W (J, I), b (J,), and M (J, I), one where input i is in the receptive field of output j."""
-    zero = torch.zeros(1, *shape, dtype=torch.float64)
-
-    def matrix() -> Tensor:
-        return torch.autograd.functional.jacobian(lambda v: layer(v).flatten(), zero).flatten(1)
-
-    weights, bias = matrix(), layer(zero).detach().flatten()
-    was = layer.weight.detach().clone()
-    with torch.no_grad():
-        layer.weight.fill_(1.0)
-        field = (matrix() != 0).double()
-        layer.weight.copy_(was)
+    ones = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).view(-1, *shape)
+    bias = layer(torch.zeros_like(ones[:1])).flatten()
+    was, own = layer.weight.clone(), layer.bias
+    layer.bias = None
+    weights = layer(ones).flatten(1).T
+    layer.weight.fill_(1.0)
+    field = (layer(ones).flatten(1).T != 0).double()
+    layer.weight.copy_(was)
+    layer.bias = own
     return weights, bias, field
+
+
+def total(z: Tensor) -> Tensor:
+    """Of each output, (J, 1)."""
+    return z.sum(1, keepdim=True)
+
+
+def sign(positive: Tensor) -> Tensor:
+    return 2 * positive.double() - 1
+
+
+def evenly(field: Tensor) -> Tensor:
+    """Shares (J, I); none where an output reads nothing."""
+    return field / total(field).clamp(min=1)
 
 
 def by_share(z: Tensor, field: Tensor, relevance: Tensor) -> Tensor:
     """R_i = Σ_j z_ij / Σ_k z_kj R_j; where the sum is zero, evenly over the receptive field."""
-    out = torch.zeros(z.shape[1], dtype=z.dtype)
-    for j, received in enumerate(relevance):
-        total = z[j].sum()
-        if total > TINY:
-            out += z[j] / total * received
-        elif field[j].any():
-            out += field[j] / field[j].sum() * received
-    return out
+    return relevance @ torch.where(total(z) > TINY, z / total(z), evenly(field))
 
 
 def z_plus(w, b, m, h, r):
@@ -61,90 +67,63 @@ def z_box(low, high):
 
 def epsilon(eps):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = (w[j] * h).sum() + b[j]
-            out += w[j] * h / (z + (eps if z >= 0 else -eps)) * r[j]
-        return out
+        z = total(w * h) + b[:, None]
+        return r @ (w * h / (z + eps * sign(z >= 0)))
 
     return formula
 
 
 def z_plus_epsilon(eps, ones=False):
     def formula(w, b, m, h, r):
-        value = torch.ones_like(h) if ones else h
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = w[j].clamp(min=0) * value
-            out += z / (z.sum() + eps) * r[j]
-        return out
+        z = w.clamp(min=0) * (torch.ones_like(h) if ones else h)
+        return r @ (z / (total(z) + eps))
 
     return formula
 
 
 def z_plus_bias(eps):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = (w[j] * h).clamp(min=0)
-            out += z / (z.sum() + max(b[j], 0) + eps) * r[j]
-        return out
+        z = (w * h).clamp(min=0)
+        return r @ (z / (total(z) + b[:, None].clamp(min=0) + eps))
 
     return formula
 
 
 def gamma(g, eps):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = torch.cat([w[j] * h, b[j : j + 1]])
-            sign = 1 if z.sum() > 0 else -1
-            favoured = z + g * (z * sign).clamp(min=0) * sign
-            out += favoured[:-1] / (favoured.sum() + sign * eps) * r[j]
-        return out
+        z = torch.cat([w * h, b[:, None]], 1)
+        side = sign(total(z) > 0)
+        favoured = z + g * (z * side).clamp(min=0) * side
+        return r @ (favoured[:, :-1] / (total(favoured) + side * eps))
 
     return formula
 
 
 def alpha_beta(alpha, beta, eps):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = torch.cat([w[j] * h, b[j : j + 1]])
-            above, below = z.clamp(min=0), z.clamp(max=0)
-            share = alpha * above / (above.sum() + eps) - beta * below / (below.sum() - eps)
-            out += share[:-1] * r[j]
-        return out
+        z = torch.cat([w * h, b[:, None]], 1)
+        above, below = z.clamp(min=0), z.clamp(max=0)
+        share = alpha * above / (total(above) + eps) - beta * below / (total(below) - eps)
+        return r @ share[:, :-1]
 
     return formula
 
 
 def conserving_alpha_beta(alpha, beta):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            above, below = (w[j] * h).clamp(min=0), (w[j] * h).clamp(max=0)
-            if above.any() and below.any():
-                out += (alpha * above / above.sum() - beta * below / below.sum()) * r[j]
-            elif above.any() or below.any():
-                out += (above + below) / (above + below).sum() * r[j]
-            elif m[j].any():
-                out += m[j] / m[j].sum() * r[j]
-        return out
+        z = w * h
+        above, below = z.clamp(min=0), z.clamp(max=0)
+        both = alpha * above / total(above) - beta * below / total(below)
+        one = torch.where(z.any(1, keepdim=True), z / total(z), evenly(m))  # where all are of one sign, or zero
+        return r @ torch.where(above.any(1, keepdim=True) & below.any(1, keepdim=True), both, one)
 
     return formula
 
 
 def conserving_gamma(g):
     def formula(w, b, m, h, r):
-        out = torch.zeros_like(h)
-        for j in range(len(r)):
-            z = w[j] * h
-            favoured = z + g * (z.clamp(min=0) if z.sum() > 0 else z.clamp(max=0))
-            if favoured.sum() != 0:
-                out += favoured / favoured.sum() * r[j]
-            elif m[j].any():
-                out += m[j] / m[j].sum() * r[j]
-        return out
+        z = w * h
+        favoured = z + g * torch.where(total(z) > 0, z.clamp(min=0), z.clamp(max=0))
+        return r @ torch.where(total(favoured) != 0, favoured / total(favoured), evenly(m))
 
     return formula

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, tensor
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, nms
 
+import relprop
+from relprop.core.targets import Detection
+
+GAP = {torch.float32: 1e-6, torch.float64: 1e-12}
 WIDTH, CLASSES = 32, 3
 
 
@@ -71,10 +78,12 @@ def detector(name: str, seed: int = 0) -> nn.Module:
         f"{kind}_roi_pool": MultiScaleRoIAlign(["0", "1", "2"], width, 2, canonical_scale=24, canonical_level=2)
         for kind, width in (("box", 5), ("mask", 6))
     }
-    given = {"rpn_anchor_generator": _anchors(0.5, 1.0), **boxes, **size}
+    heads = {"box_head": TwoMLPHead(WIDTH * 5**2, 48), "box_predictor": FastRCNNPredictor(48, CLASSES)}
+    given = {"rpn_anchor_generator": _anchors(0.5, 1.0), **heads, **boxes, **size}
     if name == "faster-rcnn":
-        return _trained(FasterRCNN(Stages(), CLASSES, box_roi_pool=pools["box_roi_pool"], **given))
-    return _trained(MaskRCNN(Stages(), CLASSES, **pools, **given))
+        return _trained(FasterRCNN(Stages(), None, box_roi_pool=pools["box_roi_pool"], **given))
+    mask_head, mask_predictor = MaskRCNNHeads(WIDTH, (WIDTH, WIDTH), 1), MaskRCNNPredictor(WIDTH, 16, CLASSES)
+    return _trained(MaskRCNN(Stages(), None, mask_head=mask_head, mask_predictor=mask_predictor, **pools, **given))
 
 
 class Yolo(nn.Module):
@@ -105,3 +114,68 @@ def images(count: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     for place in range(count):
         x[place, :, 6 + 4 * place : 18 + 4 * place, 8 : 24 - place] += 0.6
     return x.to(dtype)
+
+
+def found(model: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
+    with torch.no_grad():
+        return model(x)
+
+
+def lost(result: relprop.Relevance) -> Tensor:
+    """(N,) the part of the score that did not arrive."""
+    total = result.relevance.double().flatten(1).sum(1)
+    return (result.score.double() - total) / result.score.double()
+
+
+# ---- what holds for every detector
+
+
+def require_that_relevance_sums_to_the_score(name: str, dtype: torch.dtype) -> None:
+    model, x = detector(name).to(dtype), images(1, dtype)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = relprop.explain(model, x, target=Detection(3))
+    torch.testing.assert_close(result.score, found(model, x)[0]["scores"][3:4])
+    assert result.ledger.gap < GAP[dtype]
+    named = sum(float(torch.as_tensor(entry.received - entry.sent).abs().sum()) for entry in result.ledger.entries)
+    assert float(lost(result).abs()) < GAP[dtype] + named / float(result.score)
+    torch.testing.assert_close(result.ledger.absorbed, float(lost(result)), rtol=0, atol=GAP[dtype])
+    assert (result.relevance > -1e-9).all()
+    assert (result.what, result.target.tolist()) == ("detection 3", [-1])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def require_that_nothing_is_absorbed_without_padding(name: str) -> None:
+    """Sizes that are no multiple of 32 are padded; what falls on units that see nothing else is absorbed, and named."""
+    model = detector(name).double()
+    padded = relprop.explain(model, images(1, torch.float64), target=Detection(0))
+    assert 0.001 < padded.ledger.absorbed < 0.05
+    whole = relprop.explain(model, images(1, torch.float64)[..., :32], target=Detection(0))
+    assert whole.ledger.absorbed == 0
+    assert float(lost(whole).abs()) < 1e-12
+
+
+def require_that_boxes_and_classes_name_detections(name: str) -> None:
+    model, x = detector(name).double(), images(1, torch.float64)
+    (one,) = found(model, x)
+    box = one["boxes"][2] + tensor([0.4, -0.3, 0.5, 0.2])
+    assert Detection(box=box).numbers([one]) == Detection(box=tuple(box.tolist())).numbers([one]) == [2]
+    label = int(one["labels"][3])
+    rank = int((one["labels"][:3] == label).sum())
+    by_class = Detection(rank, label=label)
+    assert by_class.numbers([one]) == [3]
+    result = relprop.explain(model, x, target=by_class)
+    assert torch.equal(result.score, one["scores"][3:4])
+    assert result.what == f"detection of class {label} {rank}"
+
+
+def require_that_a_batch_is_explained_as_its_images(name: str, numbers: Sequence[int]) -> None:
+    model, x = detector(name).double(), images(len(numbers), torch.float64)
+    batch = relprop.explain(model, x, target=Detection(numbers))
+    for place, number in enumerate(numbers):
+        alone = relprop.explain(model, x[place : place + 1], target=Detection(number))
+        torch.testing.assert_close(batch.relevance[place], alone.relevance[0])
+        torch.testing.assert_close(batch.score[place], alone.score[0])
+    if name == "fcos":
+        return  # it finds one box for two classes
+    boxes = torch.stack([one["boxes"][number] for one, number in zip(found(model, x), numbers, strict=True)])
+    torch.testing.assert_close(relprop.explain(model, x, target=Detection(box=boxes)).relevance, batch.relevance)

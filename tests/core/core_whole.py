@@ -1,7 +1,7 @@
 """Whole networks a second time, slowly: a ViT and a residual network with squeeze-and-excitation, in float64.
 
-Nothing here comes from relprop. Every weighted layer is a matrix, its Jacobian, and shares by loops over outputs
-(`core_dense`); joins, attention and gates follow the equations that the documentation gives. One image at a time.
+Nothing here comes from relprop. Every weighted layer is a dense matrix that shares as `core_dense` says; joins,
+attention and gates follow the equations that the documentation gives. One image at a time.
 """
 
 from __future__ import annotations

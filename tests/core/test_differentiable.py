@@ -1,4 +1,4 @@
-"""Relevance with a graph: its derivatives against finite differences, and what it must not change."""
+"""Relevance with a graph: what it must not change, training by it, and derivatives that are never NaN."""
 
 from __future__ import annotations
 
@@ -7,158 +7,14 @@ import warnings
 
 import pytest
 import torch
-from core_nets import BLOCKS, HEADS, Network
-from core_nets import images as signals
 from torch import nn
 
 import relprop
-from relprop import targets
-from relprop.core.composites.presets import COMPOSITES, attnlrp, epsilon_gamma_box
+from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import UsageError
 from tiny import Tiny, images
 
 X = images(2).double()
-TOLERANCE = 1e-5
-
-
-def slopes(model, x, parameters, **options):
-    """Along a random direction of all parameters together: (by finite differences, by autograd).
-
-    The loss is a random weighted sum of relevance, score and logits. Relevance is smooth in pieces, as a ReLU is: one
-    of four directions has to agree, since a step may lead over an edge.
-    """
-    start, composite = options.pop("start", "logit"), options.pop("composite", None)
-    generator = torch.Generator().manual_seed(0)
-
-    def weights_like(value):
-        return torch.randn(value.shape, generator=generator, dtype=torch.float64)
-
-    lrp = relprop.LRP(model, composite, differentiable=True)
-    result = lrp(x, start=start, **options)
-    weights = [weights_like(value) for value in (result.relevance, result.score, result.logits)]
-
-    def loss_of(result):
-        parts = (result.relevance, result.score, result.logits)
-        return sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
-
-    gradients = torch.autograd.grad(loss_of(result), parameters, allow_unused=True)
-    found = []
-    for _ in range(4):
-        directions = [weights_like(p) * p.detach().abs().mean() for p in parameters]
-        analytic = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True) if g is not None)
-        values = []
-        for sign in (1, -2, 1):
-            with torch.no_grad():
-                for p, d in zip(parameters, directions, strict=True):
-                    p.add_(sign * 1e-6 * d)
-                values.append(float(loss_of(lrp(x, start=start, **options))))
-        numeric = (values[0] - values[1]) / 2e-6
-        found.append((abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3), numeric, analytic))
-        if found[-1][0] < TOLERANCE:
-            break
-    assert all(abs(numeric) > 1e-9 for _, numeric, _ in found), "the loss must depend on the weights"
-    return min(found)
-
-
-def require_slopes(model, x, **options):
-    """Derivatives with respect to all weights, and to the input, agree with finite differences."""
-    model, x = model.double(), x.clone().requires_grad_()
-    for parameters in ([*model.parameters()], [x]):
-        off, numeric, analytic = slopes(model, x, parameters, **options)
-        assert off < TOLERANCE, f"finite differences give {numeric}, autograd {analytic}"
-
-
-@pytest.mark.parametrize("composite", [name for name in COMPOSITES if name not in ("released", "epsilon-gamma-box")])
-def test_composites_against_finite_differences(composite):
-    require_slopes(Tiny(), X, composite=COMPOSITES.build(composite), target=[1, 3])
-
-
-def test_a_box_against_finite_differences():
-    require_slopes(Tiny(), X, composite=epsilon_gamma_box(-6.0, 6.0), target=[1, 3])
-
-
-@pytest.mark.parametrize("split", ["ratio", "symmetric", "signed"])
-@pytest.mark.parametrize("batch_norm", ["pass", "fold"])
-def test_splits_against_finite_differences(split, batch_norm):
-    require_slopes(Tiny(), X, composite=relprop.paper(split=split, batch_norm=batch_norm, first="image"), target=2)
-
-
-@pytest.mark.parametrize("block", sorted({*BLOCKS} - {"NoGrad"}))  # whose derivative the model keeps back
-def test_blocks_against_finite_differences(block):
-    require_slopes(Network((block,), "mean", seed=1), signals(2), target=1)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_heads_against_finite_differences(head):
-    require_slopes(Network(("Basic",), head, seed=1), signals(2), target=1)
-
-
-@pytest.mark.parametrize(
-    ("target", "start"),
-    [
-        (None, "probability"),
-        ([[1, 2], [0, 4]], "probability"),
-        (targets.Sigmoid(3), "probability"),
-        (targets.Contrast(1, 2), "probability"),
-        (targets.Similarity(torch.linspace(-1, 2, 5, dtype=torch.float64)), "logit"),
-        (targets.Given(lambda y: y * y.softmax(1)), "logit"),
-        (lambda y: y.norm(dim=1), "logit"),
-        (lambda y: y * y.softmax(1), "logit"),
-    ],
-    ids=["predicted", "several", "label", "contrast", "similarity", "given", "norm", "function"],
-)
-def test_targets_against_finite_differences(target, start):
-    require_slopes(Tiny(), X, target=target, start=start)
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_against_finite_differences(kind):
-    class Signal(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.fc = kind(3, 4, batch_first=True, bidirectional=True), nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.fc(self.layer(x)[0][:, -1])
-
-    torch.manual_seed(0)
-    require_slopes(Signal().eval(), torch.randn(2, 5, 3, dtype=torch.float64), target=1)
-
-
-@pytest.mark.parametrize("composite", [None, attnlrp()], ids=["transformer", "attnlrp"])
-def test_attention_against_finite_differences(composite):
-    class Attends(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.TransformerEncoderLayer(8, 2, 12, activation="gelu", batch_first=True)
-            self.embed, self.fc = nn.Linear(3, 8), nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.fc(self.layer(self.embed(x)).mean(1))
-
-    torch.manual_seed(0)
-    require_slopes(Attends().eval(), torch.randn(2, 5, 3, dtype=torch.float64), target=1, composite=composite)
-
-
-class Mixed(nn.Module):
-    """Interpolation and products of matrices, whose rules take transposes from `torch.func`; a gate; max pooling."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.key, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
-
-    def forward(self, x):
-        h = nn.functional.interpolate(self.conv(x).relu(), scale_factor=1.5, mode="bilinear")
-        h = nn.functional.max_pool2d(h, 2)
-        values, keys = h.flatten(2), self.key(h).flatten(2)
-        mixed = (keys.transpose(1, 2) @ keys).softmax(-1) @ values.transpose(1, 2)
-        gate = self.key(h).mean((2, 3)).sigmoid()
-        return self.fc(mixed.mean(1) * gate + torch.einsum("bcp->bc", values))
-
-
-def test_linear_steps_and_gates_against_finite_differences():
-    require_slopes(Mixed().eval(), X, target=1)
 
 
 def test_kept_layers_and_readings_have_a_graph():
@@ -257,14 +113,16 @@ def test_a_penalty_on_relevance_moves_it_where_it_should_be():
 
     def trained(penalty):
         copied = copy.deepcopy(model)
-        lrp, optimiser = relprop.LRP(copied, differentiable=True), torch.optim.Adam(copied.parameters(), 1e-2)
+        lrp = relprop.LRP(copied, differentiable=True)
         for _ in range(40):
             result = lrp(x, y)
             loss = nn.functional.cross_entropy(result.logits, y)
             loss = loss + penalty * result.heatmap[:, :, :4].abs().sum((1, 2)).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            with torch.no_grad():  # by the signs of derivatives alone
+                for p, slope in zip(
+                    copied.parameters(), torch.autograd.grad(loss, [*copied.parameters()]), strict=True
+                ):
+                    p.sub_(5e-3 * slope.sign())
         accuracy = float((copied(x).argmax(1) == y).float().mean())
         return left(copied), accuracy
 

@@ -7,10 +7,10 @@ import torch
 
 import relprop
 
-transformers = pytest.importorskip("transformers")
 
-
+@pytest.mark.slow  # importing it takes longer than all else; an output like its own is in `test_output_targets`
 def test_a_model_of_hugging_face():
+    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4

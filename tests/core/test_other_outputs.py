@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("torchvision")
+
+import torchvision
+from core_detectors import detector
+
 import relprop
 from relprop.core.targets.target import Mask, Similarity, Value
-
-torchvision = pytest.importorskip("torchvision")
 
 
 def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -26,16 +29,22 @@ def images(size: int = 32) -> torch.Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+def small_resnet(classes: int = 6) -> nn.Module:
+    resnet = torchvision.models.resnet
+    return resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=classes)
+
+
 def segmentation(name: str) -> nn.Module:
     from torchvision.models import segmentation
     from torchvision.models._utils import IntermediateLayerGetter
 
     torch.manual_seed(0)
-    backbone = IntermediateLayerGetter(torchvision.models.resnet18(), {"layer4": "out", "layer3": "aux"})
+    backbone = IntermediateLayerGetter(small_resnet(), {"layer2": "out", "layer1": "aux"})
     if name == "fcn":
-        heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (512, 256)]
+        heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (128, 64)]
         return with_statistics(segmentation.FCN(backbone, *heads))
-    return with_statistics(segmentation.DeepLabV3(backbone, segmentation.deeplabv3.DeepLabHead(512, 4)))
+    head = segmentation.deeplabv3.DeepLabHead(128, 4, [2, 4, 6])
+    return with_statistics(segmentation.DeepLabV3(backbone, head))
 
 
 @pytest.mark.parametrize("name", ["fcn", "deeplab"])
@@ -54,7 +63,7 @@ def test_a_class_over_a_region_of_a_segmentation(name):
 
 
 def test_the_similarity_of_two_images_is_their_cosine():
-    model = torchvision.models.resnet18()
+    model = small_resnet()
     model.fc = nn.Identity()
     model, x = with_statistics(model), images()
     with torch.no_grad():
@@ -69,7 +78,7 @@ def test_the_similarity_of_two_images_is_their_cosine():
 
 
 def test_several_numbers_of_a_regression():
-    model, x = with_statistics(torchvision.models.resnet18(num_classes=3)), images()
+    model, x = with_statistics(small_resnet(3)), images()
     result = relprop.LRP(model, strict=True)(x, target=Value(2))
     torch.testing.assert_close(result.heatmap.sum((1, 2)), model(x)[:, 2].detach(), rtol=1e-4, atol=1e-6)
 
@@ -86,12 +95,7 @@ class Logits(nn.Module):
 
 
 def test_the_score_of_a_box_of_a_detector():
-    from torchvision.models.detection import RetinaNet
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-
-    torch.manual_seed(0)
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[3, 4])
-    model, x = Logits(RetinaNet(backbone, num_classes=3)).eval(), images(64)
+    model, x = Logits(detector("retinanet")).eval(), images()
     result = relprop.LRP(model, strict=True)(x, target=lambda y: y[:, 5, 1])
     torch.testing.assert_close(result.score, model(x)[:, 5, 1].detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-5, atol=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
-from dataclasses import dataclass
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -199,6 +199,19 @@ class ClassifierOutput:
     hidden_states: tuple | None = None
 
 
+@dataclass
+class ModelOutput(OrderedDict):
+    """As of Hugging Face: a dataclass that holds its fields as a dictionary too, without those that are None."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) is not None:
+                self[field.name] = getattr(self, field.name)
+
+
 Pair = namedtuple("Pair", "logits features")
 
 
@@ -207,12 +220,21 @@ Pair = namedtuple("Pair", "logits features")
     [
         lambda y: ClassifierOutput(y),
         lambda y: ClassifierOutput(logits=y, hidden_states=(y, y)),
+        lambda y: ModelOutput(logits=y),
         lambda y: {"logits": y, "loss": y.sum()},
         lambda y: {"anything": y},
         lambda y: (y,),
         lambda y: Pair(y, y * 2),
     ],
-    ids=["dataclass", "dataclass with more", "dict", "dict of one", "tuple of one", "named tuple"],
+    ids=[
+        "dataclass",
+        "dataclass with more",
+        "dataclass and dict",
+        "dict",
+        "dict of one",
+        "tuple of one",
+        "named tuple",
+    ],
 )
 def test_scores_are_found_in_what_a_model_returns(wrap, lrp):
     ended = relprop.LRP(Ends(wrap).eval(), keep=["conv2"])

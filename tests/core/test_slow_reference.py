@@ -27,9 +27,9 @@ def network(block, layers, *, shift: float, zero: bool = False, **options) -> Re
 def nets():
     return {
         "basic": network(BasicBlock, [2, 1, 1, 1], shift=0.0),
-        "basic, dead units": network(BasicBlock, [1, 2, 1, 1], shift=-0.8),
+        "basic, dead units": network(BasicBlock, [1, 1, 1, 1], shift=-0.8),
         "bottleneck, grouped": network(Bottleneck, [2, 1, 1, 1], shift=-0.2, groups=4, width_per_group=8),
-        "zero init": network(BasicBlock, [1, 2, 1, 1], shift=0.0, zero=True),
+        "zero init": network(BasicBlock, [1, 1, 1, 1], shift=0.0, zero=True),
     }
 
 
@@ -37,17 +37,17 @@ def nets():
     ("name", "how", "identity"),
     [
         ("basic", "ratio", True),
-        ("basic", "symmetric", True),
-        ("basic, dead units", "ratio", True),
+        pytest.param("basic", "symmetric", True, marks=pytest.mark.slow),
+        pytest.param("basic, dead units", "ratio", True, marks=pytest.mark.slow),
         ("basic, dead units", "symmetric", False),
         ("bottleneck, grouped", "ratio", True),
         ("bottleneck, grouped", "ratio", False),
-        ("zero init", "ratio", True),
+        pytest.param("zero init", "ratio", True, marks=pytest.mark.slow),
         ("zero init", "symmetric", True),
     ],
 )
 def test_paper_equals_the_slow_reference(nets, name, how, identity):
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     slow = explain_resnet(nets[name], x, how, identity)
     fast = relprop.explain(nets[name], x, composite=relprop.paper(split=how, identity=identity)).relevance
     assert (fast - slow).abs().sum() / slow.abs().sum() < 1e-11

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from core_resnet import ResNet
 from torch import Tensor, nn
 
 import relprop
@@ -13,44 +14,6 @@ from relprop.core.graph.joins import find_joins
 from tiny import Tiny, images
 
 X = images(3)
-
-
-class Block(nn.Module):
-    """Two convolutions and a skip: the identity, or a projection, as torchvision writes it."""
-
-    def __init__(self, c: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(c, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
-        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = None
-        if stride != 1:
-            self.downsample = nn.Sequential(nn.Conv2d(c, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        return self.relu(out)
-
-
-class Residual(nn.Module):
-    """A small ResNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 6, 7, 2, 3, bias=False), nn.BatchNorm2d(6)
-        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-        self.layer1, self.layer2 = nn.Sequential(Block(6, 6, 1)), nn.Sequential(Block(6, 8, 2), Block(8, 8, 1))
-        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer2(self.layer1(x))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 class Attention(nn.Module):
@@ -96,7 +59,7 @@ def seeded(make):
 
 
 NETWORKS = {
-    "residual": seeded(Residual),
+    "residual": seeded(lambda: ResNet(4, 1, 5)),
     "resnet18": seeded(resnet18),
     "one convolution": seeded(one_convolution),
     "attention": seeded(Attention),
@@ -126,7 +89,7 @@ def test_torchscript_gives_what_the_python_model_gives(network, way, dtype, rtol
     torch.testing.assert_close(one.relevance, result.relevance[1:], rtol=rtol, atol=rtol * 1e-2)
     kinds = [(j.skips, j.identities) for j in find_joins(graph).values()]
     assert kinds == [(j.skips, j.identities) for j in find_joins(plain.graph(x)).values()]
-    assert len(kinds) == {"residual": 3, "resnet18": 8}[network]
+    assert len(kinds) == {"residual": 4, "resnet18": 8}[network]
     if way != "frozen":  # which folds batch norms
         assert [node.op for node in graph] == [node.op for node in plain.graph(x)]
         assert {"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "fc"} <= {node.name for node in graph}
