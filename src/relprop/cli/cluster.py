@@ -85,6 +85,7 @@ def cluster(
     eigenvalues that number the clusters, and the typical images of each. Needs the extra cluster.
     """
     from relprop.errors import require
+    from relprop.models.classes import class_index
     from relprop.report import write
     from relprop.report.of_clusters import report_of_clusters
     from relprop.report.saved import is_run
@@ -108,7 +109,7 @@ def cluster(
             loaded = network.load(model, classes).named_by(dataset.classes)
             chosen = dataset.samples
         facts = (("model", loaded.name), ("weights", loaded.source), ("data", dataset.name), ("composite", composite))
-        groups = _groups(chosen, _wanted(only, loaded.classes), samples, seed)
+        groups = _groups(chosen, [class_index(text, loaded.classes) for text in only or ()], samples, seed)
         rules = joins.composite(composite)
         found = [
             _of_samples(loaded, dataset, label, group, rules, batch_size, device, start, how)
@@ -149,12 +150,6 @@ def _of_run(
     names = None if classes is None else read_classes(classes)
     with console.waiting("loading the model"):
         return opened(open_run(root).plan, device, trust, names)
-
-
-def _wanted(only: list[str] | None, names: Sequence[str] | None) -> list[int]:
-    from relprop.models.classes import class_index
-
-    return [class_index(text, names) for text in only or ()]
 
 
 def _groups(

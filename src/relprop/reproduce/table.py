@@ -29,34 +29,22 @@ PROTOCOLS = {RELEASED: "Released protocol: tied pixels change together", FAIR: "
 
 @dataclass(frozen=True)
 class Score:
-    """A measured number, as a fraction.
+    """A measured number, as a fraction."""
 
-    Attributes:
-        mean: over pictures, and over runs where there are several; None if there is none.
-        spread: standard error over the pictures of one run, standard deviation over several; None if unknown.
-    """
-
-    mean: float | None
+    mean: float | None  # over pictures, and over runs where there are several; None if there is none
+    # standard error over the pictures of one run, standard deviation over several; None if unknown
     spread: float | None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table under one protocol.
+    """One row of a table under one protocol."""
 
-    Attributes:
-        name: of the row.
-        ours: insertion, deletion and ID.
-        printed: the published row; None for a control.
-        n: pictures measured, the fewest of a run.
-        failures: pictures without a value, the most of a run.
-    """
-
-    name: str
-    ours: tuple[Score, Score, Score]
-    printed: Printed | None
-    n: int
-    failures: int
+    name: str  # of the row
+    ours: tuple[Score, Score, Score]  # insertion, deletion and ID
+    printed: Printed | None  # the published row; None for a control
+    n: int  # pictures measured, the fewest of a run
+    failures: int  # pictures without a value, the most of a run
 
     def difference(self, at: int, scale: float) -> float | None:
         """Return ours less the published value number `at`, in the table's unit."""
@@ -66,38 +54,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, repeated.
+    """A table of the paper, repeated."""
 
-    Attributes:
-        name: "table1", ...
-        published: the paper's.
-        blocks: rows by protocol.
-        caption: what was measured on what, published and ours.
-        notes: what a reader must know besides.
-        unread: pictures that could not be read.
-    """
-
-    name: str
-    published: Published
-    blocks: Mapping[str, tuple[Entry, ...]]
-    caption: str
-    notes: tuple[str, ...]
-    unread: int = 0
+    name: str  # "table1", ...
+    published: Published  # the paper's
+    blocks: Mapping[str, tuple[Entry, ...]]  # rows by protocol
+    caption: str  # what was measured on what, published and ours
+    notes: tuple[str, ...]  # what a reader must know besides
+    unread: int = 0  # pictures that could not be read
 
 
 @dataclass(frozen=True)
 class Job:
-    """A plan, and the rows that it measures.
+    """A plan, and the rows that it measures."""
 
-    Attributes:
-        what: is measured, for progress.
-        plan: of one model and one choice of pictures.
-        rows: of the table.
-    """
-
-    what: str
-    plan: Plan
-    rows: tuple[Map, ...]
+    what: str  # is measured, for progress
+    plan: Plan  # of one model and one choice of pictures
+    rows: tuple[Map, ...]  # of the table
 
 
 def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
@@ -106,7 +79,7 @@ def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
     So one model is loaded once, an attribution that two protocols read differently is made once, and a row that the
     paper does not have costs no other.
     """
-    ours = [row for row in maps if row.key is None and not _is_control(row)]
+    ours = [row for row in maps if row.key is None and any(spec not in CONTROLS for spec, _ in row.specs.values())]
     groups = [tuple(row for row in maps if row not in ours), *((row,) for row in ours)]
     return [
         Job(", ".join(row.name for row in rows) if len(rows) == 1 else "the paper's rows and controls", plan, rows)
@@ -114,10 +87,6 @@ def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
         if rows
         for plan in (_plan(setting, model, seed, rows) for model, seed in setting.runs())
     ]
-
-
-def _is_control(row: Map) -> bool:
-    return all(explainer in CONTROLS for explainer, _ in row.specs.values())
 
 
 def make_table(
@@ -130,15 +99,8 @@ def make_table(
 ) -> Table:
     """Measure every row of a table, or what is left of it, and put the published numbers beside.
 
-    Each plan has a run directory of its own, `out/runs/DIGEST`.
-
-    Args:
-        name: a key of `TABLES`.
-        setting: on what.
-        out: folder of the run directories.
-        execute: how a plan is executed.
-        against: which of the paper's data sets to compare with.
-        announce: is called with what will be measured, and on what network, before anything is.
+    Each plan has a run directory of its own, `out/runs/DIGEST`. `announce` is called with what will be measured, and on
+    what network, before anything is.
 
     Raises:
         UsageError: fewer pictures than asked for, before a model is loaded.

@@ -29,17 +29,11 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#888888"  # colour-blind readers 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A network's answers on a data set.
+    """A network's answers on a data set."""
 
-    Attributes:
-        name: of the data set.
-        confusion: (classes, classes), int64: how many pictures of class i (row) were called j (column).
-        loss: mean cross entropy.
-    """
-
-    name: str
-    confusion: Tensor
-    loss: float
+    name: str  # of the data set
+    confusion: Tensor  # (classes, classes), int64: how many pictures of class i (row) were called j (column)
+    loss: float  # mean cross entropy
 
     @property
     def count(self) -> int:

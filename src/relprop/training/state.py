@@ -77,20 +77,13 @@ Event = Step | Row | Finished
 
 @dataclass
 class State:
-    """The one mutable thing in training.
+    """The one mutable thing in training."""
 
-    Attributes:
-        model: the weights that the optimizer changes.
-        optimizer: with its momenta.
-        average: moving average of the weights, where the recipe wants one.
-        rows: one for each epoch that is done.
-        best: weights of the best epoch so far, where the recipe keeps the best.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: swa_utils.AveragedModel | None
-    rows: list[Row] = field(default_factory=list)
+    model: nn.Module  # the weights that the optimizer changes
+    optimizer: torch.optim.Optimizer  # with its momenta
+    average: swa_utils.AveragedModel | None  # moving average of the weights, where the recipe wants one
+    rows: list[Row] = field(default_factory=list)  # one for each epoch that is done
+    # weights of the best epoch so far, where the recipe keeps the best
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
