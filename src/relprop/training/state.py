@@ -40,27 +40,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Row:
-    """An epoch, as a line of the metrics file. Losses are mean cross entropies, accuracies in [0, 1].
+    """An epoch, as a line of the metrics file. Losses are mean cross entropies, accuracies in [0, 1]."""
 
-    Attributes:
-        epoch: from 0.
-        lr: learning rate of its last step.
-        train_loss: over the epoch, while the weights changed.
-        train_accuracy: likewise.
-        val_loss: on the pictures held out, after the epoch; None where none are.
-        val_accuracy: likewise.
-        seconds: it took, validation included.
-        pictures_per_second: training pictures over these seconds.
-    """
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-    pictures_per_second: float
+    epoch: int  # from 0
+    lr: float  # learning rate of its last step
+    train_loss: float  # over the epoch, while the weights changed
+    train_accuracy: float  # likewise
+    val_loss: float | None  # on the pictures held out, after the epoch; None where none are
+    val_accuracy: float | None  # likewise
+    seconds: float  # it took, validation included
+    pictures_per_second: float  # training pictures over these seconds
 
 
 @dataclass(frozen=True)
