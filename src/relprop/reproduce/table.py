@@ -16,6 +16,8 @@ from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, TABLE3_NOTE, TABLES
 from relprop.reproduce.published import METRICS, Against, Printed, Published, published
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from relprop.evaluation import Line, ModelSpec
     from relprop.evaluation.store import Store
     from relprop.evaluation.tables import Summary
@@ -117,15 +119,15 @@ def make_table(
         (job, execute(job.plan, out / "runs" / job.plan.digest, f"{at}/{len(jobs)} {job.what}"))
         for at, job in enumerate(jobs, 1)
     ]
-    stores = [store for _, store in done]
-    measured = [(job, summarise(store.rows(), store.plan)) for job, store in done]  # once: it verifies every shard
+    rows = [store.rows() for _, store in done]  # once: it verifies every shard
+    measured = [(job, summarise(found, job.plan)) for (job, _), found in zip(done, rows, strict=True)]
     blocks = {
         where: tuple(_entry(row, where, paper, [found for job, found in measured if row in job.rows]) for row in maps)
         for where in PROTOCOLS
     }
     unread = max((found.unread for _, found in measured), default=0)
     notes = [TABLE3_NOTE] if name == "table3" else []
-    notes += _notes(stores, paper, setting, against, unread, networks)
+    notes += _notes(rows, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
 
 
@@ -191,7 +193,7 @@ def _caption(paper: Published, setting: Setting) -> str:
 
 
 def _notes(
-    stores: Sequence[Store],
+    rows: Sequence[pl.LazyFrame],
     paper: Published,
     setting: Setting,
     against: Against,
@@ -207,7 +209,7 @@ def _notes(
         "the controls, which look at no network, and beside the fair protocol."
     )
     notes += [f"{unread} pictures could not be read."] if unread else []
-    return notes + _failures(stores)
+    return notes + _failures(rows)
 
 
 def _others(paper: Published, setting: Setting, against: Against, networks: Sequence[Network]) -> list[str]:
@@ -223,13 +225,13 @@ def _others(paper: Published, setting: Setting, against: Against, networks: Sequ
     return [what for what, differs in found.items() if differs]
 
 
-def _failures(stores: Sequence[Store]) -> list[str]:
+def _failures(rows: Sequence[pl.LazyFrame]) -> list[str]:
     """Say for each explainer on how many pictures it failed, and quote a reason."""
     polars = require("polars", "eval")
     found: dict[str, str] = {}
-    for store in stores:
-        rows = store.rows().filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
-        counted = rows.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
+    for frame in rows:
+        failed = frame.filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
+        counted = failed.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
         for spec, count, reason in counted.sort("explainer").collect().rows():
             name = spec.partition(":")[0]
             found[name] = f"{name} failed on {count} pictures, for example: {reason}"
