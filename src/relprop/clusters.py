@@ -122,7 +122,8 @@ def cluster(
     graph = affinity(points, neighbours)
     values, vectors = _eigen(graph)
     labels = _by_size(_k_means(vectors, eigengap(values) if count is None else count, seed))
-    leaving = tuple(_leaving(graph, labels == at) for at in range(labels.max() + 1))
+    own = [labels == at for at in range(labels.max() + 1)]
+    leaving = tuple(float(graph[inside][:, ~inside].sum() / graph[inside].sum()) for inside in own)
     return Clusters(maps, labels, _plane(points, seed), values[: max(MOST_CLUSTERS, len(leaving)) + 1], leaving)
 
 
@@ -168,10 +169,6 @@ def _by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     found, sizes = np.unique(labels, return_counts=True)
     order = found[np.argsort(-sizes, kind="stable")]
     return np.asarray(np.argsort(order)[np.searchsorted(found, labels)], dtype=np.int64)
-
-
-def _leaving(graph: Floats, inside: NDArray[np.bool_]) -> float:
-    return float(graph[inside][:, ~inside].sum() / graph[inside].sum())
 
 
 def _plane(points: Floats, seed: int) -> Floats:

@@ -94,13 +94,10 @@ class Registry(Generic[T]):
         try:
             return factory(*positional, **named)
         except TypeError as error:
-            if not positional and not named and not _lacks_argument(factory):
+            needed = any(p.default is p.empty for p in _parameters(factory).values())
+            if not positional and not named and not needed:
                 raise
             raise UsageError(f"{self.kind} {spec!r}: {error}; it takes: {_signature(factory)}") from None
-
-
-def _lacks_argument(factory: Callable[..., Any]) -> bool:
-    return any(p.default is p.empty for p in _parameters(factory).values())
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -29,11 +29,8 @@ def fingerprint(x: Tensor, seed: int = 0) -> Tensor:
     bits = x.detach().to(torch.float32).contiguous().view(torch.int32).reshape(len(x), -1).to(torch.int64)
     position = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
     spread = (position * _ODD) ^ (position * _ODD).bitwise_right_shift(29)
-    return _mixed((bits * (2 * spread + 1)).sum(1) + _signed(seed * _ODD))
-
-
-def _signed(number: int) -> int:
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+    start = (seed * _ODD + (1 << 63)) % (1 << 64) - (1 << 63)  # as a signed 64-bit number
+    return _mixed((bits * (2 * spread + 1)).sum(1) + start)
 
 
 def _mixed(value: Tensor) -> Tensor:

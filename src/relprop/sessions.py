@@ -41,64 +41,39 @@ MOST = 24
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """What one method says of the picture.
+    """What one method says of the picture."""
 
-    Attributes:
-        name: of the method, as a spec.
-        heatmap: (H, W) float32; None where the method failed.
-        error: why, in that case.
-    """
-
-    name: str
-    heatmap: Tensor | None
-    error: str = ""
+    name: str  # of the method, as a spec
+    heatmap: Tensor | None  # (H, W) float32; None where the method failed
+    error: str = ""  # why, in that case
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMap:
-    """Relevance at one separator layer of the network: a layer that all relevance passes.
+    """Relevance at one separator layer of the network: a layer that all relevance passes."""
 
-    Attributes:
-        name: of the step.
-        shape: of the value there, without the batch.
-        heatmap: (h, w) relevance, summed over channels.
-        total: its sum.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    heatmap: Tensor
-    total: float
+    name: str  # of the step
+    shape: tuple[int, ...]  # of the value there, without the batch
+    heatmap: Tensor  # (h, w) relevance, summed over channels
+    total: float  # its sum
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One picture, one class, several maps.
+    """One picture, one class, several maps."""
 
-    Attributes:
-        name: of the picture.
-        picture: what the network sees of it, RGB.
-        target: index of the class explained, and `class_name`.
-        probability: that the model gives it; None where a contrast was explained.
-        maps: of the methods; the first is relevance propagation's own, if any was asked for.
-        results: (name of the method, result with its ledger), for the methods that keep one.
-        top: (index, name, probability) of the most probable classes.
-        layers: relevance at layers of the network, from the image to the output.
-        facts: (what, text): model, composite, ...
-        regions: what parts of the picture hold of the score, a sentence each.
-    """
-
-    name: str
-    picture: Image
-    target: int
+    name: str  # of the picture
+    picture: Image  # what the network sees of it, RGB
+    target: int  # index of the class explained, and `class_name`
     class_name: str
-    probability: float | None
-    maps: tuple[Map, ...]
+    probability: float | None  # that the model gives it; None where a contrast was explained
+    maps: tuple[Map, ...]  # of the methods; the first is relevance propagation's own, if any was asked for
+    # (name of the method, result with its ledger), for the methods that keep one
     results: tuple[tuple[str, Relevance], ...] = ()
-    top: tuple[tuple[int, str, float], ...] = ()
-    layers: tuple[LayerMap, ...] = ()
-    facts: tuple[tuple[str, str], ...] = ()
-    regions: tuple[str, ...] = ()
+    top: tuple[tuple[int, str, float], ...] = ()  # (index, name, probability) of the most probable classes
+    layers: tuple[LayerMap, ...] = ()  # relevance at layers of the network, from the image to the output
+    facts: tuple[tuple[str, str], ...] = ()  # (what, text): model, composite, ...
+    regions: tuple[str, ...] = ()  # what parts of the picture hold of the score, a sentence each
 
 
 @dataclass
@@ -129,9 +104,8 @@ class Session:
             picture: as it was read; the network sees a crop of it.
             target: index of the class; None for the predicted one.
             against: explain why `target` rather than this class; lrp-cuts does too, other methods explain `target`.
-            composite: spec of the rules.
+            composite: spec of the rules, and `start` of relevance.
             methods: specs of other explainers to set beside it; one that fails says why in its place.
-            start: relevance starts as the class's probability or logit.
             progress: is called as each of `stages(methods)` begins.
 
         Raises:

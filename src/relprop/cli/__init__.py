@@ -140,10 +140,5 @@ def main() -> None:
     import warnings
 
     warnings.simplefilter("ignore")  # of the libraries below us; ours are sentences, printed
-    warnings.showwarning = _say
+    warnings.showwarning = lambda message, *_, **__: console.warn(str(message))
     app(prog_name="relprop")
-
-
-def _say(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as a sentence."""
-    console.warn(str(message))

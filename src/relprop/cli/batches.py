@@ -22,24 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Item:
-    """One image to explain.
+    """One image to explain."""
 
-    Attributes:
-        name: unique, for its files.
-        source: where it comes from; None for the bundled photograph.
-        target: class that was asked for, and `against`, the one that it is set against in a contrast.
-        picture: the photograph; once read, the part of it that the network sees.
-        size: (width, height) of the whole photograph, once read.
-        x: the network's input (C, H, W), once read.
-    """
-
-    name: str
-    source: Path | None
-    target: int | None = None
+    name: str  # unique, for its files
+    source: Path | None  # where it comes from; None for the bundled photograph
+    target: int | None = None  # class that was asked for, and `against`, the one that it is set against in a contrast
     against: int | None = None
-    picture: Any = None
-    size: tuple[int, int] = (0, 0)
-    x: Tensor | None = None
+    picture: Any = None  # the photograph; once read, the part of it that the network sees
+    size: tuple[int, int] = (0, 0)  # (width, height) of the whole photograph, once read
+    x: Tensor | None = None  # the network's input (C, H, W), once read
 
 
 @dataclass

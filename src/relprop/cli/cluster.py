@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +12,14 @@ from relprop.cli import console, options
 from relprop.errors import DataError, InputError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from relprop.clusters import Clusters
     from relprop.data import Dataset, Sample
     from relprop.models import LoadedModel
     from relprop.report.of_clusters import Clustered
+
+    How = Callable[[Sequence[Any]], Clusters]
 
 _clusters = partial(typer.Option, rich_help_panel="Clusters")
 
@@ -84,7 +86,9 @@ def cluster(
     Spectral relevance analysis (Lapuschkin et al. 2019). Writes one HTML file with an embedding of the maps, the
     eigenvalues that number the clusters, and the typical images of each. Needs the extra cluster.
     """
+    from relprop.clusters import cluster as find_clusters
     from relprop.errors import require
+    from relprop.models.classes import class_index
     from relprop.report import write
     from relprop.report.of_clusters import report_of_clusters
     from relprop.report.saved import is_run
@@ -92,7 +96,11 @@ def cluster(
     require("sklearn", "cluster")
     if bool(sources) == (data is not None):
         raise UsageError("give a run, or folders of results, or --data with --model: one of them")
-    how = _How(clusters, side, neighbours, seed)
+
+    def how(maps: Sequence[Any]) -> Clusters:
+        with console.waiting(f"clustering {len(maps)} maps"):
+            return find_clusters(maps, count=clusters, side=side, neighbours=neighbours, seed=seed)
+
     device = network.chosen_device()
     facts: tuple[tuple[str, str], ...] = ()
     if sources and not (len(sources) == 1 and is_run(sources[0])):
@@ -108,10 +116,10 @@ def cluster(
             loaded = network.load(model, classes).named_by(dataset.classes)
             chosen = dataset.samples
         facts = (("model", loaded.name), ("weights", loaded.source), ("data", dataset.name), ("composite", composite))
-        groups = _groups(chosen, _wanted(only, loaded.classes), samples, seed)
+        groups = _groups(chosen, [class_index(text, loaded.classes) for text in only or ()], samples, seed)
         rules = joins.composite(composite)
         found = [
-            _of_samples(loaded, dataset, label, group, rules, batch_size, device, start, how)
+            _of_samples(loaded, dataset, label, group, rules, batch_size, device, start, side, how)
             for label, group in groups.items()
         ]
     path = write(report_of_clusters(found, [console.typed()], facts), out)
@@ -120,22 +128,6 @@ def cluster(
     else:
         _print(found, path)
     return 0
-
-
-@dataclass(frozen=True)
-class _How:
-    """How maps are clustered, see `relprop.clusters.cluster`."""
-
-    count: int | None
-    side: int
-    neighbours: int | None
-    seed: int
-
-    def __call__(self, maps: Any) -> Any:
-        from relprop.clusters import cluster
-
-        with console.waiting(f"clustering {len(maps)} maps"):
-            return cluster(maps, count=self.count, side=self.side, neighbours=self.neighbours, seed=self.seed)
 
 
 def _of_run(
@@ -149,12 +141,6 @@ def _of_run(
     names = None if classes is None else read_classes(classes)
     with console.waiting("loading the model"):
         return opened(open_run(root).plan, device, trust, names)
-
-
-def _wanted(only: list[str] | None, names: Sequence[str] | None) -> list[int]:
-    from relprop.models.classes import class_index
-
-    return [class_index(text, names) for text in only or ()]
 
 
 def _groups(
@@ -185,7 +171,8 @@ def _of_samples(
     batch_size: int,
     device: str,
     start: Any,
-    how: _How,
+    side: int,
+    how: How,
 ) -> Clustered:
     """Explain images for a class and cluster their maps, which are pooled at once; typical ones are explained again."""
     import torch
@@ -207,7 +194,7 @@ def _of_samples(
             heatmaps = explain(group)
             if not heatmaps.isfinite().all():
                 raise InputError("the relevance is not finite: these rules diverge on this network; paper does not")
-            maps += [*pooled(heatmaps, how.side)]
+            maps += [*pooled(heatmaps, side)]
             advance(len(group))
     clusters = how(maps)
     examples = {
@@ -216,7 +203,7 @@ def _of_samples(
     return Clustered(name, tuple(sample.id for sample in samples), clusters, examples)
 
 
-def _of_results(folders: Sequence[Path], only: list[str] | None, classes: Path | None, how: _How) -> list[Clustered]:
+def _of_results(folders: Sequence[Path], only: list[str] | None, classes: Path | None, how: How) -> list[Clustered]:
     """Cluster saved maps, class by class."""
     from relprop.clusters import FEWEST
     from relprop.report.of_clusters import Clustered, typical

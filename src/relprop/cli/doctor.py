@@ -28,7 +28,8 @@ def doctor(device: options.Device = "auto", json: options.Json = False) -> int:
     device = options.choose_device(device)
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
     extras, tested = missing_by_extra(), self_test(device)
-    machine = {"device": device, "name": _name(device), "cores": cores(), "threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    machine = {"device": device, "name": name, "cores": cores(), "threads": torch.get_num_threads()}
     if json:
         console.print_json({"versions": versions, "extras": extras, "machine": machine, "self_test": tested})
     else:
@@ -78,13 +79,6 @@ def self_test(device: str) -> dict[str, Any]:
     except Exception as error:  # a broken installation of torch or of a driver can raise anything
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return {"passed": False, "gap": None, "sum": None, "score": None, "error": text}
-
-
-def _name(device: str) -> str:
-    """What the device calls itself."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
 
 
 def _print(versions: dict[str, Any], extras: dict[str, list[str]], machine: dict[str, Any], tested: Any) -> None:

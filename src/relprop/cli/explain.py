@@ -192,30 +192,18 @@ def explain(
 
 @dataclass(frozen=True)
 class View:
-    """How results are drawn and where they go.
+    """How results are drawn and where they go."""
 
-    Attributes:
-        out: folder.
-        post: what the picture shows of a heatmap, and `spec`, how that was written.
-        quantize: levels of the drawn heatmap, None for a continuous one.
-        composite: spec of the rules, for the caption.
-        combine: weights of the layers that the heatmap combines; None for the pixels alone.
-        layers: whose relevance is written too.
-        formats: of the raw heatmap's files.
-        regions: of the photograph, whose share of the score is measured.
-        others: explainers whose maps stand beside.
-    """
-
-    out: Path
-    post: Callable[[Tensor], Tensor]
+    out: Path  # folder
+    post: Callable[[Tensor], Tensor]  # what the picture shows of a heatmap, and `spec`, how that was written
     spec: str
-    quantize: int | None
-    composite: str
-    combine: str | None = None
-    layers: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ("png", "npy")
-    regions: tuple[regions.Region, ...] = ()
-    others: tuple[str, ...] = ()
+    quantize: int | None  # levels of the drawn heatmap, None for a continuous one
+    composite: str  # spec of the rules, for the caption
+    combine: str | None = None  # weights of the layers that the heatmap combines; None for the pixels alone
+    layers: tuple[str, ...] = ()  # whose relevance is written too
+    formats: tuple[str, ...] = ("png", "npy")  # of the raw heatmap's files
+    regions: tuple[regions.Region, ...] = ()  # of the photograph, whose share of the score is measured
+    others: tuple[str, ...] = ()  # explainers whose maps stand beside
 
     @property
     def rules(self) -> str:

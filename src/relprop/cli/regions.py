@@ -36,26 +36,17 @@ Masks = Annotated[
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A part of a photograph.
+    """A part of a photograph."""
 
-    Attributes:
-        text: as it was given.
-        box: (x0, y0, x1, y1) in pixels of the photograph, or None.
-        mask: 255 inside and 0 outside, or None.
-    """
-
-    text: str
-    box: tuple[float, ...] | None = None
-    mask: Image | None = None
+    text: str  # as it was given
+    box: tuple[float, ...] | None = None  # (x0, y0, x1, y1) in pixels of the photograph, or None
+    mask: Image | None = None  # 255 inside and 0 outside, or None
 
     def seen(self, prepare: Preprocess, size: tuple[int, int]) -> Tensor:
         """Which part of each pixel of the network's input the region covers: (H, W), float64.
 
-        A mask is resized and cropped as the photograph is. What the network does not see is left out.
-
-        Args:
-            prepare: how photographs are prepared for the network.
-            size: (width, height) of the photograph.
+        A mask is resized and cropped as the photograph of `size` (width, height) is. What the network does not see is
+        left out.
         """
         import numpy as np
         import torch
@@ -98,14 +89,7 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def measure(region: Region, covered: Tensor, heatmap: Tensor, score: float) -> dict[str, Any]:
-    """Relevance of a region of one image, as JSON knows it.
-
-    Args:
-        region: of the photograph.
-        covered: (H, W), what the network sees of it.
-        heatmap: (1, H, W).
-        score: that relevance started with.
-    """
+    """Relevance of a region of one image, as JSON knows it: of `covered` (H, W) in the heatmap (1, H, W)."""
     from relprop.core.result.region import region_sum
 
     total = float(region_sum(heatmap.cpu(), covered)[0])

@@ -78,7 +78,8 @@ def report(
     else:
         loaded, items = load_for(find_items(given or None, recursive=recursive), target, network, model, classes)
         rules = joins.spec(composite)
-        made, failed = _of_images(items, loaded, rules, _specs(explainers), start, device)
+        methods = [part.strip() for part in explainers.split(",") if part.strip() not in ("", "none")]
+        made, failed = _of_images(items, loaded, rules, methods, start, device)
     for sentence in made.left_out:
         console.warn(sentence)
     path = write(made, out)
@@ -116,8 +117,3 @@ def _of_images(
     for failure in failures:
         console.warn(str(failure))
     return report_of_comparisons(comparisons, [console.typed()]), len(failures)
-
-
-def _specs(text: str) -> list[str]:
-    """Split a comma list; "none" and nothing stand for no method."""
-    return [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -176,22 +176,22 @@ def reproduce(
     table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if paper() does not
     conserve in figure7.
     """
-    _refuse_idle(
-        experiment,
-        {
-            "--step": step,
-            "--amp": amp or None,
-            "--methods": methods,
-            "--cam-layer": cam_layer,
-            "--images": images,
-            "--also": also,
-            "--variants": variants,
-            "--workers": workers,
-            "--ray": ray,
-            "--composite": None if composite == "paper" else composite,
-            "--against": against,
-        },
-    )
+    given = {
+        "--step": step,
+        "--amp": amp or None,
+        "--methods": methods,
+        "--cam-layer": cam_layer,
+        "--images": images,
+        "--also": also,
+        "--variants": variants,
+        "--workers": workers,
+        "--ray": ray,
+        "--composite": None if composite == "paper" else composite,
+        "--against": against,
+    }
+    for option, value in given.items():
+        if value is not None and experiment not in _APPLIES[option]:
+            raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
     from relprop.reproduce.setting import Setting, with_seeds
 
     column: Literal["imagenet", "cub"] = against or _column(data[0] if data else "")
@@ -266,13 +266,6 @@ _APPLIES = {
 }
 
 
-def _refuse_idle(experiment: str, given: dict[str, Any]) -> None:
-    """Refuse options that would do nothing."""
-    for option, value in given.items():
-        if value is not None and experiment not in _APPLIES[option]:
-            raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     """Read "40-44" or "0,1,2"."""
     found: list[int] = []
@@ -303,12 +296,16 @@ def _table(
 
     table = make_table(name, setting, out, measure, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
-    for suffix, content in written.items():
-        with naming(out / f"{name}.{suffix}"):
-            (out / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+    paths = [_written(out / f"{name}.{suffix}", content) for suffix, content in written.items()]
     console.write(written["txt"])
-    _tell([out / f"{name}.{suffix}" for suffix in written])
+    _tell(paths)
     return 1 if table.unread else 0
+
+
+def _written(path: Path, content: str) -> Path:
+    with naming(path):
+        path.write_text(content, encoding="utf-8")
+    return path
 
 
 def _costs(
@@ -407,11 +404,7 @@ def _save(name: str, figure: Figure, out: Path, texts: dict[str, str] | None = N
     from relprop import viz
 
     paths = [viz.save(figure, out / f"{name}.{suffix}") for suffix in ("png", "pdf")]
-    for suffix, content in (texts or {}).items():
-        paths.append(out / f"{name}.{suffix}")
-        with naming(paths[-1]):
-            paths[-1].write_text(content, encoding="utf-8")
-    _tell(paths)
+    _tell([*paths, *(_written(out / f"{name}.{suffix}", content) for suffix, content in (texts or {}).items())])
 
 
 def _tell(paths: Sequence[Path]) -> None:

@@ -90,7 +90,8 @@ def serve(
     if len(model or ()) > 1 and (classes is not None or network.described):
         raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
     names = {_host_name(name) for name in allow_host or ()}
-    files = _files(images, recursive) if images else None
+    found = batches.find_items(images, recursive=recursive) if images else []
+    files = {text_of(item.name): item.source for item in found if item.source is not None} or None
     with _listen(host, port) as listening:  # first, since loading a model takes longer
         from relprop.report import Session
         from relprop.web import Limits, make_app
@@ -118,12 +119,6 @@ def serve(
         console.out.print(console.escape(f"relprop serves {', '.join(setups)} at {' or '.join(links)}"), soft_wrap=True)
         console.err.print(f"[{console.QUIET}]Ctrl+C ends it[/]")
         return _run(server, listening)
-
-
-def _files(images: list[Path], recursive: bool) -> dict[str, Path]:
-    """Return the files that can be chosen, by names that a page can show."""
-    found = batches.find_items(images, recursive=recursive)
-    return {text_of(item.name): item.source for item in found if item.source is not None}
 
 
 def _run(server: Server, listening: socket.socket) -> int:

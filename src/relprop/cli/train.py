@@ -54,7 +54,7 @@ def train(
 
     chosen = override(RECIPES.build(recipe), *(settings or ()))
     if show:
-        _show(chosen, json)
+        console.print_json(chosen.to_json()) if json else console.out.print(str(chosen), markup=False, soft_wrap=True)
         return 0
     seeds = seed or list(chosen.seeds)
     if devices > 1 and len(seeds) > 1:
@@ -64,8 +64,9 @@ def train(
     results = []
     for number in seeds:
         run = folder / f"seed-{number}"
-        if fresh:
-            _clear(run)
+        if fresh:  # nothing is left that `train` would go on with
+            for path in (run / "checkpoint.json", *run.glob("checkpoint-*.safetensors")):
+                path.unlink(missing_ok=True)
         finished = _run(chosen, pictures, run, seed=number, device=device, devices=devices, workers=workers)
         if finished is not None:  # None in all processes but the first
             results.append(_conclude(chosen, tested, number, finished))
@@ -74,13 +75,6 @@ def train(
     elif results:
         console.show(_table(results))
     return 0
-
-
-def _show(recipe: Recipe, json: bool) -> None:
-    if json:
-        console.print_json(recipe.to_json())
-    else:
-        console.out.print(str(recipe), markup=False, soft_wrap=True)
 
 
 def _open(recipe: Recipe, data: str, test: str) -> tuple[Dataset, Dataset | None]:
@@ -92,12 +86,6 @@ def _open(recipe: Recipe, data: str, test: str) -> tuple[Dataset, Dataset | None
         example = {"cub": "cub:/data/CUB_200_2011:split=train"}.get(kind, f"{kind}:ROOT:split=train")
         raise UsageError(f"the recipe {recipe.name!r} does not say where its pictures are; add --data {example}")
     return open_dataset(data), open_dataset(test) if test else None
-
-
-def _clear(folder: Path) -> None:
-    """Remove what makes `train` go on with an earlier run."""
-    for path in (folder / "checkpoint.json", *folder.glob("checkpoint-*.safetensors")):
-        path.unlink(missing_ok=True)
 
 
 def _run(recipe: Recipe, pictures: Dataset, out: Path, **options: Any) -> Finished | None:

@@ -46,11 +46,8 @@ class Cub:
             if self.split == "all" or training[key] == (self.split == "train")
         )
         classes = tuple(words[0] for _, words in _table(home, "classes.txt"))
-        return Dataset(f"cub:{home}:split={self.split}", samples, Files(_paths(home, samples)), classes)
-
-
-def _paths(home: Path, samples: tuple[Sample, ...]) -> dict[str, Path]:
-    return {sample.id: home / "images" / sample.id for sample in samples}
+        files = {sample.id: home / "images" / sample.id for sample in samples}
+        return Dataset(f"cub:{home}:split={self.split}", samples, Files(files), classes)
 
 
 def _table(home: Path, name: str) -> Iterator[tuple[str, list[str]]]:

@@ -166,9 +166,8 @@ def _wait_for(store: Store, workers: int, report: Report) -> None:
 
 
 def _spawn(store: Store, number: int, log: Path) -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join(
-        path or str(Path.cwd()) for path in sys.path
-    )  # workers find modules where this process does
+    # workers find modules where this process does
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     environment = {**os.environ, "OMP_NUM_THREADS": str(store.plan.threads), "PYTHONPATH": paths}
     if store.plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

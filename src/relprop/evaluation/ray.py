@@ -66,14 +66,10 @@ def run_ray(
 
     Args:
         plan: what to evaluate; with device "cuda" each worker gets a GPU.
-        out: the run directory, on the machine that calls.
+        out, command, report, warn: as in `relprop.evaluation.local.run`.
         address: of the cluster; "local" starts one here, "auto" finds the one that runs here. A cluster that this
             process is connected to already is used as it is.
         workers: how many actors; by default as many as the cluster has GPUs or, on the CPU, cores for.
-        command: how this run was asked for, for the manifest.
-        report: is called with how far the run is.
-        warn: is called with a sentence on each shard that was set aside and computed anew, being damaged or not of this
-            run.
 
     Raises:
         RunError: no such cluster, no worker could be set up, or a chunk killed one after another.

@@ -27,41 +27,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric under one protocol.
+    """A metric under one protocol."""
 
-    Attributes:
-        metric: called as `metric(model, x, heatmap, target, ...)`; returns one value per sample under each name, and
-            may return a curve (N, K) under "NAME.curve".
-        names: of its values.
-        options: of its spec, e.g. ":fill=blur"; they follow the names in the rows.
-        protocol: spec of the masking protocol; "" if it follows none.
-        ties: how that orders pixels of one value; "" likewise.
-        stacks: whether it takes several heatmaps of the same inputs, (M, N, H, W), and shares work among them.
-    """
-
+    # called as `metric(model, x, heatmap, target, ...)`; returns one value per sample under each name, and may return a
+    # curve (N, K) under "NAME.curve"
     metric: Callable[..., Mapping[str, Tensor]]
-    names: tuple[str, ...]
-    options: str = ""
-    protocol: str = ""
-    ties: str = ""
+    names: tuple[str, ...]  # of its values
+    options: str = ""  # of its spec, e.g. ":fill=blur"; they follow the names in the rows
+    protocol: str = ""  # spec of the masking protocol; "" if it follows none
+    ties: str = ""  # how that orders pixels of one value; "" likewise
+    # whether it takes several heatmaps of the same inputs, (M, N, H, W), and shares work among them
     stacks: bool = False
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a run, and what the model sees of each of them.
+    """The samples of a run, and what the model sees of each of them."""
 
-    Attributes:
-        chosen: those of the run, in order.
-        tensor: input of a sample, (C, H, W).
-        inside: where its object is, (H, W), bool; None where the data set does not say.
-        left_out: how many samples of the data set weights of `lrp-cuts` were chosen on, and so are not measured.
-    """
-
-    chosen: Sequence[Sample]
-    tensor: Callable[[Sample], Tensor]
+    chosen: Sequence[Sample]  # those of the run, in order
+    tensor: Callable[[Sample], Tensor]  # input of a sample, (C, H, W)
+    # where its object is, (H, W), bool; None where the data set does not say
     inside: Callable[[Sample], Tensor] | None = None
-    left_out: int = 0
+    left_out: int = 0  # how many samples of the data set weights of `lrp-cuts` were chosen on, and so are not measured
 
 
 @dataclass(frozen=True)

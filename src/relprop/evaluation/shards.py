@@ -47,13 +47,7 @@ def sealed(rows: Sequence[Row], facts: Mapping[str, str]) -> bytes:
 
 
 def sample_ids(path: Path, expected: Mapping[str, str], plan: Plan, count: int | None) -> set[str]:
-    """Read a shard and return the ids of its samples.
-
-    Args:
-        path: its file.
-        expected: its `origin`.
-        plan: of the run.
-        count: samples of the chunk; None where the run does not say.
+    """Read a shard, whose `origin` is `expected`, and return the ids of its samples, `count` where the run says.
 
     Raises:
         ValueError: what is wrong with it, as the end of a sentence that begins with the file.

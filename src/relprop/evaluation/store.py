@@ -41,21 +41,13 @@ MOST_CHUNKS = 1_000_000
 
 @dataclass(frozen=True)
 class Store:
-    """A run directory that has begun.
+    """A run directory that has begun."""
 
-    Attributes:
-        root: the directory.
-        plan: what is run.
-        chunks: how many chunks the samples make.
-        identity: all else that decides the rows: digests of samples and weights, versions.
-        samples: how many there are; None where the manifest does not say.
-    """
-
-    root: Path
-    plan: Plan
-    chunks: int
-    identity: dict[str, Any]
-    samples: int | None = None
+    root: Path  # the directory
+    plan: Plan  # what is run
+    chunks: int  # how many chunks the samples make
+    identity: dict[str, Any]  # all else that decides the rows: digests of samples and weights, versions
+    samples: int | None = None  # how many there are; None where the manifest does not say
 
     def shard(self, chunk: int) -> Path:
         """Return the file of a chunk's rows."""
@@ -137,12 +129,7 @@ class Store:
 def begin(root: Path, plan: Plan, chunks: int, identity: dict[str, Any], facts: dict[str, Any]) -> Store:
     """Begin a run in `root`, or take it up again.
 
-    Args:
-        root: the run directory; made if it is not there.
-        plan: what to run.
-        chunks: how many chunks the samples make.
-        identity: what else decides the rows.
-        facts: for the reader of the manifest only.
+    The directory is made if it is not there; `facts` are for the reader of the manifest only.
 
     Raises:
         RunError: the directory holds another run, or something else.
@@ -213,18 +200,12 @@ def manifest(root: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class State:
-    """What was found in a run directory.
+    """What was found in a run directory."""
 
-    Attributes:
-        whole: chunks whose shard is there, and is what it claims to be.
-        missing: chunks without a shard.
-        damaged: for each other chunk, a sentence that names the file and says what is wrong with it.
-        strangers: names in the folder of shards that belong to no chunk, nor to a write that was killed.
-    """
-
-    whole: tuple[int, ...]
-    missing: tuple[int, ...]
-    damaged: Mapping[int, str]
+    whole: tuple[int, ...]  # chunks whose shard is there, and is what it claims to be
+    missing: tuple[int, ...]  # chunks without a shard
+    damaged: Mapping[int, str]  # for each other chunk, a sentence that names the file and says what is wrong with it
+    # names in the folder of shards that belong to no chunk, nor to a write that was killed
     strangers: tuple[str, ...] = ()
 
     @property

@@ -20,17 +20,12 @@ from relprop.explainers.base import EXPLAINERS, prepare, quiet, resize
 @EXPLAINERS.register("grad-cam")
 @dataclass(frozen=True)
 class GradCam:
-    """Feature maps of the last stage, weighted by their mean gradient (Selvaraju et al. 2017), by captum.
+    """Feature maps of the last stage, weighted by their mean gradient (Selvaraju et al. 2017), by captum."""
 
-    Attributes:
-        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
-        relu: keep the positive part alone, as published. Makes ties at 0.
-        quantize: levels of Heat Quantization (the release's edges) of the small map, before it is resized: the order of
-            the release. The step `quantize` of `POST` comes after resizing.
-    """
-
-    layer: str | None = None
-    relu: bool = True
+    layer: str | None = None  # module path; by default the last one that ends in a map (`layer4` of a ResNet)
+    relu: bool = True  # keep the positive part alone, as published. Makes ties at 0
+    # levels of Heat Quantization (the release's edges) of the small map, before it is resized: the order of the
+    # release. The step `quantize` of `POST` comes after resizing
     quantize: int | None = None
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
@@ -48,15 +43,10 @@ class GradCam:
 @EXPLAINERS.register("layer-cam")
 @dataclass(frozen=True)
 class LayerCam:
-    """Feature maps of a stage, each value weighted by its own positive gradient (Jiang et al. 2021), by torchcam.
+    """Feature maps of a stage, each value weighted by its own positive gradient (Jiang et al. 2021), by torchcam."""
 
-    Attributes:
-        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
-        quantize: as in `grad-cam`.
-    """
-
-    layer: str | None = None
-    quantize: int | None = None
+    layer: str | None = None  # module path; by default the last one that ends in a map (`layer4` of a ResNet)
+    quantize: int | None = None  # as in `grad-cam`
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
@@ -74,24 +64,17 @@ class ScoreCam:
     """Feature maps of the last stage, weighted by the score of the picture seen through them (Wang et al. 2020).
 
     Runs the network once for every channel of the layer.
-
-    Attributes:
-        layer: module path; by default the last one that ends in a map (`layer4` of a ResNet).
-        relu: keep the positive part alone, as published.
-        quantize: as in `grad-cam`.
-        batch: masked pictures at once.
-        weights: "softmax": by torchcam, over the channels, of how much each raises the logit, as published;
-            "probability": that of the class for each masked picture, times the map at the picture's size, as the
-            paper's release has it. Channels that are flat are left out then, which saves their passes.
-        amp: run the masked pictures in bfloat16.
     """
 
-    layer: str | None = None
-    relu: bool = True
-    quantize: int | None = None
-    batch: int = 64
+    layer: str | None = None  # module path; by default the last one that ends in a map (`layer4` of a ResNet)
+    relu: bool = True  # keep the positive part alone, as published
+    quantize: int | None = None  # as in `grad-cam`
+    batch: int = 64  # masked pictures at once
+    # "softmax": by torchcam, over the channels, of how much each raises the logit, as published; "probability": that of
+    # the class for each masked picture, times the map at the picture's size, as the paper's release has it. Channels
+    # that are flat are left out then, which saves their passes
     weights: Literal["softmax", "probability"] = "softmax"
-    amp: bool = False
+    amp: bool = False  # run the masked pictures in bfloat16
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""

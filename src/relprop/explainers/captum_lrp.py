@@ -19,14 +19,10 @@ class CaptumLrp(ByChannel):
 
     It knows nothing of residual joins or shared ReLUs: on stock residual networks its sums explode or end in NaN. A map
     that is not finite is reported as a failure, and so is one whose total exceeds the class's score `limit` times.
-
-    Attributes:
-        limit: "inf" lets every finite map pass, as the paper did.
-        channels: "sum" or "red".
     """
 
-    limit: float = 1e6
-    channels: Channels = "sum"
+    limit: float = 1e6  # "inf" lets every finite map pass, as the paper did
+    channels: Channels = "sum"  # "sum" or "red"
 
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W).

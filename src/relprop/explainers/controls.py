@@ -39,13 +39,9 @@ class Random:
 @EXPLAINERS.register("gaussian")
 @dataclass(frozen=True)
 class Gaussian:
-    """A bump in the middle, since photographers centre what they photograph.
+    """A bump in the middle, since photographers centre what they photograph."""
 
-    Attributes:
-        sigma: its standard deviation, as a fraction of the side.
-    """
-
-    sigma: float = 0.25
+    sigma: float = 0.25  # its standard deviation, as a fraction of the side
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W) in (0, 1]."""

@@ -30,14 +30,10 @@ class IntegratedGradients(ByChannel):
     """Gradient times input, averaged on the way from zero to the picture (Sundararajan et al. 2017), by captum.
 
     Zero is the network's own: the mean colour, where inputs are normalised. So runs the release.
-
-    Attributes:
-        steps: points of the Gauss-Legendre quadrature.
-        channels: "sum" or "red".
     """
 
-    steps: int = 50
-    channels: Channels = "sum"
+    steps: int = 50  # points of the Gauss-Legendre quadrature
+    channels: Channels = "sum"  # "sum" or "red"
 
     def attribute(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, C, H, W)."""

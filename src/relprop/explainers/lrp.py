@@ -24,31 +24,20 @@ class Lrp:
 
     Options that are None are left to the composite; one that it does not have is an error. The last two models
     explained are held, with what derives from their weights.
-
-    Attributes:
-        composite: name in `relprop.core.composites.presets.COMPOSITES`.
-        split: "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed".
-        identity: whether identity skips get their share.
-        first: "ones" or "image": what the first layer sees.
-        max_pool: "winner" or "average".
-        batch_norm: "pass" or "fold".
-        eps: ε, for the composites that have one.
-        g: γ, likewise.
-        classifier: "z+", "epsilon", "mean-subtracted" or "contrast": rule of the last weighted layer.
-        start: relevance starts as the class's "probability" or its "logit".
-        channels: "sum" or "red".
     """
 
-    composite: str = "paper"
-    split: Literal["ratio", "symmetric", "signed"] | None = None
-    identity: bool | None = None
-    first: Literal["ones", "image"] | None = None
-    max_pool: Literal["winner", "average"] | None = None
-    batch_norm: Literal["pass", "fold"] | None = None
-    eps: float | None = None
-    g: float | None = None
+    composite: str = "paper"  # name in `relprop.core.composites.presets.COMPOSITES`
+    split: Literal["ratio", "symmetric", "signed"] | None = None  # "ratio" (Eq. 5), "symmetric" (Eq. 4) or "signed"
+    identity: bool | None = None  # whether identity skips get their share
+    first: Literal["ones", "image"] | None = None  # "ones" or "image": what the first layer sees
+    max_pool: Literal["winner", "average"] | None = None  # "winner" or "average"
+    batch_norm: Literal["pass", "fold"] | None = None  # "pass" or "fold"
+    eps: float | None = None  # ε, for the composites that have one
+    g: float | None = None  # γ, likewise
+    # relevance starts as the class's "probability" or its "logit"
     start: Literal["probability", "logit"] = "probability"
-    channels: Channels = "sum"
+    channels: Channels = "sum"  # "sum" or "red"
+    # "z+", "epsilon", "mean-subtracted" or "contrast": rule of the last weighted layer
     classifier: Classifier | None = None
     _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -26,15 +26,10 @@ class Unchanged:
 @POST.register("quantize")
 @dataclass(frozen=True)
 class Quantize:
-    """Heat Quantization (Eq. 8): floor each map to equal levels between its extremes.
+    """Heat Quantization (Eq. 8): floor each map to equal levels between its extremes."""
 
-    Attributes:
-        levels: Q.
-        edges: "equation" (Q + 1 values) or "release" (Q values).
-    """
-
-    levels: int = 8
-    edges: Edges = "equation"
+    levels: int = 8  # Q
+    edges: Edges = "equation"  # "equation" (Q + 1 values) or "release" (Q values)
 
     def __call__(self, heatmap: Tensor) -> Tensor:
         """(N, H, W) -> (N, H, W)."""
@@ -44,13 +39,9 @@ class Quantize:
 @POST.register("smooth")
 @dataclass(frozen=True)
 class Smooth:
-    """Gaussian blur, mirrored at the border, which keeps each map's total (`relprop.core.result.enlarge`).
+    """Gaussian blur, mirrored at the border, which keeps each map's total (`relprop.core.result.enlarge`)."""
 
-    Attributes:
-        sigma: standard deviation in pixels.
-    """
-
-    sigma: float = 2.5
+    sigma: float = 2.5  # standard deviation in pixels
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:

@@ -20,22 +20,14 @@ class Rise:
 
     A mask is a grid of ones (with probability `p`) and zeros, enlarged bilinearly and shifted by less than a cell. Zero
     is the network's own: the mean colour, where inputs are normalised. Masks depend on the seed and the size alone.
-
-    Attributes:
-        masks: how many; the authors take 4,000 for VGG16 and 8,000 for ResNet-50.
-        grid: cells a side.
-        p: probability of a one.
-        seed: of the masks.
-        batch: masked pictures at once.
-        amp: run them in bfloat16.
     """
 
-    masks: int = 4000
-    grid: int = 7
-    p: float = 0.5
-    seed: int = 0
-    batch: int = 64
-    amp: bool = False
+    masks: int = 4000  # how many; the authors take 4,000 for VGG16 and 8,000 for ResNet-50
+    grid: int = 7  # cells a side
+    p: float = 0.5  # probability of a one
+    seed: int = 0  # of the masks
+    batch: int = 64  # masked pictures at once
+    amp: bool = False  # run them in bfloat16
 
     def __post_init__(self) -> None:
         if self.masks < 1 or self.grid < 1 or not 0 < self.p < 1:

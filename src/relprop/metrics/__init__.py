@@ -1,6 +1,6 @@
 """Metrics by name. A metric maps `Inputs` (model, x, heatmap, target, ...) to one value per sample and row."""
 
-from relprop.metrics import localisation, map_properties, quantus_metrics
+from relprop.metrics import localisation, map_properties, quantus_metrics  # noqa: F401  (to register)
 from relprop.metrics.base import METRICS, Inputs, Metric
 from relprop.metrics.curves import Curves, area, masking_curves
 from relprop.metrics.insertion_deletion import InsertionDeletion, SymmetricRelevanceGain, insertion_deletion
@@ -21,11 +21,8 @@ __all__ = [
     "box_mask",
     "fill_picture",
     "insertion_deletion",
-    "localisation",
-    "map_properties",
     "masking_curves",
     "pixel_counts",
-    "quantus_metrics",
     "row_major",
     "schedule",
     "shuffled",

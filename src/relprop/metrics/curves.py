@@ -22,19 +22,12 @@ from relprop.seeding import fingerprint
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Scores along the way; `expected` curves are means over random orders.
+    """Scores along the way; `expected` curves are means over random orders."""
 
-    Attributes:
-        at: (K,) where the points lie, fraction of pixels changed; without end points the number of the step.
-        insertion: (..., N, K) score after these pixels appeared on the fill.
-        deletion: (..., N, K) score after they vanished into it.
-        pictures: how many different pictures the model saw.
-    """
-
-    at: Tensor
-    insertion: Tensor
-    deletion: Tensor
-    pictures: int
+    at: Tensor  # (K,) where the points lie, fraction of pixels changed; without end points the number of the step
+    insertion: Tensor  # (..., N, K) score after these pixels appeared on the fill
+    deletion: Tensor  # (..., N, K) score after they vanished into it
+    pictures: int  # how many different pictures the model saw
 
     def values(self) -> dict[str, Tensor]:
         """Area under insertion and deletion, and their difference `id`, each (..., N): trapezoids over the width."""

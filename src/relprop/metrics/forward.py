@@ -21,18 +21,13 @@ _VALUES, _VALUES_ELSEWHERE = 1 << 17, 1 << 25  # input values at once: a CPU wan
 
 @dataclass(frozen=True)
 class Forward:
-    """How to run a model.
+    """How to run a model."""
 
-    Attributes:
-        amp: compute in bfloat16 where torch's autocast allows it; scores are read in float32 all the same.
-        channels_last: hand pictures over in channels-last memory. None does where it is the faster layout: on
-            processors (1.5 times for ResNet-20, 1.6 for EfficientNet-Lite0), and in bfloat16.
-        batch: pictures at once; None finds out, and any number is halved where memory runs out.
-    """
-
-    amp: bool = False
+    amp: bool = False  # compute in bfloat16 where torch's autocast allows it; scores are read in float32 all the same
+    # hand pictures over in channels-last memory. None does where it is the faster layout: on processors (1.5 times for
+    # ResNet-20, 1.6 for EfficientNet-Lite0), and in bfloat16
     channels_last: bool | None = None
-    batch: int | None = None
+    batch: int | None = None  # pictures at once; None finds out, and any number is halved where memory runs out
 
     def scores(
         self,

@@ -16,17 +16,13 @@ from relprop.metrics.forward import Forward, callable_model
 @METRICS.register("conservation-gap")
 @dataclass(frozen=True)
 class ConservationGap(Metric):
-    """How far a heatmap's total is from the score it explains: |Σ R - p| / |p|.
-
-    Attributes:
-        score: "probability" (the paper's start) or "logit".
-    """
+    """How far a heatmap's total is from the score it explains: |Σ R - p| / |p|."""
 
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"conservation-gap": False}
     unit: ClassVar[str] = "fraction of the score"
     reference: ClassVar[str] = "Otsuki et al. 2024, arXiv 2407.09115, Fig. 7"
 
-    score: Literal["probability", "logit"] = "probability"
+    score: Literal["probability", "logit"] = "probability"  # "probability" (the paper's start) or "logit"
 
     def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """(N, H, W) -> (N,)."""
@@ -41,16 +37,13 @@ class ConservationGap(Metric):
 @METRICS.register("class-sensitivity")
 @dataclass(frozen=True)
 class ClassSensitivity(Metric):
-    """How much the map changes for another class: 1 - rank correlation. 0 is a map that ignores the class.
-
-    Attributes:
-        against: the other class: the most probable of the rest ("next"), or the least probable of all ("last").
-    """
+    """How much the map changes for another class: 1 - rank correlation. 0 is a map that ignores the class."""
 
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"class-sensitivity": True}
     unit: ClassVar[str] = "1 - Spearman's rank correlation, 0 to 2"
     reference: ClassVar[str] = "Sixt, Granz, Landgraf 2020, arXiv 1912.09818"
 
+    # the other class: the most probable of the rest ("next"), or the least probable of all ("last")
     against: Literal["next", "last"] = "next"
 
     def measure(self, inputs: Inputs) -> dict[str, Tensor]:

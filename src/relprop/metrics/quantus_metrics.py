@@ -48,20 +48,16 @@ class ParameterRandomisation(Metric):
     The last value, when all are random, or the mean over layers. A map that stays as it is does not read the weights.
     For the mean the map is made anew after every layer that has weights: a ResNet-50 has 107 of them. A constant map
     ranks no pixel before another: its rank correlation is what random ties give on average, 0, but 1 with itself.
-
-    Attributes:
-        similarity: "rank" (Spearman) or "ssim".
-        layers: "all" randomises one more layer at a time and averages; "last" looks at the fully random model alone.
-        seed: of the random weights.
     """
 
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {"parameter-randomisation": False}
     unit: ClassVar[str] = "similarity of the maps, 1 where nothing changes"
     reference: ClassVar[str] = "Adebayo et al. 2018, arXiv 1810.03292"
 
-    similarity: Literal["rank", "ssim"] = "rank"
+    similarity: Literal["rank", "ssim"] = "rank"  # "rank" (Spearman) or "ssim"
+    # "all" randomises one more layer at a time and averages; "last" looks at the fully random model alone
     layers: Literal["all", "last"] = "last"
-    seed: int = 0
+    seed: int = 0  # of the random weights
 
     def measure(self, inputs: Inputs) -> dict[str, Tensor]:
         """(N, H, W) -> (N,); the explainer that made the heatmap explains the random models."""

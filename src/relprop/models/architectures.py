@@ -29,19 +29,12 @@ CIFAR = re.compile(r"cifar-resnet(\d+)(-b)?")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that can be built.
+    """A network that can be built."""
 
-    Attributes:
-        name: as it was asked for.
-        build: makes it, untrained.
-        preprocess: how pictures are prepared for it, of the network that was built.
-        origin: who wrote it, for manifests.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
-    preprocess: Callable[[nn.Module], Preprocess]
-    origin: str
+    name: str  # as it was asked for
+    build: Callable[[], nn.Module]  # makes it, untrained
+    preprocess: Callable[[nn.Module], Preprocess]  # how pictures are prepared for it, of the network that was built
+    origin: str  # who wrote it, for manifests
 
     def make(self, seed: int = 0) -> nn.Module:
         """Build it with weights drawn from `seed`; torch's own generator is left where it was.

@@ -124,9 +124,7 @@ def _json(text: str) -> Any:
 def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of odd protocols and archives: what matters here is whether it can be read
+            warnings.simplefilter("ignore")  # of odd archives: what matters here is whether they can be read
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         with path.open("rb") as file:
@@ -166,15 +164,12 @@ def find_tensors(path: Path, content: Any) -> dict[str, Tensor]:
         ModelError: there is none.
     """
     for _ in range(DEPTH):
-        nested = (
-            (content[key] for key in NESTS if isinstance(content.get(key), Mapping))
-            if isinstance(content, Mapping)
-            else ()
-        )
-        inner = next(iter(nested), None)
-        if inner is None:
+        nested = [
+            content[key] for key in NESTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+        ]
+        if not nested:
             break
-        content = inner
+        content = nested[0]
     else:
         raise ModelError(
             f"{path} holds dictionaries in dictionaries, more than {DEPTH} deep or in themselves; "

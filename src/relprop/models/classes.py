@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ def _from_path(path: Path) -> tuple[str, ...]:
 def _in_order(given: Any, where: str) -> tuple[str, ...]:
     """Names of a list, or of a mapping of names to indices (or of indices to names)."""
     if isinstance(given, Mapping):
-        pairs = dict(given) if _are_indices(given.values()) else {v: k for k, v in given.items()}
+        pairs = (
+            dict(given) if all(isinstance(value, int) for value in given.values()) else {v: k for k, v in given.items()}
+        )
         try:
             by_index = {int(index): name for name, index in pairs.items()}
         except (TypeError, ValueError):
@@ -117,10 +119,6 @@ def _in_order(given: Any, where: str) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
         raise UsageError(f"{where} must be a list of names, one for each output, or map names to indices")
     return _some(given, where, "names no class")
-
-
-def _are_indices(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int) for value in values)
 
 
 def _some(names: Sequence[str], where: Any, empty: str) -> tuple[str, ...]:

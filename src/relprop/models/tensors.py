@@ -76,7 +76,7 @@ def _rename(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Ten
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         notes.append(f"prefix {prefix!r} dropped")
     for theirs, ours in ALIASES:
-        renamed = {name: _replace_part(name, theirs, ours) for name in tensors}
+        renamed = {name: ".".join(ours if part == theirs else part for part in name.split(".")) for name in tensors}
         changed = {
             old: new for old, new in renamed.items() if old not in wanted and new in wanted and new not in tensors
         }
@@ -84,10 +84,6 @@ def _rename(tensors: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Ten
             tensors = {changed.get(name, name): tensor for name, tensor in tensors.items()}
             notes.append(f"{theirs!r} read as {ours!r}")
     return tensors, notes
-
-
-def _replace_part(name: str, old: str, new: str) -> str:
-    return ".".join(new if part == old else part for part in name.split("."))
 
 
 def _drop_unused_heads(model: nn.Module, given: set[str]) -> None:

@@ -9,44 +9,27 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture.
+    """One picture."""
 
-    Attributes:
-        uri: the picture itself, as a data URI; empty where there is none.
-        alt: what it shows, for those who cannot see it.
-        caption: short, below it.
-        note: smaller, below that; the reason where there is no picture.
-        pixelated: whether to show its pixels as squares, as small pictures want.
-    """
-
-    uri: str
-    alt: str
-    caption: str
-    note: str = ""
-    pixelated: bool = False
+    uri: str  # the picture itself, as a data URI; empty where there is none
+    alt: str  # what it shows, for those who cannot see it
+    caption: str  # short, below it
+    note: str = ""  # smaller, below that; the reason where there is no picture
+    pixelated: bool = False  # whether to show its pixels as squares, as small pictures want
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """Panels that share one colour scale.
+    """Panels that share one colour scale."""
 
-    Attributes:
-        heading: which picture, which class.
-        text: what must be said of it.
-        panels: the original first.
-        scale: the colour bar as SVG, with `low` and `high`, what its ends stand for.
-        unit: of the scale.
-        small: whether there are many panels, and they are drawn small.
-    """
-
-    heading: str
-    text: str
-    panels: tuple[Panel, ...]
-    scale: Markup | None = None
+    heading: str  # which picture, which class
+    text: str  # what must be said of it
+    panels: tuple[Panel, ...]  # the original first
+    scale: Markup | None = None  # the colour bar as SVG, with `low` and `high`, what its ends stand for
     low: str = ""
     high: str = ""
-    unit: str = ""
-    small: bool = False
+    unit: str = ""  # of the scale
+    small: bool = False  # whether there are many panels, and they are drawn small
 
 
 @dataclass(frozen=True)
@@ -61,19 +44,12 @@ class BarRow:
 
 @dataclass(frozen=True)
 class Bars:
-    """A table whose first column is drawn.
+    """A table whose first column is drawn."""
 
-    Attributes:
-        caption: what is shown.
-        heads: of label, drawing, and each cell.
-        rows: from top to bottom.
-        note: below.
-    """
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[BarRow, ...]
-    note: str = ""
+    caption: str  # what is shown
+    heads: tuple[str, ...]  # of label, drawing, and each cell
+    rows: tuple[BarRow, ...]  # from top to bottom
+    note: str = ""  # below
 
 
 @dataclass(frozen=True)
@@ -105,42 +81,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under one heading; what is empty is left out.
-
-    Attributes:
-        title: the heading.
-        text: paragraphs that say how to read it.
-        rows, plots, bars, tables: what is shown.
-        notes: paragraphs that matter.
-        code: (what, text) of commands and the like.
-        folds: whether bars after the first are folded away until somebody wants them.
-    """
+    """A part of the report under one heading; what is empty is left out."""
 
     title: str
-    text: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()  # paragraphs that say how to read it
     rows: tuple[PanelRow, ...] = ()
     plots: tuple[Plot, ...] = ()
     bars: tuple[Bars, ...] = ()
     tables: tuple[Table, ...] = ()
-    notes: tuple[str, ...] = ()
-    code: tuple[tuple[str, str], ...] = ()
-    folds: bool = False
+    notes: tuple[str, ...] = ()  # paragraphs that matter
+    code: tuple[tuple[str, str], ...] = ()  # (what, text) of commands and the like
+    folds: bool = False  # whether bars after the first are folded away until somebody wants them
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: large.
-        summary: one sentence below it: what was found.
-        metadata: (what, text), a short list at the top.
-        sections: in order.
-        left_out: files of a run that are not what they claim to be, so that the report is without their rows.
-    """
-
-    title: str
-    summary: str
-    metadata: tuple[tuple[str, str], ...]
-    sections: tuple[Section, ...]
+    title: str  # large
+    summary: str  # one sentence below it: what was found
+    metadata: tuple[tuple[str, str], ...]  # (what, text), a short list at the top
+    sections: tuple[Section, ...]  # in order
+    # files of a run that are not what they claim to be, so that the report is without their rows
     left_out: tuple[str, ...] = ()

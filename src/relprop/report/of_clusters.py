@@ -37,18 +37,12 @@ _TYPICAL_TEXT = (
 
 @dataclass(frozen=True, eq=False)
 class Clustered:
-    """The maps of one class in clusters, and what the report shows of them.
+    """The maps of one class in clusters, and what the report shows of them."""
 
-    Attributes:
-        class_name: that was explained.
-        names: of the N images.
-        clusters: of their maps.
-        examples: picture and map (H, W) of the images that are shown, by their index among the N.
-    """
-
-    class_name: str
-    names: tuple[str, ...]
-    clusters: Clusters
+    class_name: str  # that was explained
+    names: tuple[str, ...]  # of the N images
+    clusters: Clusters  # of their maps
+    # picture and map (H, W) of the images that are shown, by their index among the N
     examples: Mapping[int, tuple[Image, Any]]
 
     def document(self) -> dict[str, Any]:
@@ -74,13 +68,7 @@ def typical(clusters: Clusters, count: int = TYPICAL) -> list[int]:
 def report_of_clusters(
     found: Sequence[Clustered], commands: Sequence[str] = (), facts: Sequence[tuple[str, str]] = ()
 ) -> Report:
-    """Make the report of the clusters of one class or several.
-
-    Args:
-        found: at least one.
-        commands: how they were asked for, as typed.
-        facts: (what, text) to stand at the top.
-    """
+    """Make the report of the clusters of one class or several; `facts`, (what, text), stand at the top."""
     first = found[0]
     title = f"What explanations of {first.class_name} have in common" if len(found) == 1 else "Clusters of explanations"
     said = "; ".join(f"{one.class_name}: {_counted(one.clusters.count)} of {len(one.names)} maps" for one in found)

@@ -46,19 +46,13 @@ def report_of_concepts(
     commands: Sequence[str] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> Report:
-    """Make the report of one explanation's channels.
+    """Make the report of channels of a layer, at least one, in the explanation `whole` of a picture.
 
     Args:
-        loaded: the model.
-        name: of the picture.
         picture: as the network sees it.
-        whole: its explanation.
-        concepts: the channels, at least one.
-        layer: theirs.
         seen: reads a reference image, as the network sees it.
         by: what reference images were chosen by.
-        commands: how it was asked for, as typed.
-        facts: for the list at the top.
+        facts: (what, text), for the list at the top.
     """
     class_name = loaded.class_name(int(whole.target[0]))
     maps = [shares(concept.heatmap) for concept in concepts]

@@ -47,16 +47,7 @@ def template(name: str) -> Template:
 
 
 def write_index(out: Path, rows: list[dict[str, Any]], subtitle: str) -> Path:
-    """Write `index.html` into a folder of results; pictures and files are linked relative to it, nothing is fetched.
-
-    Args:
-        out: the folder.
-        rows: one an image, as `relprop explain --json` prints them.
-        subtitle: model and rules.
-
-    Returns:
-        The page's path.
-    """
+    """Write `index.html` into a folder of results, which links to the files there; a row is as --json prints it."""
     text = template("index.html").render(subtitle=printable(subtitle), images=[*map(_image, rows)])
     (out / INDEX).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
     return out / INDEX

@@ -29,19 +29,12 @@ _WARM, _TIMED = 1, 3
 
 @dataclass(frozen=True)
 class Network:
-    """What is to be known of a model before it is used.
+    """What is to be known of a model before it is used."""
 
-    Attributes:
-        resnet50: whether its weights have the names and shapes of the paper's network, the classes apart.
-        side: of its square input, in pixels.
-        channels: of the map that class activation maps read; 0 where there is none.
-        seconds: of one forward pass of one picture, as masked pictures are scored.
-    """
-
-    resnet50: bool
-    side: int
-    channels: int
-    seconds: float
+    resnet50: bool  # whether its weights have the names and shapes of the paper's network, the classes apart
+    side: int  # of its square input, in pixels
+    channels: int  # of the map that class activation maps read; 0 where there is none
+    seconds: float  # of one forward pass of one picture, as masked pictures are scored
 
 
 def look(setting: Setting, at: int = 0) -> Network:

@@ -43,19 +43,12 @@ class Separator:
 
 @dataclass(frozen=True)
 class Sums:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        separators: from the input on.
-        samples: ids (N).
-        probability: (N,) float64, of the predicted class, by composite.
-        relevance: (3, N) float64, its sum at each separator layer, by composite.
-    """
-
-    separators: tuple[Separator, ...]
-    samples: tuple[str, ...]
-    probability: dict[str, Tensor]
-    relevance: dict[str, Tensor]
+    separators: tuple[Separator, ...]  # from the input on
+    samples: tuple[str, ...]  # ids (N)
+    probability: dict[str, Tensor]  # (N,) float64, of the predicted class, by composite
+    relevance: dict[str, Tensor]  # (3, N) float64, its sum at each separator layer, by composite
 
     def deviations(self, composite: str) -> list[float]:
         """Largest |Σ R - p| / p at each separator layer."""

@@ -26,18 +26,13 @@ TABLE3_NOTE = (
 
 @dataclass(frozen=True)
 class Map:
-    """What one row of a table measures.
+    """What one row of a table measures."""
 
-    Attributes:
-        name: of the row.
-        specs: explainer and post-processing under each protocol. They differ where the release reads a map in a way
-            of its own: of maps of three channels its metric takes the first alone.
-        key: of the published row; None for what the paper does not have.
-    """
-
-    name: str
+    name: str  # of the row
+    # explainer and post-processing under each protocol. They differ where the release reads a map in a way of its own:
+    # of maps of three channels its metric takes the first alone
     specs: dict[str, tuple[str, str]]
-    key: str | None = None
+    key: str | None = None  # of the published row; None for what the paper does not have
 
 
 def alike(name: str, explainer: str, post: str = "none", key: str | None = None) -> Map:

@@ -25,21 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of a figure.
+    """A picture of a figure."""
 
-    Attributes:
-        name: of its class.
-        seen: the part of it that the network sees, PIL.
-        x: the network's input (1, C, H, W).
-        label: its class.
-        probability: what the network gives that class.
-    """
-
-    name: str
-    seen: Any
-    x: Tensor
-    label: int
-    probability: float
+    name: str  # of its class
+    seen: Any  # the part of it that the network sees, PIL
+    x: Tensor  # the network's input (1, C, H, W)
+    label: int  # its class
+    probability: float  # what the network gives that class
 
 
 def show(sample: Sample, dataset: Dataset, loaded: LoadedModel, device: str) -> Shown:

@@ -16,41 +16,26 @@ METRICS = ("insertion", "deletion", "id")
 
 @dataclass(frozen=True)
 class Printed:
-    """One row of a published table.
+    """One row of a published table."""
 
-    Attributes:
-        key: short, for the code.
-        name: as the paper calls it.
-        values: insertion, deletion and ID, in the table's unit.
-        deviations: their standard deviations over models; None where one model was measured.
-    """
-
-    key: str
-    name: str
-    values: tuple[float, float, float]
+    key: str  # short, for the code
+    name: str  # as the paper calls it
+    values: tuple[float, float, float]  # insertion, deletion and ID, in the table's unit
+    # their standard deviations over models; None where one model was measured
     deviations: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published table, for one network and data set.
-
-    Attributes:
-        title: of the table.
-        percent: whether values are percent; fractions else.
-        network, data: on what it was measured.
-        samples: pictures.
-        models: how many were trained.
-        rows: in the paper's order.
-    """
+    """A published table, for one network and data set."""
 
     title: str
-    percent: bool
+    percent: bool  # whether values are percent; fractions else
     network: str
     data: str
-    samples: int
-    models: int
-    rows: tuple[Printed, ...]
+    samples: int  # pictures
+    models: int  # how many were trained
+    rows: tuple[Printed, ...]  # in the paper's order
 
     @property
     def scale(self) -> float:

@@ -76,18 +76,16 @@ def _heads() -> list[str]:
 
 
 def _cells(table: Table, entries: Sequence[Entry]) -> list[list[str]]:
-    return [_row(table, entry) for entry in entries]
-
-
-def _row(table: Table, entry: Entry) -> list[str]:
-    digits = 1 if table.published.percent else 3
-    cells = [entry.name]
-    for at in range(len(METRICS)):
-        ours, spread, theirs, deviation, difference, *_ = _exact(table, entry, at)
-        cells.append(tables.with_error(ours, spread, digits))
-        cells.append("" if theirs is None else tables.with_error(theirs, deviation, digits))
-        cells.append("" if difference is None else f"{difference:+.{digits}f}")
-    return [*cells, str(entry.n), str(entry.failures)]
+    digits, rows = 1 if table.published.percent else 3, []
+    for entry in entries:
+        cells = [entry.name]
+        for at in range(len(METRICS)):
+            ours, spread, theirs, deviation, difference, *_ = _exact(table, entry, at)
+            cells.append(tables.with_error(ours, spread, digits))
+            cells.append("" if theirs is None else tables.with_error(theirs, deviation, digits))
+            cells.append("" if difference is None else f"{difference:+.{digits}f}")
+        rows.append([*cells, str(entry.n), str(entry.failures)])
+    return rows
 
 
 def _rules(entries: Sequence[Entry]) -> list[int]:

@@ -15,39 +15,23 @@ SEED = "{seed}"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is used instead of the paper's ResNet-50 and its pictures.
+    """What is used instead of the paper's ResNet-50 and its pictures."""
 
-    Attributes:
-        models: one or several.
-        data: spec of the data set.
-        samples: how many pictures, equally many of each class.
-        seeds: of the choice of pictures; several repeat all with other pictures.
-        composite: rules of the proposed method: "paper" (exact) or "released" (the authors' code).
-        cam_layer: module whose maps Grad-CAM and Score-CAM read; None for the last.
-        methods: rows to leave in Table 1 and Figure 5; empty for all.
-        also: explainers beside those of Table 1.
-        variants: rows of Table 2 that Table 3 shows with and without quantization.
-        images: pictures by id, file name, class or file, for the figures that show some.
-        step: pixels masked a step; None leaves it to the protocols.
-        batch: pictures computed together.
-        amp: score masked pictures in bfloat16, those of Score-CAM and RISE too.
-        device: where, "cpu", "cuda:1", ...
-    """
-
-    models: tuple[ModelSpec, ...]
-    data: str
-    samples: int
-    seeds: tuple[int, ...] = (0,)
+    models: tuple[ModelSpec, ...]  # one or several
+    data: str  # spec of the data set
+    samples: int  # how many pictures, equally many of each class
+    seeds: tuple[int, ...] = (0,)  # of the choice of pictures; several repeat all with other pictures
+    # rules of the proposed method: "paper" (exact) or "released" (the authors' code)
     composite: Literal["paper", "released"] = "paper"
-    cam_layer: str | None = None
-    methods: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    variants: tuple[str, ...] = ("i",)
-    images: tuple[str, ...] = ()
-    step: float | None = None
-    batch: int = 16
-    amp: bool = False
-    device: str = "cpu"
+    cam_layer: str | None = None  # module whose maps Grad-CAM and Score-CAM read; None for the last
+    methods: tuple[str, ...] = ()  # rows to leave in Table 1 and Figure 5; empty for all
+    also: tuple[str, ...] = ()  # explainers beside those of Table 1
+    variants: tuple[str, ...] = ("i",)  # rows of Table 2 that Table 3 shows with and without quantization
+    images: tuple[str, ...] = ()  # pictures by id, file name, class or file, for the figures that show some
+    step: float | None = None  # pixels masked a step; None leaves it to the protocols
+    batch: int = 16  # pictures computed together
+    amp: bool = False  # score masked pictures in bfloat16, those of Score-CAM and RISE too
+    device: str = "cpu"  # where, "cpu", "cuda:1", ...
 
     def runs(self) -> Iterator[tuple[ModelSpec, int]]:
         """Yield each model with each seed."""

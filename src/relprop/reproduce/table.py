@@ -16,6 +16,8 @@ from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, TABLE3_NOTE, TABLES
 from relprop.reproduce.published import METRICS, Against, Printed, Published, published
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from relprop.evaluation import Line, ModelSpec
     from relprop.evaluation.store import Store
     from relprop.evaluation.tables import Summary
@@ -29,34 +31,22 @@ PROTOCOLS = {RELEASED: "Released protocol: tied pixels change together", FAIR: "
 
 @dataclass(frozen=True)
 class Score:
-    """A measured number, as a fraction.
+    """A measured number, as a fraction."""
 
-    Attributes:
-        mean: over pictures, and over runs where there are several; None if there is none.
-        spread: standard error over the pictures of one run, standard deviation over several; None if unknown.
-    """
-
-    mean: float | None
+    mean: float | None  # over pictures, and over runs where there are several; None if there is none
+    # standard error over the pictures of one run, standard deviation over several; None if unknown
     spread: float | None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table under one protocol.
+    """One row of a table under one protocol."""
 
-    Attributes:
-        name: of the row.
-        ours: insertion, deletion and ID.
-        printed: the published row; None for a control.
-        n: pictures measured, the fewest of a run.
-        failures: pictures without a value, the most of a run.
-    """
-
-    name: str
-    ours: tuple[Score, Score, Score]
-    printed: Printed | None
-    n: int
-    failures: int
+    name: str  # of the row
+    ours: tuple[Score, Score, Score]  # insertion, deletion and ID
+    printed: Printed | None  # the published row; None for a control
+    n: int  # pictures measured, the fewest of a run
+    failures: int  # pictures without a value, the most of a run
 
     def difference(self, at: int, scale: float) -> float | None:
         """Return ours less the published value number `at`, in the table's unit."""
@@ -66,38 +56,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, repeated.
+    """A table of the paper, repeated."""
 
-    Attributes:
-        name: "table1", ...
-        published: the paper's.
-        blocks: rows by protocol.
-        caption: what was measured on what, published and ours.
-        notes: what a reader must know besides.
-        unread: pictures that could not be read.
-    """
-
-    name: str
-    published: Published
-    blocks: Mapping[str, tuple[Entry, ...]]
-    caption: str
-    notes: tuple[str, ...]
-    unread: int = 0
+    name: str  # "table1", ...
+    published: Published  # the paper's
+    blocks: Mapping[str, tuple[Entry, ...]]  # rows by protocol
+    caption: str  # what was measured on what, published and ours
+    notes: tuple[str, ...]  # what a reader must know besides
+    unread: int = 0  # pictures that could not be read
 
 
 @dataclass(frozen=True)
 class Job:
-    """A plan, and the rows that it measures.
+    """A plan, and the rows that it measures."""
 
-    Attributes:
-        what: is measured, for progress.
-        plan: of one model and one choice of pictures.
-        rows: of the table.
-    """
-
-    what: str
-    plan: Plan
-    rows: tuple[Map, ...]
+    what: str  # is measured, for progress
+    plan: Plan  # of one model and one choice of pictures
+    rows: tuple[Map, ...]  # of the table
 
 
 def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
@@ -106,7 +81,7 @@ def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
     So one model is loaded once, an attribution that two protocols read differently is made once, and a row that the
     paper does not have costs no other.
     """
-    ours = [row for row in maps if row.key is None and not _is_control(row)]
+    ours = [row for row in maps if row.key is None and any(spec not in CONTROLS for spec, _ in row.specs.values())]
     groups = [tuple(row for row in maps if row not in ours), *((row,) for row in ours)]
     return [
         Job(", ".join(row.name for row in rows) if len(rows) == 1 else "the paper's rows and controls", plan, rows)
@@ -114,10 +89,6 @@ def jobs_of(maps: Sequence[Map], setting: Setting) -> list[Job]:
         if rows
         for plan in (_plan(setting, model, seed, rows) for model, seed in setting.runs())
     ]
-
-
-def _is_control(row: Map) -> bool:
-    return all(explainer in CONTROLS for explainer, _ in row.specs.values())
 
 
 def make_table(
@@ -130,15 +101,8 @@ def make_table(
 ) -> Table:
     """Measure every row of a table, or what is left of it, and put the published numbers beside.
 
-    Each plan has a run directory of its own, `out/runs/DIGEST`.
-
-    Args:
-        name: a key of `TABLES`.
-        setting: on what.
-        out: folder of the run directories.
-        execute: how a plan is executed.
-        against: which of the paper's data sets to compare with.
-        announce: is called with what will be measured, and on what network, before anything is.
+    Each plan has a run directory of its own, `out/runs/DIGEST`. `announce` is called with what will be measured, and on
+    what network, before anything is.
 
     Raises:
         UsageError: fewer pictures than asked for, before a model is loaded.
@@ -155,15 +119,15 @@ def make_table(
         (job, execute(job.plan, out / "runs" / job.plan.digest, f"{at}/{len(jobs)} {job.what}"))
         for at, job in enumerate(jobs, 1)
     ]
-    stores = [store for _, store in done]
-    measured = [(job, summarise(store.rows(), store.plan)) for job, store in done]  # once: it verifies every shard
+    rows = [store.rows() for _, store in done]  # once: it verifies every shard
+    measured = [(job, summarise(found, job.plan)) for (job, _), found in zip(done, rows, strict=True)]
     blocks = {
         where: tuple(_entry(row, where, paper, [found for job, found in measured if row in job.rows]) for row in maps)
         for where in PROTOCOLS
     }
     unread = max((found.unread for _, found in measured), default=0)
     notes = [TABLE3_NOTE] if name == "table3" else []
-    notes += _notes(stores, paper, setting, against, unread, networks)
+    notes += _notes(rows, paper, setting, against, unread, networks)
     return Table(name, paper, blocks, _caption(paper, setting), tuple(notes), unread)
 
 
@@ -229,7 +193,7 @@ def _caption(paper: Published, setting: Setting) -> str:
 
 
 def _notes(
-    stores: Sequence[Store],
+    rows: Sequence[pl.LazyFrame],
     paper: Published,
     setting: Setting,
     against: Against,
@@ -245,7 +209,7 @@ def _notes(
         "the controls, which look at no network, and beside the fair protocol."
     )
     notes += [f"{unread} pictures could not be read."] if unread else []
-    return notes + _failures(stores)
+    return notes + _failures(rows)
 
 
 def _others(paper: Published, setting: Setting, against: Against, networks: Sequence[Network]) -> list[str]:
@@ -261,13 +225,13 @@ def _others(paper: Published, setting: Setting, against: Against, networks: Sequ
     return [what for what, differs in found.items() if differs]
 
 
-def _failures(stores: Sequence[Store]) -> list[str]:
+def _failures(rows: Sequence[pl.LazyFrame]) -> list[str]:
     """Say for each explainer on how many pictures it failed, and quote a reason."""
     polars = require("polars", "eval")
     found: dict[str, str] = {}
-    for store in stores:
-        rows = store.rows().filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
-        counted = rows.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
+    for frame in rows:
+        failed = frame.filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
+        counted = failed.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
         for spec, count, reason in counted.sort("explainer").collect().rows():
             name = spec.partition(":")[0]
             found[name] = f"{name} failed on {count} pictures, for example: {reason}"

@@ -36,17 +36,12 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of texts, padded at the end.
+    """A batch of texts, padded at the end."""
 
-    Attributes:
-        ids: (N, T) int64.
-        beside: by name, what else the model takes, (N, T) int64: "attention_mask" is 1 at tokens and 0 at padding.
-        pieces: of each text, without padding.
-    """
-
-    ids: Tensor
+    ids: Tensor  # (N, T) int64
+    # by name, what else the model takes, (N, T) int64: "attention_mask" is 1 at tokens and 0 at padding
     beside: dict[str, Tensor]
-    pieces: tuple[tuple[Piece, ...], ...]
+    pieces: tuple[tuple[Piece, ...], ...]  # of each text, without padding
 
     def to(self, device: torch.device) -> Tokens:
         """Move the tensors to a device."""

@@ -7,7 +7,7 @@ pictures with the same changes. Batches are uint8 (N, 3, H, W) in channels-last 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, Tensor]
 """Pictures (N, 3, H, W), uint8, and labels (N,), int64."""
-
-
-class Pictures(Protocol):
-    """Pictures that can be drawn in batches."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Label of each picture, (N,), int64."""
-        ...
-
-    def draw(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
-        """Yield the pictures of each list of indices: changed at random by `seed`, or centred for evaluation."""
-        ...
 
 
 def hold_out(labels: Tensor, share: float, seed: int, by: str = "class") -> tuple[Tensor, Tensor]:
@@ -90,22 +77,15 @@ def _span(side: int, length: int, centre: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pictures decoded once and kept in memory, for sizes such as 32x32.
+    """Pictures decoded once and kept in memory, for sizes such as 32x32."""
 
-    Attributes:
-        pixels: (N, H, W, 3), uint8.
-        labels: (N,), int64.
-        pad: see `Recipe.pad`.
-        cutout: see `Recipe.cutout`.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    pad: int
-    cutout: int
+    pixels: Tensor  # (N, H, W, 3), uint8
+    labels: Tensor  # (N,), int64
+    pad: int  # see `Recipe.pad`
+    cutout: int  # see `Recipe.cutout`
 
     def draw(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
-        """Yield each batch, shifted and flipped by `seed`."""
+        """Yield the pictures of each list of indices: shifted and flipped by `seed`, or as they are for evaluation."""
         for indices in batches:
             pixels = self.pixels[indices]
             if seed is not None:  # a picture comes once an epoch, so the first one names its batch
@@ -134,6 +114,9 @@ class Streamed:
                 yield pixels.contiguous(memory_format=torch.channels_last), labels
         except DataError as error:  # from a worker process it brings its traceback, of which the end is the sentence
             raise DataError(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2]) from None
+
+
+Pictures = Decoded | Streamed
 
 
 class _Crops(TorchDataset[Batch]):

@@ -26,81 +26,53 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, from what, and how. The data, the seed and the machine are given beside it.
+    """What is trained, from what, and how. The data, the seed and the machine are given beside it."""
 
-    Attributes:
-        name: of the recipe.
-        data: default data set, as a spec for `relprop.data.open_dataset`; "" where the caller has to say.
-        test: data set measured once, after training; "" for none.
-        arch: a name that `relprop.models` can build: torchvision's, timm's, "cifar-resnet20-b" (projection shortcuts).
-        init: "random", "pretrained" (published ImageNet weights), or a checkpoint; the last layer is new.
-        classes: their names, where the data do not say.
-        size: side of the network's square input, in pixels.
-        resize: shorter side to which a picture is resized before the centre crop that is evaluated.
-        mean: of each colour channel, in [0, 1].
-        std: of each colour channel.
-        augment: "crop": random resized crop and flip of each file, decoded every time; "resize-crop": the same of the
-            file resized to `resize` before, as released; "shift": pictures decoded once, then shifted by up to `pad`
-            pixels with reflected borders, and flipped, a batch at a time.
-        validate: the held out pictures are seen "centred", as in evaluation, or "augmented" at random like the training
-            pictures, as released.
-        pad: largest shift, in pixels.
-        cutout: side of the grey square put at a random position (DeVries and Taylor 2017), 0 for none; with "shift".
-        batch: pictures per optimizer step, over all devices and accumulation steps.
-        accumulate: parts into which a batch is split when it does not fit the memory.
-        lr: base learning rate of SGD.
-        floor: the learning rate never falls below it.
-        schedule: spec of a member of `SCHEDULES`.
-        momentum: of SGD.
-        nesterov: Nesterov's form of it.
-        weight_decay: L2 penalty on all parameters.
-        label_smoothing: of the cross entropy.
-        ema: decay per step of the moving average of the weights that is evaluated and kept, less in the first steps;
-            0 for none.
-        epochs: at most.
-        patience: stop after so many epochs without a better validation loss; None for never.
-        keep: which epoch's weights are the result: the "best" on validation, or the "last".
-        holdout: share of the training pictures that is held out for validation.
-        holdout_by: "class": that share of every class; "random": of all together, as released.
-        seeds: one run each.
-        precision: "32-true" or "bf16-mixed" (automatic mixed precision).
-        channels_last: memory layout of pictures and weights; faster on most processors.
-        store: precision of the resulting weights file.
-    """
-
-    name: str
-    data: str = ""
-    test: str = ""
+    name: str  # of the recipe
+    data: str = ""  # default data set, as a spec for `relprop.data.open_dataset`; "" where the caller has to say
+    test: str = ""  # data set measured once, after training; "" for none
+    # a name that `relprop.models` can build: torchvision's, timm's, "cifar-resnet20-b" (projection shortcuts)
     arch: str = "resnet50"
+    # "random", "pretrained" (published ImageNet weights), or a checkpoint; the last layer is new
     init: str = "pretrained"
-    classes: tuple[str, ...] = ()
-    size: int = 224
-    resize: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    classes: tuple[str, ...] = ()  # their names, where the data do not say
+    size: int = 224  # side of the network's square input, in pixels
+    resize: int = 256  # shorter side to which a picture is resized before the centre crop that is evaluated
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of each colour channel, in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD  # of each colour channel
+    # "crop": random resized crop and flip of each file, decoded every time; "resize-crop": the same of the file resized
+    # to `resize` before, as released; "shift": pictures decoded once, then shifted by up to `pad` pixels with reflected
+    # borders, and flipped, a batch at a time
     augment: Literal["crop", "resize-crop", "shift"] = "crop"
+    # the held out pictures are seen "centred", as in evaluation, or "augmented" at random like the training pictures,
+    # as released
     validate: Literal["centred", "augmented"] = "centred"
-    pad: int = 4
+    pad: int = 4  # largest shift, in pixels
+    # side of the grey square put at a random position (DeVries and Taylor 2017), 0 for none; with "shift"
     cutout: int = 0
-    batch: int = 32
-    accumulate: int = 1
-    lr: float = 1e-3
-    floor: float = 1e-6
-    schedule: str = "plateau:factor=0.333:patience=1"
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
+    batch: int = 32  # pictures per optimizer step, over all devices and accumulation steps
+    accumulate: int = 1  # parts into which a batch is split when it does not fit the memory
+    lr: float = 1e-3  # base learning rate of SGD
+    floor: float = 1e-6  # the learning rate never falls below it
+    schedule: str = "plateau:factor=0.333:patience=1"  # spec of a member of `SCHEDULES`
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # Nesterov's form of it
+    weight_decay: float = 1e-4  # L2 penalty on all parameters
+    label_smoothing: float = 0.0  # of the cross entropy
+    # decay per step of the moving average of the weights that is evaluated and kept, less in the first steps; 0 for
+    # none
     ema: float = 0.0
-    epochs: int = 300
-    patience: int | None = 6
+    epochs: int = 300  # at most
+    patience: int | None = 6  # stop after so many epochs without a better validation loss; None for never
+    # which epoch's weights are the result: the "best" on validation, or the "last"
     keep: Literal["best", "last"] = "best"
-    holdout: float = 0.1
+    holdout: float = 0.1  # share of the training pictures that is held out for validation
+    # "class": that share of every class; "random": of all together, as released
     holdout_by: Literal["class", "random"] = "class"
-    seeds: tuple[int, ...] = (0,)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    channels_last: bool = True
-    store: Literal["float32", "float16"] = "float32"
+    seeds: tuple[int, ...] = (0,)  # one run each
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # "32-true" or "bf16-mixed" (automatic mixed precision)
+    channels_last: bool = True  # memory layout of pictures and weights; faster on most processors
+    store: Literal["float32", "float16"] = "float32"  # precision of the resulting weights file
 
     def __post_init__(self) -> None:
         problems = [text for bad, text in _limits(self) if bad]

@@ -29,17 +29,11 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#888888"  # colour-blind readers 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A network's answers on a data set.
+    """A network's answers on a data set."""
 
-    Attributes:
-        name: of the data set.
-        confusion: (classes, classes), int64: how many pictures of class i (row) were called j (column).
-        loss: mean cross entropy.
-    """
-
-    name: str
-    confusion: Tensor
-    loss: float
+    name: str  # of the data set
+    confusion: Tensor  # (classes, classes), int64: how many pictures of class i (row) were called j (column)
+    loss: float  # mean cross entropy
 
     @property
     def count(self) -> int:
@@ -112,7 +106,11 @@ def card(
         "\n".join(f"    {line}" for line in str(recipe).splitlines()),
     ]
     if report is not None:
-        parts += ["## What it can do", _accuracy(report), _confusion(report, classes)]
+        accuracy = (
+            f"Accuracy on the {report.count:,} test pictures, of this file as loaded: **{report.accuracy:.2%}** "
+            f"(standard error {report.standard_error:.2%}); cross entropy {report.loss:.3f}."
+        )
+        parts += ["## What it can do", accuracy, _confusion(report, classes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,13 +118,6 @@ def _validation(row: Row) -> str:
     if row.val_accuracy is None or row.val_loss is None:
         return ""
     return f" On the pictures held out: accuracy {row.val_accuracy:.1%}, cross entropy {row.val_loss:.3f}."
-
-
-def _accuracy(report: Report) -> str:
-    return (
-        f"Accuracy on the {report.count:,} test pictures, of this file as loaded: **{report.accuracy:.2%}** "
-        f"(standard error {report.standard_error:.2%}); cross entropy {report.loss:.3f}."
-    )
 
 
 def _confusion(report: Report, classes: Sequence[str], most: int = 20) -> str:

@@ -7,35 +7,23 @@ off the history of validation losses, so a resumed run needs nothing but that hi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from relprop.registry import Registry
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands.
+    """Where training stands."""
 
-    Attributes:
-        epoch: epochs done, with the fraction of the present one (2.5: half of the third epoch is done).
-        epochs: epochs in all.
-        losses: validation loss after each epoch that is done.
-    """
-
-    epoch: float
-    epochs: int
-    losses: tuple[float, ...] = ()
+    epoch: float  # epochs done, with the fraction of the present one (2.5: half of the third epoch is done)
+    epochs: int  # epochs in all
+    losses: tuple[float, ...] = ()  # validation loss after each epoch that is done
 
 
-class Schedule(Protocol):
-    """Factor of the base learning rate at a position."""
-
-    def __call__(self, at: Position) -> float:
-        """Return the factor, usually from 0 to 1."""
-        ...
-
+Schedule = Callable[[Position], float]
+"""Factor of the base learning rate at a position, usually from 0 to 1."""
 
 SCHEDULES: Registry[Schedule] = Registry("schedule")
 

@@ -40,27 +40,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Row:
-    """An epoch, as a line of the metrics file. Losses are mean cross entropies, accuracies in [0, 1].
+    """An epoch, as a line of the metrics file. Losses are mean cross entropies, accuracies in [0, 1]."""
 
-    Attributes:
-        epoch: from 0.
-        lr: learning rate of its last step.
-        train_loss: over the epoch, while the weights changed.
-        train_accuracy: likewise.
-        val_loss: on the pictures held out, after the epoch; None where none are.
-        val_accuracy: likewise.
-        seconds: it took, validation included.
-        pictures_per_second: training pictures over these seconds.
-    """
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-    pictures_per_second: float
+    epoch: int  # from 0
+    lr: float  # learning rate of its last step
+    train_loss: float  # over the epoch, while the weights changed
+    train_accuracy: float  # likewise
+    val_loss: float | None  # on the pictures held out, after the epoch; None where none are
+    val_accuracy: float | None  # likewise
+    seconds: float  # it took, validation included
+    pictures_per_second: float  # training pictures over these seconds
 
 
 @dataclass(frozen=True)
@@ -77,20 +66,13 @@ Event = Step | Row | Finished
 
 @dataclass
 class State:
-    """The one mutable thing in training.
+    """The one mutable thing in training."""
 
-    Attributes:
-        model: the weights that the optimizer changes.
-        optimizer: with its momenta.
-        average: moving average of the weights, where the recipe wants one.
-        rows: one for each epoch that is done.
-        best: weights of the best epoch so far, where the recipe keeps the best.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: swa_utils.AveragedModel | None
-    rows: list[Row] = field(default_factory=list)
+    model: nn.Module  # the weights that the optimizer changes
+    optimizer: torch.optim.Optimizer  # with its momenta
+    average: swa_utils.AveragedModel | None  # moving average of the weights, where the recipe wants one
+    rows: list[Row] = field(default_factory=list)  # one for each epoch that is done
+    # weights of the best epoch so far, where the recipe keeps the best
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @property

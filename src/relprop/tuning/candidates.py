@@ -16,15 +16,10 @@ WIDTHS = (0.0, 1.6)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make a map.
+    """One way to make a map."""
 
-    Attributes:
-        composite: spec of the rules.
-        weights: of the layers, as text.
-    """
-
-    composite: str
-    weights: str
+    composite: str  # spec of the rules
+    weights: str  # of the layers, as text
 
     @property
     def by_layer(self) -> dict[str, float]:

@@ -18,17 +18,11 @@ from relprop.errors import UsageError
 
 @dataclass(frozen=True)
 class Validation:
-    """Outcome of a cross-validation.
+    """Outcome of a cross-validation."""
 
-    Attributes:
-        choice: candidate with the best mean over all images.
-        held_out: (N,) score of each image under the choice that was made without it.
-        choices: the candidate chosen without each fold.
-    """
-
-    choice: int
-    held_out: tuple[float, ...]
-    choices: tuple[int, ...]
+    choice: int  # candidate with the best mean over all images
+    held_out: tuple[float, ...]  # (N,) score of each image under the choice that was made without it
+    choices: tuple[int, ...]  # the candidate chosen without each fold
 
     @property
     def mean(self) -> float:

@@ -34,31 +34,19 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to choose.
+    """How to choose; `composites`, `shares` and `widths` are what is tried (`candidates.grid`)."""
 
-    Attributes:
-        samples: images to choose on.
-        report: other images to report on.
-        folds: of the cross-validation.
-        step: pixels a step of the fair protocol, below 1 a fraction; None for its own.
-        seed: of the choice of images and of the folds.
-        composites, shares, widths: what is tried (`candidates.grid`).
-        references: explainers that the choice is compared with on the images reported.
-        batch: images at once.
-        amp: score masked pictures in bfloat16 where autocast allows it; the maps are made as ever.
-    """
-
-    samples: int = 100
-    report: int = 100
-    folds: int = 5
-    step: float | None = None
-    seed: int = 0
+    samples: int = 100  # images to choose on
+    report: int = 100  # other images to report on
+    folds: int = 5  # of the cross-validation
+    step: float | None = None  # pixels a step of the fair protocol, below 1 a fraction; None for its own
+    seed: int = 0  # of the choice of images and of the folds
     composites: tuple[str, ...] = DEFAULT_COMPOSITES
     shares: tuple[float, ...] = SHARES
     widths: tuple[float, ...] = WIDTHS
-    references: tuple[str, ...] = ("lrp-cuts", "grad-cam", "lrp")
-    batch: int = 16
-    amp: bool = False
+    references: tuple[str, ...] = ("lrp-cuts", "grad-cam", "lrp")  # compared with the choice on the images reported
+    batch: int = 16  # images at once
+    amp: bool = False  # score masked pictures in bfloat16 where autocast allows it; the maps are made as ever
 
     def __post_init__(self) -> None:
         for name in ("samples", "report", "batch"):
@@ -81,19 +69,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and what it is worth.
+    """What was chosen, and what it is worth."""
 
-    Attributes:
-        weights: to save.
-        validation: of the choice, on the images of the selection.
-        report: the chosen weights first, then the references, on images used for no choice.
-        tried: candidates and their mean ID on the selection, best first.
-    """
-
-    weights: LayerWeights
-    validation: Validation
-    report: tuple[Compared, ...]
-    tried: tuple[tuple[Candidate, float], ...]
+    weights: LayerWeights  # to save
+    validation: Validation  # of the choice, on the images of the selection
+    report: tuple[Compared, ...]  # the chosen weights first, then the references, on images used for no choice
+    tried: tuple[tuple[Candidate, float], ...]  # candidates and their mean ID on the selection, best first
 
 
 def tune(loaded: LoadedModel, data: Dataset, settings: Settings, progress: Progress | None = None) -> Tuned:
@@ -155,17 +136,14 @@ def _batches(
     progress: Progress | None,
 ) -> Iterator[_Batch]:
     """Read pictures and find the classes that are predicted."""
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu")) if _is_module(loaded) else "cpu"
+    weights = loaded.model.parameters() if isinstance(loaded.model, torch.nn.Module) else ()
+    device = next((weight.device for weight in weights), torch.device("cpu"))
     for start in range(0, len(samples), size):
         x = torch.stack([loaded.preprocess(data.load(s)) for s in samples[start : start + size]]).to(device)
         with torch.no_grad():
             yield _Batch(x, callable_model(loaded.model)(x).argmax(1))
         if progress is not None:
             progress(what, len(x))
-
-
-def _is_module(loaded: LoadedModel) -> bool:
-    return isinstance(loaded.model, torch.nn.Module)
 
 
 def _try(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from relprop.errors import InputError
 from relprop.explainers.post import Smooth
-from relprop.viz.colour import Floats, Scale, as_map, scale_of
+from relprop.viz.colour import as_map, scale_of
 from relprop.viz.overlay import QUIET, draw_bar, ground_of, picture
 
 _LINE: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.35}
@@ -55,9 +55,9 @@ def contours(
     picture(ax, ground_of(image, values.shape), title=title)
     if smooth:
         values = as_map(Smooth(smooth)(torch.from_numpy(values)[None])[0])
-    scale = level_scale(values, levels, score)
+    edges = np.linspace(values.min(), values.max(), levels + 1)
+    scale = scale_of(np.unique(edges[:-1])[None], score=score, levels=True)
     if values.min() < values.max():
-        edges = np.linspace(values.min(), values.max(), levels + 1)
         ax.contourf(values, levels=edges, colors=[tuple(colour) for colour in scale.rgba(edges[:-1])], zorder=2)
         if smooth:  # around single pixels, outlines would hide the fill
             ax.contour(values, levels=edges[1:-1], zorder=3, **_LINE)
@@ -67,9 +67,3 @@ def contours(
     if colorbar:
         draw_bar(ax, scale)
     return ax
-
-
-def level_scale(values: Floats, levels: int, score: float | None = None) -> Scale:
-    """The colours of `levels` bands between the extremes of a map."""
-    edges = np.linspace(values.min(), values.max(), levels + 1)[:-1]
-    return scale_of(np.unique(edges)[None], score=score, levels=True)

@@ -68,21 +68,13 @@ def _maps(result: Relevance) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What is shown of one image.
+    """What is shown of one image."""
 
-    Attributes:
-        title: what is explained, and its score.
-        score: the relevance that the backward pass started with.
-        maps: (H, W), float64, by the name of the layer, `PIXELS` first; each holds the same total.
-        over: the picture that the network saw, see `relprop.viz.blend`; None for the maps alone.
-        smooth: width in pixels of the Gaussian that the map at the pixels is drawn after.
-    """
-
-    title: str
-    score: float
-    maps: dict[str, Tensor]
-    over: Any = None
-    smooth: float = 0.0
+    title: str  # what is explained, and its score
+    score: float  # the relevance that the backward pass started with
+    maps: dict[str, Tensor]  # (H, W), float64, by the name of the layer, `PIXELS` first; each holds the same total
+    over: Any = None  # the picture that the network saw, see `relprop.viz.blend`; None for the maps alone
+    smooth: float = 0.0  # width in pixels of the Gaussian that the map at the pixels is drawn after
 
     @cached_property
     def drawn(self) -> dict[str, Tensor]:

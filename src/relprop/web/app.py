@@ -96,6 +96,27 @@ def _fixed() -> list[Route]:
     return [Route(path, route(*file)) for path, file in files.items()]
 
 
+def _heatmap(at: int, comparison: Comparison, request: ExplanationRequest) -> bytes:
+    found = comparison.maps[at]
+    if found.heatmap is None:
+        raise GoneError(f"{found.name} has no map here: {found.error}")
+    return views.heatmap_npy(found.heatmap)
+
+
+def _report(comparison: Comparison, request: ExplanationRequest) -> bytes:
+    return render(report_of_comparisons([comparison], ["relprop serve"])).encode()
+
+
+_BINARY = "application/octet-stream"
+FILES: Mapping[str, tuple[str, Callable[[Comparison, ExplanationRequest], bytes]]] = {
+    "relevance.png": ("image/png", lambda comparison, asked: views.figure(comparison, asked.levels, asked.smooth)),
+    **{name: (_BINARY, partial(_heatmap, at)) for at, name in enumerate(views.HEATMAPS)},
+    "relevance.npz": (_BINARY, lambda comparison, _: views.relevance_npz(comparison)),
+    "report.html": ("text/html; charset=utf-8", _report),
+}
+"""Files that can be downloaded of a finished job: their kind, and how each is made."""
+
+
 class _Api:
     """The routes that compute, or change something."""
 
@@ -115,21 +136,7 @@ class _Api:
             Route("/api/jobs", self.submit, methods=["POST"]),
             Route(job, self.status),
             Route(job, self.cancel, methods=["DELETE"]),
-            Route(
-                f"{job}/relevance.png",
-                self._file("image/png", lambda comparison, asked: views.figure(comparison, asked.levels, asked.smooth)),
-            ),
-            *(
-                Route(f"{job}/{file}", self._file("application/octet-stream", partial(_heatmap, at)))
-                for at, file in enumerate(views.HEATMAPS)
-            ),
-            Route(
-                f"{job}/relevance.npz",
-                self._file("application/octet-stream", lambda comparison, _: views.relevance_npz(comparison)),
-            ),
-            Route(
-                f"{job}/report.html", self._file("text/html; charset=utf-8", lambda comparison, _: _report(comparison))
-            ),
+            *(Route(f"{job}/{name}", self._file(kind, make)) for name, (kind, make) in FILES.items()),
         ]
 
     async def choices(self, request: Request) -> Response:
@@ -200,17 +207,6 @@ class _Api:
             return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
         return answer
-
-
-def _heatmap(at: int, comparison: Comparison, request: ExplanationRequest) -> bytes:
-    found = comparison.maps[at]
-    if found.heatmap is None:
-        raise GoneError(f"{found.name} has no map here: {found.error}")
-    return views.heatmap_npy(found.heatmap)
-
-
-def _report(comparison: Comparison) -> bytes:
-    return render(report_of_comparisons([comparison], ["relprop serve"])).encode()
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -58,31 +58,19 @@ class _CheckBeforeOperations(TorchFunctionMode):
 
 @dataclass(eq=False)
 class Job:
-    """One explanation that was asked for.
-
-    Attributes:
-        id: cannot be guessed; whoever knows it may see the result.
-        request: what was asked for.
-        state: whether it waits, runs or has ended, and how.
-        stages: all that is to be done, and `stage`, the number of the one that is done now.
-        begun, since: times of the monotonic clock at which the job, and its stage, began.
-        error: why it failed, or was cancelled.
-        asked: time of the monotonic clock at which a client last asked for it.
-        version: grows with each change of state and stage.
-        comparison, document: the result, and what the page shows of it.
-    """
+    """One explanation that was asked for; times are those of the monotonic clock."""
 
     request: ExplanationRequest
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # whoever knows it may see the result
     state: State = "waiting"
-    stage: int = 0
+    stage: int = 0  # the number of the one that is done now
     begun: float = 0.0
-    since: float = 0.0
-    error: str = ""
-    asked: float = field(default_factory=time.monotonic)
-    version: int = 0
+    since: float = 0.0  # when its stage began
+    error: str = ""  # why it failed, or was cancelled
+    asked: float = field(default_factory=time.monotonic)  # when a client last asked for it
+    version: int = 0  # grows with each change of state and stage
     comparison: Comparison | None = None
-    document: dict[str, Any] | None = None
+    document: dict[str, Any] | None = None  # what the page shows of the comparison
 
     @property
     def ended(self) -> bool:

@@ -19,18 +19,10 @@ class Pace:
         self.seconds[model, stage] = seconds
 
     def left(self, model: str, stages: Sequence[str], spent: float) -> float | None:
-        """Return the seconds that are left.
+        """Seconds that are left of a stage that began `spent` ago, and those after it; None of a model not yet used.
 
         A method that this model has not been explained by is taken to last as long as the longest one that it has;
         preparing and drawing are short beside them, and say nothing of them.
-
-        Args:
-            model: name of the model.
-            stages: the one that runs, and those after it.
-            spent: seconds since the first of them began.
-
-        Returns:
-            None where the model has not been explained yet.
         """
         short = {PREPARE: 0.0, DRAW: 0.0}
         known = [took for (name, stage), took in self.seconds.items() if name == model and stage not in short]

@@ -31,54 +31,31 @@ class GoneError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the app; a client that reaches one gets a message that names it.
+    """Bounds of the app; a client that reaches one gets a message that names it."""
 
-    Attributes:
-        file_bytes: size of an uploaded file.
-        pixels: of an uploaded image, once decoded.
-        images: uploads that are kept; the oldest are deleted first.
-        jobs: results that are kept; likewise.
-        queue: explanations that wait. One is computed at a time.
-        uploads: files received at the same time.
-        decoders: files decoded at the same time.
-        receive_seconds: in which the header of a request has to arrive, and then its body.
-        unasked_seconds: after which a job that no client asks for is cancelled.
-    """
-
-    file_bytes: int = 12_000_000
-    pixels: int = 25_000_000
-    images: int = 24
-    jobs: int = 32
-    queue: int = 16
-    uploads: int = 16
-    decoders: int = 2
-    receive_seconds: int = 10
-    unasked_seconds: float = 10.0
+    file_bytes: int = 12_000_000  # size of an uploaded file
+    pixels: int = 25_000_000  # of an uploaded image, once decoded
+    images: int = 24  # uploads that are kept; the oldest are deleted first
+    jobs: int = 32  # results that are kept; likewise
+    queue: int = 16  # explanations that wait. One is computed at a time
+    uploads: int = 16  # files received at the same time
+    decoders: int = 2  # files decoded at the same time
+    receive_seconds: int = 10  # in which the header of a request has to arrive, and then its body
+    unasked_seconds: float = 10.0  # after which a job that no client asks for is cancelled
 
 
 @dataclass(frozen=True)
 class ExplanationRequest:
-    """One explanation that a client asks for.
+    """One explanation that a client asks for."""
 
-    Attributes:
-        image: "sample:NAME", or the id of an upload.
-        model: name of one of the models that are served.
-        target: index of the class; None for the predicted one.
-        against: index of the class that it is compared with; None to explain the class alone.
-        composite: spec of the rules, split and identity included.
-        smooth: width in pixels of the Gaussian that the figure is drawn after; 0 for none.
-        levels: of Heat Quantization; None for a continuous map.
-        baselines: methods to compare with it.
-    """
-
-    image: str
-    model: str
-    target: int | None
-    composite: str
-    levels: int | None
-    baselines: tuple[str, ...]
-    against: int | None = None
-    smooth: int = 0
+    image: str  # "sample:NAME", or the id of an upload
+    model: str  # name of one of the models that are served
+    target: int | None  # index of the class; None for the predicted one
+    composite: str  # spec of the rules, split and identity included
+    levels: int | None  # of Heat Quantization; None for a continuous map
+    baselines: tuple[str, ...]  # methods to compare with it
+    against: int | None = None  # index of the class that it is compared with; None to explain the class alone
+    smooth: int = 0  # width in pixels of the Gaussian that the figure is drawn after; 0 for none
 
     @property
     def methods(self) -> tuple[str, ...]:
