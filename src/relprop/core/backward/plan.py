@@ -161,11 +161,6 @@ class Kind:
         """Where the batch lies in each value, where images stay apart."""
         return tuple(place or FIRST for place in self.batch)
 
-    @cached_property
-    def nonnegative(self) -> tuple[bool, ...]:
-        """For each node, whether its value can be negative nowhere."""
-        return nonnegative(self.graph)
-
     def plan(self, composite: Composite | None) -> Plan:
         """The plan of a composite, by default of the one that suits the network.
 
@@ -177,7 +172,7 @@ class Kind:
         if known is None:
             assignment = chosen.assign(self.graph)
             reads, spent = _reads(self.graph, assignment), _spent(self.graph, assignment)
-            known = Plan(self.graph, assignment, self.supports, self.places, self.nonnegative, reads, spent)
+            known = Plan(self.graph, assignment, self.supports, self.places, nonnegative(self.graph), reads, spent)
             self._plans.append((chosen, dict(OWN), known))
             del self._plans[:-RUNS]
         return known

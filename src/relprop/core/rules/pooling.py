@@ -117,17 +117,22 @@ def _reduced(step: Step) -> tuple[int, ...]:
 
 
 def _share_average(step: Step, relevance: Tensor, forward: Linear, transpose: Linear) -> Tensor:
-    above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
-    divided, dead = quotient(relevance, forward(above))
-    shared = above * transpose(divided)
-    if dead is None:
-        return shared
     support = step.supports[0]
+    above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
     members = above.new_ones(()) if support is None else support.to(above)
     # of one image, unless the first dimension is itself averaged: an ensemble's, stacked before the batch
     counted = step.node.op in ("mean", "sum") and 0 in _reduced(step)
     members = members.expand(above.shape if counted else (1, *above.shape[1:]))
-    return shared + members * transpose(dead / forward(members).clamp(min=torch.finfo(above.dtype).tiny))
+    return _shared(above, relevance, forward, transpose, members)
+
+
+def _shared(value: Tensor, relevance: Tensor, forward: Linear, transpose: Linear, members: Tensor) -> Tensor:
+    """Share by `value`, nowhere negative; where all of a window is zero, evenly between its `members` (1, else 0)."""
+    divided, dead = quotient(relevance, forward(value))
+    shared = value * transpose(divided)
+    if dead is None:
+        return shared
+    return shared + members * transpose(quotient(dead, forward(members))[0])
 
 
 def _transpose(step: Step, value: Tensor) -> Tensor:
@@ -192,6 +197,32 @@ def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
         ConvGeometry(tuple(ones.shape), tuple(stride), zeros, tuple(dilation), False, zeros, channels, before),
         ones,
     )
+
+
+@rule("roi_align", name="z+ average in boxes")
+def average_in_boxes(step: Step, relevance: Tensor) -> Tensor:
+    """Share each cell of a box by positive contribution (z⁺-rule, Eq. 2): RoI align is a weighted average.
+
+        R_i = Σ_j w_ji max(0, h_i) / Σ_k w_jk max(0, h_k) · R_j
+
+    w_ji ≥ 0 are the weights of bilinear interpolation at the samples of cell j, averaged (He et al. 2017); boxes are
+    constants. A cell that nothing positive excites shares by w_ji. Maps (K, C, h, w) to (N, C, H, W).
+    """
+    boxes, *options = step.args[1:]
+    value, support = step.input, step.supports[0]
+    backward: Any = torch.ops.torchvision._roi_align_backward
+    scale, height, width, samples, aligned = options
+
+    def forward(h: Tensor) -> Tensor:
+        averaged: Tensor = step.node.call(h, boxes, *options)
+        return averaged
+
+    def transpose(r: Tensor) -> Tensor:
+        shared: Tensor = backward(r.contiguous(), boxes, scale, height, width, *value.shape, samples, aligned)
+        return shared
+
+    there = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
+    return _shared(value.clamp(min=0) * there, relevance, forward, transpose, there)
 
 
 def signed_average(eps: float = 1e-6) -> Rule:
