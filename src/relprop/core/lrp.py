@@ -73,8 +73,8 @@ class LRP(nn.Module):
     Args:
         model: a module in evaluation mode, TorchScript included, that maps (N, C, H, W) to (N, classes), or an exported
             program.
-        composite: which rules to use; by default what suits the network (`relprop.core.composites.families`), for
-            convolutional networks `relprop.paper()`.
+        composite: which rules to use; by default what suits the network, for convolutional networks `relprop.paper()`
+            (`relprop.core.composites.presets.family_of`).
         output: which of the tensors that the model returns is explained: its name or position, or a function that takes
             it out of what is returned. By default the one tensor, the first of a tuple, or "logits" or "out" in a dict.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.combine` takes; or

@@ -16,7 +16,7 @@ from torch import Tensor
 from relprop.core.capture.recorder import Former, Keeps, Recording
 from relprop.core.capture.translate import ONE_OF_TWO, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
-from relprop.core.composites.families import FAMILIES, family_of
+from relprop.core.composites.presets import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
@@ -289,13 +289,11 @@ def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
         rule = assignment.rules.get(node.index)
         for value in (node.index, *refs((node.args, node.kwargs)), *(rule.sources_of(node) if rule else ())):
             last[value] = node.index
-    order = [node.index for node in reversed(graph.steps)]
-    after = dict(itertools.pairwise(order))
-    spent: dict[int, list[int]] = {index: [] for index in order}
+    read_last: dict[int, list[int]] = {node.index: [] for node in graph.steps}
     for value, reader in last.items():
-        if reader in after:
-            spent[after[reader]].append(value)
-    return {index: tuple(values) for index, values in spent.items()}
+        read_last[reader].append(value)
+    order = [node.index for node in reversed(graph.steps)]
+    return dict.fromkeys(order[:1], ()) | {now: tuple(read_last[before]) for before, now in itertools.pairwise(order)}
 
 
 def _reads(graph: Graph, assignment: Assignment) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.graph.convolution import ConvGeometry, each
 from relprop.core.graph.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
 from relprop.core.rules.rule import Rule, Step, rule
+from relprop.core.rules.shape import inverse
 from relprop.errors import UnsupportedOpError
 
 aten = torch.ops.aten
@@ -45,11 +46,7 @@ def winner_of_dimensions(step: Step, relevance: Tensor) -> Tensor:
     winners = rows.argmax(-1, keepdim=True)
     given = relevance.squeeze(dims) if _keeps(step) else relevance
     shared = torch.zeros_like(rows).scatter_(-1, winners, given.unsqueeze(-1))
-    return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(_inverse((*kept, *dims)))
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=lambda axis: order[axis])
+    return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(inverse((*kept, *dims)))
 
 
 def _winners(step: Step, value: Tensor, dims: int) -> Tensor:
@@ -154,17 +151,12 @@ def _transpose(step: Step, value: Tensor) -> Tensor:
 def _pool_arguments(step: Step, dims: int) -> tuple[Any, ...]:
     """(kernel, stride, padding, ceil_mode, count_include_pad, divisor), one-dimensional ones as rows."""
     kernel, stride, padding, ceil, include, divisor = with_defaults(step.args[1:], None, [], 0, False, True, None)
-    kernel = _listed(kernel, dims)
-    stride = _listed(stride, dims) if stride else kernel
-    padding = _listed(padding, dims)
+    kernel = each(kernel, dims)
+    stride = each(stride, dims) if stride else kernel
+    padding = each(padding, dims)
     if dims == 1:
-        kernel, stride, padding = [1, *kernel], [1, *stride], [0, *padding]
+        kernel, stride, padding = (1, *kernel), (1, *stride), (0, *padding)
     return kernel, stride, padding, ceil, include, divisor
-
-
-def _listed(value: int | list[int], dims: int) -> list[int]:
-    values = [value] if isinstance(value, int) else [*value]
-    return values * dims if len(values) == 1 else values
 
 
 @rule(name="max as average")
@@ -183,8 +175,8 @@ def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
     """The windows of a max pooling as a convolution of each channel with ones; `ceil_mode` is padding behind."""
     kernel, stride, padding, dilation, _ = with_defaults(step.args[1:], None, [], 0, 1, False)
     dims = _dims(step)
-    kernel, padding, dilation = (_listed(value, dims) for value in (kernel, padding, dilation))
-    stride = _listed(stride, dims) if stride else kernel
+    kernel, padding, dilation = (each(value, dims) for value in (kernel, padding, dilation))
+    stride = each(stride, dims) if stride else kernel
     channels, *size = step.shapes[0][1:]
     behind = [
         (out - 1) * s + d * (k - 1) + 1 - p - extent
