@@ -355,9 +355,8 @@ class LRP(nn.Module):
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
-        steps = [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         layers: dict[tuple[str, str], int] = {}
-        for name in steps if everything else self._kept_names(graph):
+        for name in self._kept_names(graph):
             found = graph.sides(name)
             if not found and not everything:
                 graph.tensor(name)  # raises, and says why
@@ -365,7 +364,9 @@ class LRP(nn.Module):
         return layers
 
     def _kept_names(self, graph: Graph) -> list[str]:
-        """The layers that `keep` stands for, other than "all"."""
+        """The layers that `keep` stands for."""
+        if self.keep == "all":
+            return [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         given = [self.keep] if isinstance(self.keep, str) else self.keep
         separators = [parse_layer(name)[0] for name in given]
         return [part.removesuffix("@input") for name in separators for part in find_separators(graph).expand(name)]
