@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import relprop
 from relprop.core import rules
 from relprop.core.capture import capture
-from relprop.core.composites.families import family_of
+from relprop.core.composites.presets import family_of
 
 
 def explain(net: nn.Module, x: Tensor, **options) -> relprop.Relevance:

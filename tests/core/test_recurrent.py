@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import relprop
-from relprop.core.composites.families import GATED, family_of
+from relprop.core.composites.presets import GATED, family_of
 from relprop.core.graph.gates import signal_of
 from relprop.errors import CaptureError
 

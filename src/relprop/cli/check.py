@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relprop.core.composites.composite import Assignment
-    from relprop.core.composites.families import Family
+    from relprop.core.composites.presets import Family
     from relprop.core.graph.graph import Graph
     from relprop.models import LoadedModel
 
@@ -49,7 +49,7 @@ def check(
     The model's computation is captured and looked at; with --image it is explained too.
     """
     from relprop.core.capture import capture
-    from relprop.core.composites.families import family_of
+    from relprop.core.composites.presets import family_of
     from relprop.images import read_image
 
     rules = None if composite is None else joins.composite(composite)

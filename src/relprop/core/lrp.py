@@ -73,8 +73,8 @@ class LRP(nn.Module):
     Args:
         model: a module in evaluation mode, TorchScript included, that maps (N, C, H, W) to (N, classes), or an exported
             program.
-        composite: which rules to use; by default what suits the network (`relprop.core.composites.families`), for
-            convolutional networks `relprop.paper()`.
+        composite: which rules to use; by default what suits the network, for convolutional networks `relprop.paper()`
+            (`relprop.core.composites.presets.family_of`).
         output: which of the tensors that the model returns is explained: its name or position, or a function that takes
             it out of what is returned. By default the one tensor, the first of a tuple, or "logits" or "out" in a dict.
         keep: layers whose relevance the result retains: module paths, step names, or what `Relevance.combine` takes; or
@@ -366,9 +366,8 @@ class LRP(nn.Module):
     def _layers(self, graph: Graph) -> dict[tuple[str, str], int]:
         """The tensors whose relevance is kept, by (name, side)."""
         everything = self.keep == "all"
-        steps = [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         layers: dict[tuple[str, str], int] = {}
-        for name in steps if everything else self._kept_names(graph):
+        for name in self._kept_names(graph):
             found = graph.sides(name)
             if not found and not everything:
                 graph.tensor(name)  # raises, and says why
@@ -376,7 +375,9 @@ class LRP(nn.Module):
         return layers
 
     def _kept_names(self, graph: Graph) -> list[str]:
-        """The layers that `keep` stands for, other than "all"."""
+        """The layers that `keep` stands for."""
+        if self.keep == "all":
+            return [*graph.modules, *(node.name for node in graph.steps), "input", "output"]
         given = [self.keep] if isinstance(self.keep, str) else self.keep
         separators = [parse_layer(name)[0] for name in given]
         return [part.removesuffix("@input") for name in separators for part in find_separators(graph).expand(name)]

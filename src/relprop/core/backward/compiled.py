@@ -26,7 +26,7 @@ from relprop.core.backward.plan import Plan, Trace
 from relprop.core.backward.propagate import BackwardPass, propagate
 from relprop.core.graph.convolution import ConvGeometry
 from relprop.core.weights.packed import Packed
-from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store
+from relprop.core.weights.prepared import Derived, Key, Made, Prepared, Store, Weight
 
 #: what `torch.compile` hands the graph to
 BACKEND = "inductor"
@@ -214,8 +214,10 @@ class _FakePrepared(Prepared):
         known = self.fakes.get(key)
         return make() if known is None else cast("Made", known)
 
-    def derived(self, weight: Tensor) -> Derived:
+    def derived(self, weight: Weight) -> Derived:
         """As `Prepared.derived`."""
+        if isinstance(weight, Derived):
+            return weight
         key = next((key for key, made in self.fakes.items() if made is weight), None)
         return Derived("weight" if key is None else key[1], (weight,), lambda: weight, weight)
 

@@ -17,7 +17,7 @@ from relprop.core.capture.recorder import Keeps, Recording
 from relprop.core.capture.repeat import Former
 from relprop.core.capture.translate import ONE_OF_TWO, RENAMED, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
-from relprop.core.composites.families import FAMILIES, family_of
+from relprop.core.composites.presets import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
@@ -162,11 +162,6 @@ class Kind:
         """Where the batch lies in each value, where images stay apart."""
         return tuple(place or FIRST for place in self.batch)
 
-    @cached_property
-    def nonnegative(self) -> tuple[bool, ...]:
-        """For each node, whether its value can be negative nowhere."""
-        return nonnegative(self.graph)
-
     def plan(self, composite: Composite | None) -> Plan:
         """The plan of a composite, by default of the one that suits the network.
 
@@ -178,7 +173,7 @@ class Kind:
         if known is None:
             assignment = chosen.assign(self.graph)
             reads, spent = _reads(self.graph, assignment), _spent(self.graph, assignment)
-            known = Plan(self.graph, assignment, self.supports, self.places, self.nonnegative, reads, spent)
+            known = Plan(self.graph, assignment, self.supports, self.places, nonnegative(self.graph), reads, spent)
             self._plans.append((chosen, dict(OWN), known))
             del self._plans[:-RUNS]
         return known
@@ -297,13 +292,11 @@ def _spent(graph: Graph, assignment: Assignment) -> dict[int, tuple[int, ...]]:
         rule = assignment.rules.get(node.index)
         for value in (node.index, *refs((node.args, node.kwargs)), *(rule.sources_of(node) if rule else ())):
             last[value] = node.index
-    order = [node.index for node in reversed(graph.steps)]
-    after = dict(itertools.pairwise(order))
-    spent: dict[int, list[int]] = {index: [] for index in order}
+    read_last: dict[int, list[int]] = {node.index: [] for node in graph.steps}
     for value, reader in last.items():
-        if reader in after:
-            spent[after[reader]].append(value)
-    return {index: tuple(values) for index, values in spent.items()}
+        read_last[reader].append(value)
+    order = [node.index for node in reversed(graph.steps)]
+    return dict.fromkeys(order[:1], ()) | {now: tuple(read_last[before]) for before, now in itertools.pairwise(order)}
 
 
 def _reads(graph: Graph, assignment: Assignment) -> frozenset[int]:

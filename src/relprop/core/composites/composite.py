@@ -177,25 +177,24 @@ def _positions(graph: Graph) -> tuple[set[int], set[int]]:
 
     A recurrent layer is no first one: the weights that read the input also read what they made of it.
     """
-    before = [False] * len(graph)
-    firsts = {}
-    read_again = set()
+    firsts: dict[int, Hashable] = {}
+    read_again: set[Hashable] = set()
+    before: set[int] = set()
     for node in graph.steps:
-        behind = any(before[i] for i in node.inputs)
-        weighted = node.op in AFFINE
-        if weighted and behind:
+        behind = not before.isdisjoint(node.inputs)
+        if node.op in AFFINE and behind:
             read_again.add(_layer_of(graph, node))
-        elif weighted:
+        elif node.op in AFFINE:
             firsts[node.index] = _layer_of(graph, node)
-        before[node.index] = behind or weighted
-    after = [False] * len(graph)
-    lasts = set()
+        if behind or node.op in AFFINE:
+            before.add(node.index)
+    lasts: set[int] = set()
+    after: set[int] = set()
     for node in reversed(graph.steps):
-        if node.op in AFFINE and not after[node.index]:
+        if node.op in AFFINE and node.index not in after:
             lasts.add(node.index)
-        if after[node.index] or node.op in AFFINE:
-            for source in node.inputs:
-                after[source] = True
+        if node.op in AFFINE or node.index in after:
+            after.update(node.inputs)
     return {index for index, layer in firsts.items() if layer not in read_again}, lasts
 
 

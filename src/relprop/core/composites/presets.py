@@ -1,5 +1,7 @@
 """The composites by name: the paper's method made exact, the authors' released code, and the classics.
 
+And which of them a network takes where none is named, by what its graph contains (`family_of`).
+
 | name | weighted layers | first layer | classifier | averages | max pooling | joins |
 |---|---|---|---|---|---|---|
 | paper | z+ | z+ on ones | z+ | z+ | winner | ratio |
@@ -20,13 +22,15 @@ The classics follow Montavon et al. 2019 (Layer-Wise Relevance Propagation: An O
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from relprop.core import rules
 from relprop.core.composites.composite import BatchNorm, Composite
+from relprop.core.graph.graph import Graph
 from relprop.core.rules.contrast import contrast
 from relprop.core.rules.mean_subtracted import mean_subtracted
 from relprop.core.rules.splits import SPLITS, Split, signed
@@ -269,3 +273,38 @@ def _attnlrp(eps: float = 1e-6) -> dict[str, rules.Rule]:
         **dict.fromkeys(("matmul", "bmm", "mm", "einsum"), rules.matmul_rule(eps)),
         "scaled_dot_product_attention": rules.attention_attnlrp(eps),
     }
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of network.
+
+    Attributes:
+        name: for the reader.
+        composite: makes the rules that it takes.
+        source: what these add to the paper's, and whence.
+    """
+
+    name: str
+    composite: Callable[[], Composite]
+    source: str
+
+
+TRANSFORMER = Family(
+    "transformer",
+    transformer,
+    "attention weights taken as constants (Ali et al. 2022), layer norm passes (Achtibat et al. 2024)",
+)
+GATED = Family("gated network", paper, "gates take nothing, their signal all (Arras et al. 2017)")
+CONVOLUTIONAL = Family("convolutional network", paper, "the paper's own (Otsuki et al. 2024)")
+
+#: all of these conserve; `attnlrp()` is there for comparison: it is signed, and absorbs at every softmax and bias
+FAMILIES = (TRANSFORMER, GATED, CONVOLUTIONAL)
+
+
+def family_of(graph: Graph) -> Family:
+    """The family of a network: by its attention, else by its products; anything else is convolutional."""
+    several = {node.op for node in graph.steps if len(node.inputs) > 1}
+    if "scaled_dot_product_attention" in several or several & {"matmul", "bmm", "einsum"}:
+        return TRANSFORMER
+    return GATED if several & {"mul", "div", "gated"} else CONVOLUTIONAL

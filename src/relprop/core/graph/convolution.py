@@ -143,14 +143,15 @@ def _geometry(name: str, weight_shape: tuple[int, ...], arguments: tuple[Any, ..
         transposed, output_padding = False, 0
     before: tuple[int, ...] = ()
     if isinstance(padding, str):
-        padding, before = _same(padding, weight_shape[2:], _each(dilation, dims))
+        padding, before = _same(padding, weight_shape[2:], each(dilation, dims))
     return ConvGeometry(
-        weight_shape, _each(stride, dims), _each(padding, dims), _each(dilation, dims), bool(transposed),
-        _each(output_padding, dims), int(groups), before,
+        weight_shape, each(stride, dims), each(padding, dims), each(dilation, dims), bool(transposed),
+        each(output_padding, dims), int(groups), before,
     )  # fmt: skip
 
 
-def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+def each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """A size, stride or padding for each of `dims` dimensions."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * dims if len(values) == 1 else values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.graph.convolution import ConvGeometry
+from relprop.core.graph.convolution import ConvGeometry, each
 from relprop.core.graph.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
 from relprop.core.rules.rule import Rule, Step, rule
+from relprop.core.rules.shape import inverse
 from relprop.errors import UnsupportedOpError
 
 aten = torch.ops.aten
@@ -45,11 +46,7 @@ def winner_of_dimensions(step: Step, relevance: Tensor) -> Tensor:
     winners = rows.argmax(-1, keepdim=True)
     given = relevance.squeeze(dims) if _keeps(step) else relevance
     shared = torch.zeros_like(rows).scatter_(-1, winners, given.unsqueeze(-1))
-    return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(_inverse((*kept, *dims)))
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=lambda axis: order[axis])
+    return shared.view([value.shape[dim] for dim in (*kept, *dims)]).permute(inverse((*kept, *dims)))
 
 
 def _winners(step: Step, value: Tensor, dims: int) -> Tensor:
@@ -117,17 +114,22 @@ def _reduced(step: Step) -> tuple[int, ...]:
 
 
 def _share_average(step: Step, relevance: Tensor, forward: Linear, transpose: Linear) -> Tensor:
-    above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
-    divided, dead = quotient(relevance, forward(above))
-    shared = above * transpose(divided)
-    if dead is None:
-        return shared
     support = step.supports[0]
+    above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
     members = above.new_ones(()) if support is None else support.to(above)
     # of one image, unless the first dimension is itself averaged: an ensemble's, stacked before the batch
     counted = step.node.op in ("mean", "sum") and 0 in _reduced(step)
     members = members.expand(above.shape if counted else (1, *above.shape[1:]))
-    return shared + members * transpose(dead / forward(members).clamp(min=torch.finfo(above.dtype).tiny))
+    return _shared(above, relevance, forward, transpose, members)
+
+
+def _shared(value: Tensor, relevance: Tensor, forward: Linear, transpose: Linear, members: Tensor) -> Tensor:
+    """Share by `value`, nowhere negative; where all of a window is zero, evenly between its `members` (1, else 0)."""
+    divided, dead = quotient(relevance, forward(value))
+    shared = value * transpose(divided)
+    if dead is None:
+        return shared
+    return shared + members * transpose(quotient(dead, forward(members))[0])
 
 
 def _transpose(step: Step, value: Tensor) -> Tensor:
@@ -149,17 +151,12 @@ def _transpose(step: Step, value: Tensor) -> Tensor:
 def _pool_arguments(step: Step, dims: int) -> tuple[Any, ...]:
     """(kernel, stride, padding, ceil_mode, count_include_pad, divisor), one-dimensional ones as rows."""
     kernel, stride, padding, ceil, include, divisor = with_defaults(step.args[1:], None, [], 0, False, True, None)
-    kernel = _listed(kernel, dims)
-    stride = _listed(stride, dims) if stride else kernel
-    padding = _listed(padding, dims)
+    kernel = each(kernel, dims)
+    stride = each(stride, dims) if stride else kernel
+    padding = each(padding, dims)
     if dims == 1:
-        kernel, stride, padding = [1, *kernel], [1, *stride], [0, *padding]
+        kernel, stride, padding = (1, *kernel), (1, *stride), (0, *padding)
     return kernel, stride, padding, ceil, include, divisor
-
-
-def _listed(value: int | list[int], dims: int) -> list[int]:
-    values = [value] if isinstance(value, int) else [*value]
-    return values * dims if len(values) == 1 else values
 
 
 @rule(name="max as average")
@@ -178,8 +175,8 @@ def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
     """The windows of a max pooling as a convolution of each channel with ones; `ceil_mode` is padding behind."""
     kernel, stride, padding, dilation, _ = with_defaults(step.args[1:], None, [], 0, 1, False)
     dims = _dims(step)
-    kernel, padding, dilation = (_listed(value, dims) for value in (kernel, padding, dilation))
-    stride = _listed(stride, dims) if stride else kernel
+    kernel, padding, dilation = (each(value, dims) for value in (kernel, padding, dilation))
+    stride = each(stride, dims) if stride else kernel
     channels, *size = step.shapes[0][1:]
     behind = [
         (out - 1) * s + d * (k - 1) + 1 - p - extent
@@ -192,6 +189,32 @@ def _windows(step: Step, relevance: Tensor) -> tuple[ConvGeometry, Tensor]:
         ConvGeometry(tuple(ones.shape), tuple(stride), zeros, tuple(dilation), False, zeros, channels, before),
         ones,
     )
+
+
+@rule("roi_align", name="z+ average in boxes")
+def average_in_boxes(step: Step, relevance: Tensor) -> Tensor:
+    """Share each cell of a box by positive contribution (z⁺-rule, Eq. 2): RoI align is a weighted average.
+
+        R_i = Σ_j w_ji max(0, h_i) / Σ_k w_jk max(0, h_k) · R_j
+
+    w_ji ≥ 0 are the weights of bilinear interpolation at the samples of cell j, averaged (He et al. 2017); boxes are
+    constants. A cell that nothing positive excites shares by w_ji. Maps (K, C, h, w) to (N, C, H, W).
+    """
+    boxes, *options = step.args[1:]
+    value, support = step.input, step.supports[0]
+    backward: Any = torch.ops.torchvision._roi_align_backward
+    scale, height, width, samples, aligned = options
+
+    def forward(h: Tensor) -> Tensor:
+        averaged: Tensor = step.node.call(h, boxes, *options)
+        return averaged
+
+    def transpose(r: Tensor) -> Tensor:
+        shared: Tensor = backward(r.contiguous(), boxes, scale, height, width, *value.shape, samples, aligned)
+        return shared
+
+    there = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
+    return _shared(value.clamp(min=0) * there, relevance, forward, transpose, there)
 
 
 def signed_average(eps: float = 1e-6) -> Rule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -123,10 +123,6 @@ class Rule:
         """Whether it is one of ours, which write to nothing that they are given, and keep nothing they return."""
         return (getattr(self.share, "__module__", None) or "").startswith("relprop.")
 
-    def named(self, name: str) -> Rule:
-        """The same rule under another name."""
-        return replace(self, name=name)
-
 
 #: the rule of each operation for which a composite says nothing else; what the named composites mean rests on it
 DEFAULTS: dict[str, Rule] = {}
@@ -170,7 +166,7 @@ def rule(
         made = Rule(
             name or share.__name__.replace("_", "-"), share, frozenset(reads), conserves, positive, None, several
         )
-        made = _with_doc(made, share)
+        object.__setattr__(made, "__doc__", share.__doc__)  # help(rule) shows the equation
         taken = [] if made.of_relprop else [op for op in ops if op in DEFAULTS]
         if taken:
             raise UsageError(
@@ -187,8 +183,3 @@ def rule(
 def default_of(op: str) -> Rule | None:
     """The rule of an operation for which a composite says nothing; None where there is none."""
     return DEFAULTS.get(op) or OWN.get(op)
-
-
-def _with_doc(made: Rule, share: Share) -> Rule:
-    object.__setattr__(made, "__doc__", share.__doc__)  # help(rule) shows the equation
-    return made

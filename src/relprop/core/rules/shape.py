@@ -46,7 +46,7 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     if step.node.op in _RESHAPES:
         return relevance.reshape(shape)
     if step.node.op == "permute":
-        return relevance.permute(_inverse(step.args[1]))
+        return relevance.permute(inverse(step.args[1]))
     if step.node.op in ("transpose", "t"):
         return relevance.transpose(*(step.args[1:3] or (0, 1)))
     if step.node.op == "slice":
@@ -71,7 +71,8 @@ def move_back(step: Step, relevance: Tensor) -> Tensor:
     return _by_origin(step, relevance)
 
 
-def _inverse(order: list[int]) -> list[int]:
+def inverse(order: Sequence[int]) -> list[int]:
+    """The permutation that undoes one."""
     rank = len(order)
     return sorted(range(rank), key=lambda i: order[i] % rank)
 

@@ -187,38 +187,6 @@ def _share_equally(step: Step, relevance: Tensor) -> Shares:
     return tuple(shares)
 
 
-@rule("roi_align", name="z+ average in boxes")
-def average_in_boxes(step: Step, relevance: Tensor) -> Tensor:
-    """Share each cell of a box by positive contribution (z⁺-rule, Eq. 2): RoI align is a weighted average.
-
-        R_i = Σ_j w_ji max(0, h_i) / Σ_k w_jk max(0, h_k) · R_j
-
-    w_ji ≥ 0 are the weights of bilinear interpolation at the samples of cell j, averaged (He et al. 2017); boxes are
-    constants. A cell that nothing positive excites shares by w_ji. Maps (K, C, h, w) to (N, C, H, W).
-    """
-    boxes, *options = step.args[1:]
-    value, support = step.input, step.supports[0]
-    backward: Any = torch.ops.torchvision._roi_align_backward
-    scale, height, width, samples, aligned = options
-
-    def average(h: Tensor) -> Tensor:
-        averaged: Tensor = step.node.call(h, boxes, *options)
-        return averaged
-
-    def transpose(r: Tensor) -> Tensor:
-        shared: Tensor = backward(r.contiguous(), boxes, scale, height, width, *value.shape, samples, aligned)
-        return shared
-
-    there = torch.ones_like(value) if support is None else support.to(value).expand_as(value)
-    above = value.clamp(min=0) * there
-    divided, dead = quotient(relevance, average(above))
-    shared = above * transpose(divided)
-    if dead is None:
-        return shared
-    divided, _ = quotient(dead, average(there))
-    return shared + there * transpose(divided)
-
-
 #: where neither operand weighs the other each gets half (the uniform rule of AttnLRP, Achtibat et al. 2024, Eq. 13)
 equal_shares = Rule("z+ linear: equal shares", _share_equally, receives=(True, True))
 linear = replace(by_transpose(0), choose=_choose)

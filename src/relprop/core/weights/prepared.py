@@ -55,14 +55,14 @@ class Derived:
 Weight = Tensor | Derived
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class _Entry:
-    """Something that was made of weights: of which (weakly), as they were when (`marks`), and for which input size."""
+    """Something that was made of weights: of which, as they were when (`marks`), and for which input size."""
 
-    __slots__ = ("made", "marks", "size", "sources")
-
-    def __init__(self, made: Any, marks: tuple[int, ...], sources: tuple[Tensor, ...], size: Any) -> None:
-        self.made, self.marks, self.size = made, marks, size
-        self.sources = tuple(map(weakref.ref, sources))
+    made: Any
+    marks: tuple[int, ...]
+    sources: tuple[weakref.ref[Tensor], ...]
+    size: Any
 
 
 class Store:
@@ -145,7 +145,8 @@ class Prepared:
         key = self.key(owner, name, sized=sized)
         known = self.store.entries.get(key)
         if known is None or known.marks != marks:
-            known = _Entry(self._laid_out(make()), marks, sources, self.size if sized else None)
+            weak = tuple(map(weakref.ref, sources))
+            known = _Entry(self._laid_out(make()), marks, weak, self.size if sized else None)
             self.store.entries[key] = known
             self.store.keys[id(known.made)] = key
         made: Made = known.made
@@ -177,8 +178,10 @@ class Prepared:
             source is not None and self._mark(source) == mark for source, mark in zip(sources, entry.marks, strict=True)
         )
 
-    def derived(self, weight: Tensor) -> Derived:
-        """A weight as such, the model's own or one that was made by `numbers`."""
+    def derived(self, weight: Weight) -> Derived:
+        """A weight as such, the model's own or one that was made by `numbers`; or a derived one."""
+        if isinstance(weight, Derived):
+            return weight
         key = self.store.keys.get(id(weight))
         entry = None if key is None else self.store.entries.get(key)
         if key is None or entry is None or entry.made is not weight:
@@ -202,13 +205,8 @@ class Prepared:
         if not (self.channels_last and packs(geometry, value, like(weight))):
             computed = geometry.forward(value, self.numbers(owner, weight))
             return computed if bias is None else computed + bias.reshape(1, -1, *[1] * (computed.dim() - 2))
-        made = weight if isinstance(weight, Derived) else self.derived(weight)
-        packed = self.get(
-            owner,
-            f"{made.name}, {_for(value.shape)} {geometry.text}",
-            made.sources,
-            lambda: pack_forward(geometry, self._laid_out(made.make()), value.shape),
-        )
+        form = f"{_for(value.shape)} {geometry.text}"
+        packed = self._packed(owner, weight, form, lambda w: pack_forward(geometry, w, value.shape))
         return packed.forward(value, bias)
 
     def transpose(self, owner: str, geometry: ConvGeometry, value: Tensor, weight: Weight, goal: Tensor) -> Tensor:
@@ -219,15 +217,13 @@ class Prepared:
             return self.transpose(owner, geometry, value.bfloat16(), narrow, goal).to(value.dtype)
         if not (self.channels_last and packs(geometry, value, like(weight), inward=False)):
             return geometry.transpose(value, self.numbers(owner, weight), goal)
-        made = weight if isinstance(weight, Derived) else self.derived(weight)
-        outward = tuple(goal.shape[2:])
-        packed = self.get(
-            owner,
-            f"{made.name}, transpose {_for(goal.shape)} {geometry.text}",
-            made.sources,
-            lambda: pack_transpose(geometry, self._laid_out(made.make()), value.shape, outward),
-        )
+        outward, form = tuple(goal.shape[2:]), f"transpose {_for(goal.shape)} {geometry.text}"
+        packed = self._packed(owner, weight, form, lambda w: pack_transpose(geometry, w, value.shape, outward))
         return packed.transpose(value, outward)
+
+    def _packed(self, owner: str, weight: Weight, form: str, pack: Callable[[Tensor], Packed]) -> Packed:
+        made = self.derived(weight)
+        return self.get(owner, f"{made.name}, {form}", made.sources, lambda: pack(self._laid_out(made.make())))
 
     def numbers(self, owner: str, weight: Weight) -> Tensor:
         """The numbers of a weight; of one that is derived, kept."""
@@ -239,7 +235,7 @@ class Prepared:
         return self.bf16 and value.dtype == torch.float32
 
     def _narrow(self, weight: Weight) -> Derived:
-        made = weight if isinstance(weight, Derived) else self.derived(weight)
+        made = self.derived(weight)
         narrow = made.then("bf16", Tensor.bfloat16)
         return replace(narrow, like=made.like.new_empty(1, dtype=torch.bfloat16).expand(made.like.shape))
 
