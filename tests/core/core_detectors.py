@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn, tensor
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, nms
 
@@ -78,12 +76,10 @@ def detector(name: str, seed: int = 0) -> nn.Module:
         f"{kind}_roi_pool": MultiScaleRoIAlign(["0", "1", "2"], width, 2, canonical_scale=24, canonical_level=2)
         for kind, width in (("box", 5), ("mask", 6))
     }
-    heads = {"box_head": TwoMLPHead(WIDTH * 5**2, 48), "box_predictor": FastRCNNPredictor(48, CLASSES)}
-    given = {"rpn_anchor_generator": _anchors(0.5, 1.0), **heads, **boxes, **size}
+    given = {"rpn_anchor_generator": _anchors(0.5, 1.0), **boxes, **size}
     if name == "faster-rcnn":
-        return _trained(FasterRCNN(Stages(), None, box_roi_pool=pools["box_roi_pool"], **given))
-    mask_head, mask_predictor = MaskRCNNHeads(WIDTH, (WIDTH, WIDTH), 1), MaskRCNNPredictor(WIDTH, 16, CLASSES)
-    return _trained(MaskRCNN(Stages(), None, mask_head=mask_head, mask_predictor=mask_predictor, **pools, **given))
+        return _trained(FasterRCNN(Stages(), CLASSES, box_roi_pool=pools["box_roi_pool"], **given))
+    return _trained(MaskRCNN(Stages(), CLASSES, **pools, **given))
 
 
 class Yolo(nn.Module):
