@@ -165,3 +165,21 @@ def test_the_check_of_what_is_pulled_in_can_fail():
 def test_importing_relprop_does_not_load_torch():
     probe = "import sys, relprop; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_explaining_attention_does_not_load_the_compiler():
+    probe = """
+import sys, torch, relprop
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.fc = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+    def forward(self, x):
+        h = nn.functional.interpolate(x, scale_factor=2, mode="bilinear").flatten(2).transpose(1, 2)
+        return self.fc((self.attention(h, h, h)[0] + torch.einsum("nij,nkj->nik", h, h).softmax(-1) @ h).mean(1))
+assert relprop.explain(Net().eval(), torch.rand(2, 8, 4, 4)).ledger.gap < 1e-5
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

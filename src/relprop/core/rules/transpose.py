@@ -1,4 +1,4 @@
-"""Rules for every operation that is linear in its data, by its transpose from `torch.func`.
+"""Rules for every operation that is linear in its data, by its transpose from autograd.
 
 A new linear operation needs its name in `LINEAR`, or `INTERPOLATIONS` if its weights add up to one, and nothing else:
 
@@ -136,10 +136,24 @@ def share_weighted(
     return shared
 
 
-def transposed(function: Callable[..., Tensor], *values: Tensor) -> tuple[Tensor, Any]:
-    """Value of a linear function, and the function's transpose."""
-    value, transpose = torch.func.vjp(function, *values)[:2]
-    return value, transpose
+def transposed(
+    function: Callable[..., Tensor], *values: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """Value of a linear function, and the function's transpose, which is its gradient.
+
+    `torch.func.vjp` is that too, but loads torch's compiler at its first use, for a second or two.
+    """
+    if torch.is_inference_mode_enabled() or any(value.is_inference() for value in values):
+        value, transpose = torch.func.vjp(function, *values)[:2]  # autograd takes no tensors of that mode
+        return value, transpose
+    with torch.enable_grad():
+        inputs = [value if value.requires_grad else value.detach().requires_grad_() for value in values]
+        made = function(*inputs)
+
+    def back(relevance: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(made, inputs, relevance, retain_graph=True, create_graph=torch.is_grad_enabled())
+
+    return made if torch.is_grad_enabled() else made.detach(), back
 
 
 def back_through(step: Step, value: Tensor, relevance: Tensor) -> Tensor:
