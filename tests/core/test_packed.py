@@ -118,7 +118,7 @@ def test_a_packed_weight_is_held_once_for_each_use():
     lrp = relprop.LRP(Tiny())
     lrp(images())
     prepared = lrp._prepared
-    plain = {name.partition(",")[0] for (_, name), made in prepared.tensors().items() if made.dim() == 4}
+    plain = {name.partition(" (")[0] for (_, name), made in prepared.tensors().items() if made.dim() == 4}
     assert plain == {"z of ones"}
     packed = {name.partition(",")[0] for _, name in prepared.store.entries if "packed" in name}
     assert packed == {"weight", "plus of weight"}
