@@ -100,3 +100,29 @@ def test_the_score_of_a_box_of_a_detector():
     torch.testing.assert_close(result.score, model(x)[:, 5, 1].detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-5, atol=0)
     assert result.ledger.absorbed == 0
+
+
+class EmptyParts(nn.Module):
+    """A prefix of no tokens is cut off, joined again, and summed, as vision transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 3)
+        self.double().eval()
+
+    def forward(self, x):
+        h = self.conv(x).relu()
+        turned = torch.cat([h[:, :, :0].permute(2, 0, 1, 3), h.permute(2, 0, 1, 3)]).permute(1, 2, 0, 3)
+        prefix = h[:, :, :0].permute(2, 0, 1, 3).reshape(0, len(x), 4, 4)
+        return self.fc(turned.mean((2, 3)) + prefix.sum((0, 3)))
+
+
+def test_values_without_numbers_take_no_part():
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = EmptyParts()
+    plain = nn.Sequential(model.conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.fc)
+    result = relprop.explain(model, x)
+    assert result.ledger.gap <= 1e-14
+    torch.testing.assert_close(result.relevance, relprop.explain(plain, x).relevance)
+    torch.testing.assert_close(relprop.explain(model, x[:1]).relevance, result.relevance[:1])

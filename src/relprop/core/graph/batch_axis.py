@@ -61,6 +61,8 @@ class Place:
         so to rounding): a float64 sum of everything would convert, and so copy, all of it, at several times the cost.
         """
         exact = exact_type(value)
+        if not value.numel():
+            return value.new_zeros(count, dtype=exact)
         value = value.detach() if value.requires_grad else value
         rows = value.abs() if magnitude else value
         if self is FIRST and count == 1 and rows.numel() <= _FEW:
@@ -107,6 +109,8 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Map
     """The batch's place in a value, from its places in those that the value is computed from."""
     shapes = [graph.nodes[i].shape for i in node.inputs]
     first, shape = below[0], shapes[0]
+    if 0 in node.shape:
+        return _anywhere(node.shape, count)
     if node.op in _RESHAPES:
         return _reshaped(node.shape, first, shape, count)
     if node.op in COPIES or node.op == "as_strided":
@@ -122,6 +126,12 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Map
     if node.op in ("linear", "softmax") and first.axis == len(shape) - 1:
         return None
     return _aligned(node, below, shapes, count)
+
+
+def _anywhere(shape: torch.Size, count: int) -> Place:
+    """Of a value without numbers, to which no relevance goes (`x[:, :0]`): the first dimension that images fit into."""
+    fits = (Place(axis, 1, size // count) for axis, size in enumerate(shape) if size and size % count == 0)
+    return next(fits, FIRST)
 
 
 def _aligned(node: Node, below: list[Place], shapes: list[torch.Size], count: int) -> Place | None:
@@ -225,6 +235,7 @@ def _reduced(node: Node, place: Place, rank: int) -> Place | None:
 def _joined(node: Node, below: list[Place], shapes: list[torch.Size]) -> Place | None:
     """Concatenated or stacked along another dimension than the batch's."""
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    below = [place for place, shape in zip(below, shapes, strict=True) if 0 not in shape] or below
     place, rank = below[0], len(node.shape)
     if any(other != place for other in below):
         return None
