@@ -137,3 +137,29 @@ def test_a_tensor_is_not_taken_for_the_number_that_it_is_equal_to():
     for by in (2.0, 2, True, 2.0, 3.0):
         model.by = by
         assert_equal(lrp(X), relprop.LRP(model)(X))
+
+
+class Flat(nn.Module):
+    """Writes through a view that images in the channels-last format do not have, so it is run in row-major order."""
+
+    def __init__(self, writes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.writes = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), writes
+        self.eval()
+
+    def forward(self, x):
+        h = self.conv(x)
+        flat = h.view(len(x), -1)
+        flat.mul_(torch.linspace(0.5, 2, flat.shape[1])) if self.writes else h.mul_(0.5)
+        return self.fc(h.relu().mean((2, 3)) + flat.relu().mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("writes", [True, False], ids=["to the view", "to its base"])
+def test_a_view_that_had_to_be_copied_is_not_written_to(writes):
+    model = Flat(writes)
+    lrp = relprop.LRP(model)
+    expected = relprop.LRP(model)(X)
+    torch.testing.assert_close(expected.logits, model(X).detach())
+    for _ in range(3):
+        assert_equal(lrp(X), expected)

@@ -15,7 +15,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -110,7 +110,8 @@ def record(
     """
     layouts = (True, False) if prepared.channels_last else (False,)
     for layout in layouts:
-        recorder = _Recorder(names, keeps, prepared, inputs.copied(channels_last=layout), former or Former())
+        own = replace(prepared, channels_last=layout)
+        recorder = _Recorder(names, keeps, own, inputs.copied(channels_last=layout), former or Former())
         try:
             return recorder.run(model, output)
         except _OtherLayoutError:
@@ -585,6 +586,7 @@ class _Recorder(TorchDispatchMode):
             if all(tensor.is_contiguous() for tensor in self._inputs.tensors):
                 raise
             viewed = args[0].reshape(args[1])
+            self._expected = ()  # a write to it is to be noticed
             for tensor, value in ((args[0], self._known(args[0])), (viewed, self._tensors.add(viewed, None))):
                 self._tensors.memory_under(value, tensor).relaid = True
         return viewed
