@@ -93,7 +93,12 @@ def assert_equal(ours, theirs):
     assert torch.equal(ours.ledger.end, theirs.ledger.end)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+QUICK = ("a write through a view", "a view", "a constant")
+
+
+@pytest.mark.parametrize(
+    "change", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
+)
 def test_a_run_may_depart_from_the_former_one_at_any_place(change):
     model = Steps()
     composite = relprop.paper()
