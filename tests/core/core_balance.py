@@ -28,6 +28,22 @@ def require_balance(net: Network, result: relprop.Relevance, tolerance: float) -
     assert torch.equal(ledger.start, result.score.double())
 
 
+def explain_balanced(net: torch.nn.Module, x: torch.Tensor, tolerance: float, **options) -> relprop.Relevance:
+    """Relevance by the paper's rules, which has to balance and to add up to the score."""
+    result = relprop.explain(net, x, composite=relprop.paper(**options))
+    assert result.ledger.gap <= tolerance
+    assert result.ledger.absorbed <= tolerance
+    total = result.relevance.double().sum((1, 2, 3))
+    assert ((total - result.score).abs() / result.score).max() <= tolerance
+    return result
+
+
+def assert_same(result: relprop.Relevance, expected: relprop.Relevance, rtol: float = 1e-5) -> None:
+    assert result.relevance.dtype == torch.float32
+    torch.testing.assert_close(result.relevance, expected.relevance, rtol=rtol, atol=rtol * 1e-2)
+    assert result.ledger.gap < 1e-5
+
+
 def snapshot(net: torch.nn.Module) -> dict:
     return {name: (value, value.clone(), value._version) for name, value in net.state_dict(keep_vars=True).items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from core_balance import explain_balanced
 from torch import nn
 
 import relprop
@@ -46,34 +47,25 @@ def images(count: int = 2, size: int = 32) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def require_balance(net: nn.Module, x: torch.Tensor, tolerance: float, **options) -> relprop.Relevance:
-    result = relprop.explain(net, x, composite=relprop.paper(**options))
-    assert result.ledger.gap <= tolerance
-    assert result.ledger.absorbed <= tolerance
-    total = result.relevance.double().sum((1, 2, 3))
-    assert ((total - result.score).abs() / result.score).max() <= tolerance
-    return result
-
-
 @pytest.mark.parametrize(
     ("name", "size"), [("resnet18", 32), ("mobilenet_v2", 32), *(slow(name, 64) for name in (*LARGE, "mobilenet_v2"))]
 )
 def test_every_layer_balances_in_float32(name, size):
     x = images(size=size)
     net = settle(build(name), x)
-    result = require_balance(net, x, 1e-5)
+    result = explain_balanced(net, x, 1e-5)
     assert result.heatmap.std() > 0
     if name in ("resnet50", "mobilenet_v2") and size == 64:
-        require_balance(net.double(), x.double(), 1e-12)
-        require_balance(net, x.double(), 1e-12, split="symmetric", identity=False)
+        explain_balanced(net.double(), x.double(), 1e-12)
+        explain_balanced(net, x.double(), 1e-12, split="symmetric", identity=False)
 
 
 @pytest.mark.parametrize("name", [slow("resnet18"), slow("tf_efficientnet_lite0")])  # small ones: `test_slow_reference`
 def test_many_dead_units(name):
     x = images(size=64)
     net = settle(build(name), x, shift=-1.2)
-    require_balance(net, x, 1e-5)
-    require_balance(net.double(), x.double(), 1e-12)
+    explain_balanced(net, x, 1e-5)
+    explain_balanced(net.double(), x.double(), 1e-12)
 
 
 @pytest.mark.parametrize("name", [slow("resnet18"), slow("resnet50")])  # a small one: `test_slow_reference`
@@ -82,7 +74,7 @@ def test_zero_init_residual(name):
     x = images(size=64)
     net = getattr(torchvision.models, name)(zero_init_residual=True).eval()
     for split in ("ratio", "symmetric"):
-        require_balance(net, x, 1e-5, split=split)
+        explain_balanced(net, x, 1e-5, split=split)
 
 
 @pytest.mark.slow  # small ones, of every block: `test_blocks`

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from core_balance import assert_same
 from torch import Tensor, nn
 
 import relprop
 from relprop.errors import InputError
 from tiny import Tiny, images
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return Tiny()
-
-
-@pytest.fixture(scope="module")
-def expected(tiny):
-    return relprop.explain(tiny, images())
-
-
-def same(result, expected, rtol=1e-5):
-    assert result.relevance.dtype == torch.float32
-    torch.testing.assert_close(result.relevance, expected.relevance, rtol=rtol, atol=rtol * 1e-2)
-    assert result.ledger.gap < 1e-5
 
 
 def test_an_exported_program_from_a_file(tiny, expected, tmp_path):
@@ -33,7 +18,7 @@ def test_an_exported_program_from_a_file(tiny, expected, tmp_path):
     torch.export.save(program, tmp_path / "tiny.pt2")
     loaded = torch.export.load(tmp_path / "tiny.pt2")
     lrp = relprop.LRP(loaded, keep=["conv2"])
-    same(lrp(images()), expected)
+    assert_same(lrp(images()), expected)
     assert lrp(images(5)).relevance.shape == (5, 3, 8, 8)
     with pytest.raises(InputError, match=r"exported for inputs of shape \(N, 3, 8, 8\); x has \(2, 3, 9, 9\)"):
         lrp(images(2, 9))
@@ -64,7 +49,7 @@ class Signal(nn.Module):
 def test_an_exported_recurrent_layer():
     model, x = Signal(), torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
     program = torch.export.export(model, (x,))
-    same(relprop.explain(program, x, target=1), relprop.explain(model, x, target=1), rtol=1e-4)
+    assert_same(relprop.explain(program, x, target=1), relprop.explain(model, x, target=1), rtol=1e-4)
 
 
 class Pair(nn.Module):

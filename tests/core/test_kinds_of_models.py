@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from core_balance import assert_same
 from torch import nn
 
 import relprop
 from tiny import Tiny, images
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return Tiny()
-
-
-@pytest.fixture(scope="module")
-def expected(tiny):
-    return relprop.explain(tiny, images())
-
-
-def same(result, expected, rtol=1e-5):
-    assert result.relevance.dtype == torch.float32
-    torch.testing.assert_close(result.relevance, expected.relevance, rtol=rtol, atol=rtol * 1e-2)
-    assert result.ledger.gap < 1e-5
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -31,7 +16,7 @@ def test_half_precision_gives_float32(kind, expected):
     model = Tiny().to(kind)
     for x in (images(), images().to(kind)):
         result = relprop.explain(model, x)
-        same(result, expected, rtol=0.1)
+        assert_same(result, expected, rtol=0.1)
         assert (result.score.dtype, result.logits.dtype) == (torch.float32, torch.float32)
 
 
@@ -49,7 +34,7 @@ def test_autocast_within_the_model_gives_float32(expected):
                 return super().forward(x)
 
     result = relprop.explain(Mixed(), images())
-    same(result, expected)
+    assert_same(result, expected)
     assert result.logits.dtype == torch.float32
 
 
@@ -59,9 +44,9 @@ def test_inference_mode(tiny, expected):
         made_inside = Tiny()
         x = images()
     lrp = relprop.LRP(made_inside)
-    same(lrp(x), expected)
+    assert_same(lrp(x), expected)
     with torch.inference_mode():
-        same(lrp(images()), expected)
+        assert_same(lrp(images()), expected)
 
 
 def test_gradients_switched_on_or_off(tiny, expected):
@@ -72,7 +57,7 @@ def test_gradients_switched_on_or_off(tiny, expected):
 
 def test_wrappers_are_taken_off(tiny, expected):
     assert relprop.LRP(nn.DataParallel(tiny)).model is tiny
-    same(relprop.explain(nn.DataParallel(tiny), images()), expected)
+    assert_same(relprop.explain(nn.DataParallel(tiny), images()), expected)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +80,8 @@ def test_inputs_of_other_dimensions(first, pool, shape, map_shape):
 
 def test_memory_formats_of_the_image_do_not_matter(tiny, expected):
     x = images().contiguous(memory_format=torch.channels_last)
-    same(relprop.explain(tiny, x), expected)
-    same(relprop.explain(tiny, images().transpose(2, 3).contiguous().transpose(2, 3)), expected)
+    assert_same(relprop.explain(tiny, x), expected)
+    assert_same(relprop.explain(tiny, images().transpose(2, 3).contiguous().transpose(2, 3)), expected)
 
 
 @pytest.mark.slow

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
-import relprop
-
-
-def require_balance(net: nn.Module, x: torch.Tensor, tolerance: float, **options) -> relprop.Relevance:
-    result = relprop.explain(net, x, composite=relprop.paper(**options))
-    assert result.ledger.gap <= tolerance
-    assert result.ledger.absorbed <= tolerance
-    total = result.relevance.double().sum((1, 2, 3))
-    assert ((total - result.score).abs() / result.score).max() <= tolerance
-    return result
+from core_balance import explain_balanced
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f.th", pytest.param("resnet56-4bfd9763.th", marks=pytest.mark.slow)])
@@ -26,10 +15,10 @@ def test_trained_cifar_networks(shared, name):
     depth = name[6:8]
     loaded = load_model(str(shared / "models" / name), arch=f"cifar-resnet{depth}")
     x = torch.stack([loaded.preprocess(picture) for picture in cifar_pictures(shared, 4)])
-    result = require_balance(loaded.model, x, 1e-5)
+    result = explain_balanced(loaded.model, x, 1e-5)
     assert (result.score > 0.5).all()  # a trained network is sure of itself
-    require_balance(loaded.model, x, 1e-5, split="symmetric", identity=False)
-    require_balance(loaded.model.double(), x.double(), 1e-12)
+    explain_balanced(loaded.model, x, 1e-5, split="symmetric", identity=False)
+    explain_balanced(loaded.model.double(), x.double(), 1e-12)
 
 
 def cifar_pictures(shared, count):

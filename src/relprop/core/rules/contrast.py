@@ -60,7 +60,7 @@ def _share(step: Step, relevance: Tensor) -> Tensor:
 def _weights(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
     """α = 1 + β and β, given Σ_k d⁺_k and Σ_k d⁻_k."""
     against = -below
-    least = torch.maximum(against / _MOST, torch.full_like(above, torch.finfo(above.dtype).tiny))
+    least = (against / _MOST).clamp_min(torch.finfo(above.dtype).tiny)
     beta = (against / torch.maximum(above - against, least)).clamp_min(1)
     return 1 + beta, beta
 
