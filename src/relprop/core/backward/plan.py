@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.core.capture.recorder import Keeps, Recording
-from relprop.core.capture.repeat import Former
+from relprop.core.capture.former import Former
+from relprop.core.capture.recorder import Keeps
+from relprop.core.capture.recording import Recording
 from relprop.core.capture.translate import ONE_OF_TWO, RENAMED, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.presets import FAMILIES, family_of

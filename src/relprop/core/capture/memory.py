@@ -1,19 +1,26 @@
 """What each tensor of a run stands for, also after writes in place: tensors that share memory change together.
 
 Every tensor is a view of the *base* of its memory, the first tensor that was met there. A write gives the written
-tensor a new value, and its base too (`calls.write`). Any other view of that base is out of date from then on; when it
+tensor a new value, and its base too (`views.write`). Any other view of that base is out of date from then on; when it
 is read again, it is the same view of the new base.
 """
 
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from relprop.core.capture.model import Names
+from relprop.core.capture.modules import Line
+from relprop.core.capture.recording import Draft
+from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import Ref, State
-from relprop.core.graph.views import View
+from relprop.core.graph.views import View, write
+from relprop.errors import CaptureError
 
 
 class Memory:
@@ -81,17 +88,92 @@ class Value:
         memory.values.append(self)
 
 
-class Tensors:
-    """The tensors that a run has met, by identity, and their memory."""
+class OtherLayoutError(Exception):
+    """The model writes through a view that images in the channels-last format do not have."""
 
-    def __init__(self) -> None:
+
+class Tensors:
+    """The tensors that a run has met, by identity, what they stand for, and the memory that they lie in.
+
+    Attributes:
+        made: the tensor of each value of the run, by its number.
+        before: buffers and weights that the run wrote to, and what they were.
+        relaid: whether the model wrote through a view that was copied, see `copied_view`.
+    """
+
+    def __init__(self, names: Names, draft: Draft) -> None:
+        self.made: dict[int, weakref.ref[Tensor]] = {}
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self.relaid = False
+        self._names, self._draft = names, draft
         self._values: dict[int, Value] = {}
         self._memories: dict[int, Memory] = {}
+        self._read_again = False
 
     def find(self, tensor: Tensor) -> Value | None:
-        """What is known of a tensor."""
+        """What was last known of a tensor."""
         known = self._values.get(id(tensor))
         return known if known is not None and known.tensor() is tensor else None
+
+    def known(self, tensor: Tensor) -> Value:
+        """What a tensor stands for now."""
+        value = self.find(tensor)
+        if value is None:
+            return self._met(tensor)
+        memory = value.memory
+        if memory is not None and value.seen != memory.version:
+            self._bring_up_to_date(value, memory)
+        return value
+
+    def _met(self, tensor: Tensor) -> Value:
+        """A tensor that no call returned: a weight, a constant of the code, or another handle of a known one."""
+        name = self._names.of_tensor(tensor)
+        if name is None and not self._read_again and isinstance(tensor, nn.Parameter | nn.Buffer):
+            self._names.read()
+            self._read_again = True
+            name = self._names.of_tensor(tensor)
+        if name is not None:
+            value = self._values[id(tensor)] = Value(tensor, name, None, None, True)
+            return value
+        memory = self.memory_of(tensor)
+        if memory is None:
+            return self.add(tensor, None, learned=self._names.frozen)
+        shaped = (tensor.shape, tensor.stride(), tensor.storage_offset())
+        twin = next((value for value in memory.values if value.geometry == shaped), None)
+        if twin is None:
+            if isinstance(memory.base.leaf, Ref):
+                raise CaptureError(
+                    "the model makes a view of a value without PyTorch's dispatcher, so what it shows is not known"
+                )
+            return self.add(tensor, None, learned=memory.base.learned, memory=memory, views=None)
+        if twin.seen != memory.version:
+            self._bring_up_to_date(twin, memory)
+        return self.add(tensor, twin.leaf, learned=twin.learned, memory=memory, views=twin.views)
+
+    def _bring_up_to_date(self, value: Value, memory: Memory) -> None:
+        """What a view stands for after its memory was written to: the same view of the new base."""
+        base = memory.base
+        value.seen = memory.version
+        if not isinstance(base.leaf, Ref):
+            value.leaf = None
+            return
+        if value.views is None:
+            raise CaptureError(_UNKNOWN_SHARING)
+        leaf: Ref = base.leaf
+        for func, args, (place, *keywords) in value.views:
+            leaf = self._view_again(leaf, func, args, place, dict(keywords))
+        value.leaf = leaf
+
+    def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: dict[str, Any]) -> Ref:
+        draft = self._draft
+        viewed = func(torch.empty(draft.shapes[leaf.index], device="meta"), *args, **kwargs)
+        parts = [part for part in viewed if isinstance(part, Tensor)] if isinstance(viewed, list | tuple) else [viewed]
+        single = len(parts) == 1
+        new = draft.next(parts[0 if single else place].shape)
+        results = tuple(new.index if k == place or single else None for k in range(len(parts)))
+        sizes = () if single else tuple(tuple(part.shape) for part in parts)
+        draft.write_down(func, (leaf, *args), results, kwargs=kwargs, single=single, sizes=sizes)
+        return new
 
     def memory_of(self, tensor: Tensor) -> Memory | None:
         """The memory that a tensor lies in, if another was met there."""
@@ -107,11 +189,6 @@ class Tensors:
             value.lie_in(memory, tensor)
         assert value.memory is not None
         return value.memory
-
-    def add_weight(self, tensor: Tensor, name: State) -> Value:
-        """Take note of a weight or buffer of the model."""
-        value = self._values[id(tensor)] = Value(tensor, name, None, None, True)
-        return value
 
     def _new_memory(self, tensor: Tensor, base: Value) -> Memory:
         memory = Memory(tensor, base)
@@ -134,3 +211,112 @@ class Tensors:
             value.lie_in(self._new_memory(tensor, value), tensor)
         self._values[id(tensor)] = value
         return value
+
+    def add_result(
+        self, tensor: Tensor, leaf: Ref | None, func: Any, args: Any, kwargs: Any, place: int, *, learned: bool = False
+    ) -> Value:
+        """Take note of what a call returned in some place: a view of its first argument, or memory of its own."""
+        source = args[0] if args and isinstance(args[0], Tensor) else None
+        known = None if source is None else self.find(source)
+        if known is not None and known.memory is None and source is not None:
+            self.memory_under(known, source)  # a weight, of which this may be a view
+        memory = self.memory_of(tensor)
+        if memory is None:
+            return self.add(tensor, leaf, learned=learned)
+        if memory.number is not None:
+            self._draft.bases.add(memory.number)
+        if known is None or known.memory is not memory or known.views is None:
+            return self.add(tensor, leaf, learned=learned, memory=memory, views=None)
+        keywords = tuple((name, _hashable(value)) for name, value in kwargs.items())
+        views = (*known.views, (func, tuple(map(_hashable, args[1:])), (place, *keywords)))
+        return self.add(tensor, leaf, learned=learned, memory=memory, views=views)
+
+    def add_copied_view(self, source: Tensor, copy: Tensor) -> None:
+        """Take note of a copy that the model is given for a view, since the memory format of its images has no such."""
+        self._draft.expected = ()  # a write to it is to be noticed
+        for value, tensor in ((self.known(source), source), (self.add(copy, None), copy)):
+            self.memory_under(value, tensor).relaid = True
+
+    def becomes(self, value: Value, new: Ref | None) -> None:
+        """Give a tensor another value than it had."""
+        if isinstance(value.leaf, Ref):
+            self.made.pop(value.leaf.index, None)
+        value.leaf = new
+        if new is not None:
+            self.made[new.index] = value.tensor
+
+    def keep_before_write(self, tensor: Tensor) -> list[int | str]:
+        """Copy what a write would change: recorded values, whose keys it returns, and the model's own buffers.
+
+        Raises:
+            OtherLayoutError: the write would not reach the memory that it should.
+        """
+        value, values = self.known(tensor), self._draft.values
+        memory = self.memory_under(value, tensor)
+        if memory.relaid:
+            self.relaid = True  # the user's code may catch what is raised
+            raise OtherLayoutError
+        if isinstance(value.leaf, State) and values.get(value.leaf.name) is tensor:
+            memory.kept.append(value.leaf.name)  # a weight, whose memory was not needed before
+        copied = self._copy_kept(memory)
+        if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
+            owner = memory.base.tensor()
+            if owner is not None:
+                self.before.append((owner, owner.detach().clone()))
+        return copied
+
+    def _copy_kept(self, memory: Memory | None) -> list[int | str]:
+        """Copy the recorded values that lie in memory which is about to be written to; returns their keys."""
+        if memory is None:
+            return []
+        kept, memory.kept = memory.kept, []
+        for key in kept:
+            self._draft.values[key] = self._draft.values[key].clone()
+        return kept
+
+    def write(self, value: Value, new: Ref, scopes: Scopes, line: Line) -> None:
+        """Give a tensor that was written to, and the base of its memory, their new values."""
+        memory = value.memory
+        assert memory is not None, "what is written to lies in memory that is known"
+        base, draft = memory.base, self._draft
+        if value is not base:
+            if value.views is None:
+                raise CaptureError(_UNKNOWN_SHARING)
+            old = base.leaf if isinstance(base.leaf, Ref) else self._constant_before(value, base)
+            made = draft.next(base.geometry[0])
+            draft.write_down(write, (old, new, value.views), (made.index,), scopes=scopes, line=line)
+            self.becomes(base, made)
+        self.becomes(value, new)
+        memory.version += 1
+        base.seen = value.seen = memory.version
+
+    def write_constant(self, tensor: Tensor, *, learned: bool) -> None:
+        """Take note that a tensor, and the base of its memory, are other constants now."""
+        value = self.known(tensor)
+        memory = self.memory_under(value, tensor)
+        memory.version += 1
+        for each in (memory.base, value):
+            each.leaf, each.seen, each.learned = None, memory.version, learned
+
+    def _constant_before(self, value: Value, whole: Value) -> State:
+        """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""
+        tensor = value.tensor()
+        assert tensor is not None
+        base = tensor.detach().as_strided(*whole.geometry).clone()
+        name = self._draft.constant(base, whole.learned)
+        self._draft.values[name.name] = base
+        return name
+
+    def put_back(self) -> None:
+        """Give buffers and weights that the run wrote to the numbers that they had."""
+        with torch.no_grad():
+            for tensor, before in reversed(self.before):
+                self._copy_kept(self.memory_of(tensor))
+                tensor.copy_(before)
+
+
+_UNKNOWN_SHARING = "the model writes to memory that tensors share in a way that is not known"
+
+
+def _hashable(argument: Any) -> Any:
+    return tuple(map(_hashable, argument)) if isinstance(argument, list | tuple) else argument

@@ -16,7 +16,8 @@ from relprop.core.capture.inputs import Inputs, one_input
 from relprop.core.capture.model import Model, Names, require_evaluation_mode, unwrap
 from relprop.core.capture.modules import text_of
 from relprop.core.capture.program import ProgramModule
-from relprop.core.capture.recorder import Recording, record
+from relprop.core.capture.recorder import record
+from relprop.core.capture.recording import Recording
 from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
 from relprop.core.graph.ops import COPIES, canonical
 from relprop.core.graph.views import write

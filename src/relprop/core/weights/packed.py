@@ -131,7 +131,8 @@ def packs(geometry: ConvGeometry, value: Tensor, weight: Tensor, *, inward: bool
         and not geometry.before
         and weight.dtype == value.dtype
         and (value.dtype == torch.float32 or (value.dtype == torch.bfloat16 and _has_bf16()))
-        and weight.device.type == value.device.type == "cpu"
+        and value.is_cpu
+        and weight.is_cpu
         and weight.numel() > 0
         and value.shape[1] == (weight.shape[1] * geometry.groups if inward else weight.shape[0])
         and available()
