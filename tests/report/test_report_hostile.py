@@ -17,8 +17,8 @@ import relprop
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation import Plan
 from relprop.images import Preprocess
-from relprop.report import render, report_of_results
-from relprop.report.saved import annotate
+from relprop.report.render import render
+from relprop.report.saved import annotate, report_of_results
 from tiny import make, picture
 
 

@@ -16,8 +16,11 @@ from relprop.evaluation import ModelSpec, Row
 from relprop.evaluation.store import open_run
 from relprop.images import Preprocess
 from relprop.models import LoadedModel
-from relprop.report import Session, render, report_of_comparisons, report_of_results, report_of_run
-from relprop.report.saved import annotate
+from relprop.report.of_comparisons import report_of_comparisons
+from relprop.report.of_run import report_of_run
+from relprop.report.render import render
+from relprop.report.saved import annotate, report_of_results
+from relprop.sessions import Session
 from tiny import OPTIONS as MODEL
 from tiny import make, picture, pictures
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from relprop.images import Preprocess
 from relprop.models import LoadedModel
-from relprop.report import Session
+from relprop.sessions import Session
 from relprop.web import Limits
 
 LIMITS = Limits(file_bytes=200_000, pixels=1_000_000)

@@ -89,8 +89,8 @@ def cluster(
     from relprop.clusters import cluster as find_clusters
     from relprop.errors import require
     from relprop.models.classes import class_index
-    from relprop.report import write
     from relprop.report.of_clusters import report_of_clusters
+    from relprop.report.render import write
     from relprop.report.saved import is_run
 
     require("sklearn", "cluster")

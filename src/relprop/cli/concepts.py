@@ -69,7 +69,8 @@ def concepts(
     from relprop.core.composites.presets import COMPOSITES
     from relprop.data import balanced, open_dataset
     from relprop.images import read_image
-    from relprop.report import report_of_concepts, write
+    from relprop.report.of_concepts import report_of_concepts
+    from relprop.report.render import write
 
     rules, device = joins.spec(composite), network.chosen_device()
     dataset = open_dataset(data)

@@ -121,7 +121,6 @@ def explain(
     from relprop.cli import batches
     from relprop.explainers import POST
     from relprop.explainers.cuts import find_weights
-    from relprop.report.render import write_index
     from relprop.sessions import other_map
 
     weights = None if combine is None else find_weights(combine)
@@ -174,6 +173,8 @@ def explain(
             rows.append(row | {"files": view.write(item, single, loaded, seen, maps)})
     job.require(len(rows))
     if len(rows) > 1 and "png" in view.formats:
+        from relprop.report.render import write_index
+
         with naming(out):
             write_index(out, rows, f"{loaded.name} · {view.rules}")
     if json:

@@ -59,8 +59,9 @@ def report(
     could not be read, or shards of the run are damaged or not its own; the report holds the others.
     """
     from relprop.cli.batches import find_items, load_for
-    from relprop.report import report_of_results, report_of_run, write
-    from relprop.report.saved import is_run, results_in
+    from relprop.report.of_run import report_of_run
+    from relprop.report.render import write
+    from relprop.report.saved import is_run, report_of_results, results_in
 
     given = sources or []
     runs, results = [path for path in given if is_run(path)], [path for path in given if results_in(path)]
@@ -97,7 +98,8 @@ def _of_images(
 ) -> tuple[Report, int]:
     """Explain images by relevance propagation and the methods beside it; returns how many could not be, too."""
     from relprop.images import read_image
-    from relprop.report import Session, report_of_comparisons
+    from relprop.report.of_comparisons import report_of_comparisons
+    from relprop.sessions import Session
 
     session, comparisons, failures = Session(loaded, device), [], []
     with console.progress("explaining", len(items)) as advance:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from relprop.models import LoadedModel
-    from relprop.report import Session
+    from relprop.sessions import Session
     from relprop.web.server import Server
 
 _server = partial(typer.Option, rich_help_panel="Server")
@@ -93,7 +93,7 @@ def serve(
     found = batches.find_items(images, recursive=recursive) if images else []
     files = {text_of(item.name): item.source for item in found if item.source is not None} or None
     with _listen(host, port) as listening:  # first, since loading a model takes longer
-        from relprop.report import Session
+        from relprop.sessions import Session
         from relprop.web import Limits, make_app
         from relprop.web.app import LOOPBACK
         from relprop.web.server import Server

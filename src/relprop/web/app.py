@@ -21,8 +21,9 @@ from starlette.routing import Route
 
 from relprop import demo
 from relprop.errors import RelpropError, UsageError
-from relprop.report import Comparison, Session, render, report_of_comparisons
-from relprop.report.render import TEMPLATES
+from relprop.report.of_comparisons import report_of_comparisons
+from relprop.report.render import TEMPLATES, render
+from relprop.sessions import Comparison, Session
 from relprop.web import views
 from relprop.web.jobs import DEFECT, SHUTTING_DOWN, BusyError, Job, JobQueue, clean
 from relprop.web.request import ExplanationRequest, GoneError, Limits, choices, read_request

@@ -23,8 +23,7 @@ from torch.overrides import TorchFunctionMode
 from relprop.errors import InputError, RelpropError, UsageError
 from relprop.images import read_image
 from relprop.images.read import FORMATS, read_file
-from relprop.report import Comparison, Session
-from relprop.sessions import stages
+from relprop.sessions import Comparison, Session, stages
 from relprop.web.pace import Pace
 from relprop.web.request import ExplanationRequest, GoneError, Limits
 from relprop.web.views import result_document

@@ -12,7 +12,7 @@ from typing import Any
 
 from relprop.core.composites.presets import COMPOSITES
 from relprop.errors import InputError, UsageError
-from relprop.report import Session
+from relprop.sessions import Session
 
 BASELINES = ("grad-cam", "guided-backprop", "input-x-gradient", "integrated-gradients")
 """Methods that can be compared with relevance. Score-CAM takes minutes without a GPU, so

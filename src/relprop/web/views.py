@@ -12,10 +12,9 @@ from torch import Tensor
 from relprop import viz
 from relprop.core.result.quantize import quantize
 from relprop.explainers.post import Smooth
-from relprop.report import Comparison
 from relprop.report.conservation import ConservationTable
 from relprop.report.pictures import common_scale, data_uri, half_on, row_of, shares
-from relprop.sessions import LayerMap, Map
+from relprop.sessions import Comparison, LayerMap, Map
 from relprop.viz.colour import Floats, Scale, as_map, scale_of
 from relprop.viz.overlay import as_picture, blend, encoded, squares
 
