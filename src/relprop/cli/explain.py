@@ -433,7 +433,6 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
     """Print one line an image, the two statements on conservation, then the files."""
     from relprop.core.backward.ledger import Conservation
     from relprop.core.result.region import sentence
-    from relprop.report.render import INDEX
 
     contrast = any("against" in row for row in rows)
     wanted = {
@@ -456,6 +455,8 @@ def _print(rows: list[dict[str, Any]], start: str, view: View) -> None:
         kinds = ", ".join(f"NAME.{kind}" for kind in view.formats)
         files = [f"{view.out}: {kinds} and NAME/ for {len(rows)} images"]
     if len(rows) > 1 and "png" in view.formats:
+        from relprop.report.render import INDEX
+
         files.append(str(view.out / INDEX))
     for file in files:
         console.wrote(file)

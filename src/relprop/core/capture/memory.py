@@ -98,7 +98,7 @@ class Tensors:
     Attributes:
         made: the tensor of each value of the run, by its number.
         before: buffers and weights that the run wrote to, and what they were.
-        relaid: whether the model wrote through a view that was copied, see `copied_view`.
+        relaid: whether the model wrote through a view that was copied, see `add_copied_view`.
     """
 
     def __init__(self, names: Names, draft: Draft) -> None:

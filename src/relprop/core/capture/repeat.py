@@ -53,7 +53,7 @@ class Repeats:
         except RuntimeError:
             if not known.views:
                 raise
-            return None  # it has no such view: `_viewed`
+            return None  # it has no such view in this memory format
         if result is args[0] and not known.writes:
             return None  # it was another tensor, as of `contiguous`
         draft, number = self._draft, known.number
