@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch._dynamo  # which torch would import within a test, where its objects are looked at for garbage
 from torch import nn
 
 import relprop

@@ -94,8 +94,9 @@ def assert_equal(ours, theirs):
 
 
 PLACES = len(Steps().steps())
-# one change at each place, every kind of change at one or two of them; the slow run makes each change at each place
-QUICK = [(name, range(first, PLACES, len(CHANGES))) for first, name in enumerate(CHANGES)]
+# One change at each place, every kind of change at one or two of them: a view before the call of `view` and a write
+# through a view before another one among them. The slow run makes each change at each place.
+QUICK = [(name, range(-number % len(CHANGES), PLACES, len(CHANGES))) for number, name in enumerate(CHANGES)]
 
 
 @pytest.mark.parametrize(
