@@ -27,6 +27,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_runtestloop() -> None:
     """Tests collect their own garbage, and not what was imported for all of them."""
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)  # not every 700 objects: rules make that many in a blink, and tests are short
     gc.enable()
     if comparison := sys.modules.get("torch.testing._comparison"):
         # else `torch.testing.assert_close` imports torch.distributed.tensor for a second, to unwrap what no test has

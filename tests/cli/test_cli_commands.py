@@ -19,6 +19,7 @@ from PIL import Image
 
 import relprop
 from commands import run
+from relprop.cli import main
 from relprop.core.backward.ledger import Entry, Ledger
 from relprop.images import Preprocess, read_image
 from relprop.report.conservation import ConservationTable
@@ -468,27 +469,29 @@ def test_concentration(values, fraction):
     assert half_on(np.array(values, dtype=np.float64).reshape(2, 2)) == fraction
 
 
-def test_a_real_process_keeps_json_and_complaints_apart(folder, model, tmp_path):
+def in_this_process(arguments, monkeypatch, capfd) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["relprop", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, *capfd.readouterr()
+
+
+def in_its_own_process(arguments, monkeypatch, capfd) -> tuple[int, str, str]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    command = [sys.executable, "-c", "from relprop.cli import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("run", [in_this_process, pytest.param(in_its_own_process, marks=pytest.mark.slow)])
+def test_json_and_complaints_are_kept_apart(run, folder, model, tmp_path, monkeypatch, capfd):
     (folder / "b.png").write_bytes(b"")
-    code = "from relprop.cli import main; main()"
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "explain",
-        str(folder),
-        *model,
-        *RAW,
-        "--out",
-        str(tmp_path / "out"),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=here)
-    assert done.returncode == 1
-    report = json.loads(done.stdout)
+    arguments = ["explain", str(folder), *model, *RAW, "--out", str(tmp_path / "out"), "--json"]
+    code, out, errors = run(arguments, monkeypatch, capfd)
+    assert code == 1
+    report = json.loads(out)
     assert [len(report["images"]), len(report["failures"])] == [2, 1]
-    assert done.stderr == ""  # the failure is in the document
+    assert errors == ""  # the failure is in the document
 
 
 # check

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-import relprop
-from tiny import Tiny, images
-
 
 @pytest.fixture(scope="module")
 def tiny():
+    from tiny import Tiny  # here, as it imports torch, which not every file needs
+
     return Tiny()
 
 
 @pytest.fixture(scope="module")
 def expected(tiny):
+    import relprop
+    from tiny import images
+
     return relprop.explain(tiny, images())

@@ -146,6 +146,7 @@ def require_that_nothing_is_absorbed_without_padding(name: str) -> None:
     padded = relprop.explain(model, images(1, torch.float64), target=Detection(0))
     assert 0.001 < padded.ledger.absorbed < 0.05
     whole = relprop.explain(model, images(1, torch.float64)[..., :32], target=Detection(0))
+    torch.testing.assert_close(whole.score, found(model, images(1, torch.float64)[..., :32])[0]["scores"][:1])
     assert whole.ledger.absorbed == 0
     assert float(lost(whole).abs()) < 1e-12
 

@@ -8,8 +8,8 @@ from torch import nn
 
 pytest.importorskip("torchvision")
 
-import torchvision
 from core_detectors import detector
+from core_resnet import ResNet
 
 import relprop
 from relprop.core.targets.target import Mask, Similarity, Value
@@ -29,9 +29,8 @@ def images(size: int = 32) -> torch.Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def small_resnet(classes: int = 6) -> nn.Module:
-    resnet = torchvision.models.resnet
-    return resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=classes)
+def small_resnet(classes: int = 6) -> ResNet:
+    return ResNet(8, 1, classes)
 
 
 def segmentation(name: str) -> nn.Module:
@@ -41,9 +40,9 @@ def segmentation(name: str) -> nn.Module:
     torch.manual_seed(0)
     backbone = IntermediateLayerGetter(small_resnet(), {"layer2": "out", "layer1": "aux"})
     if name == "fcn":
-        heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (128, 64)]
+        heads = [segmentation.fcn.FCNHead(channels, 4) for channels in (16, 8)]
         return with_statistics(segmentation.FCN(backbone, *heads))
-    head = segmentation.deeplabv3.DeepLabHead(128, 4, [2, 4, 6])
+    head = segmentation.deeplabv3.DeepLabHead(16, 4, [2, 4, 6])
     return with_statistics(segmentation.DeepLabV3(backbone, head))
 
 

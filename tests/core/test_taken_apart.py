@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo  # which torch would import within a test, where its objects are looked at for garbage
 import torch.nn.functional as F
 from torch import nn
 

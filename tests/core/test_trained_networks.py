@@ -6,14 +6,13 @@ import pytest
 import torch
 from core_balance import explain_balanced
 
+models = pytest.importorskip("relprop.models")
+
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f.th", pytest.param("resnet56-4bfd9763.th", marks=pytest.mark.slow)])
 def test_trained_cifar_networks(shared, name):
-    pytest.importorskip("relprop.models")
-    from relprop.models import load_model
-
     depth = name[6:8]
-    loaded = load_model(str(shared / "models" / name), arch=f"cifar-resnet{depth}")
+    loaded = models.load_model(str(shared / "models" / name), arch=f"cifar-resnet{depth}")
     x = torch.stack([loaded.preprocess(picture) for picture in cifar_pictures(shared, 4)])
     result = explain_balanced(loaded.model, x, 1e-5)
     assert (result.score > 0.5).all()  # a trained network is sure of itself

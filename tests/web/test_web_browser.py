@@ -281,9 +281,18 @@ def test_cancel_stops_the_work_and_says_so(browser):
         assert model.calls == calls < len(model.layers)
 
 
-@pytest.mark.parametrize("width", [390, 768, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser, address, width, scheme):
+QUICK = (("light", 390), ("dark", 1440))  # both schemes, and the layouts of a phone and of a wide screen
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        pytest.param(scheme, width, marks=() if (scheme, width) in QUICK else pytest.mark.slow)
+        for scheme in ("light", "dark")
+        for width in (390, 768, 1440)
+    ],
+)
+def test_axe_finds_nothing(browser, address, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
 
     def check(page) -> None:

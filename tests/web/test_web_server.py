@@ -15,11 +15,16 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from web_tiny import LIMITS, encoded, served, tiny_setup
 
+from relprop.cli import app as cli
+from relprop.cli.serve import _run
 from relprop.web import make_app
 
 pytest.importorskip("uvicorn", reason="the app needs the extra web")
+OPTIONS = ["--size", "16", "--device", "cpu"]
+MODEL = ["--model", "web_tiny:Tiny", *OPTIONS]
 HEAD = b"GET /api/choices HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 UPLOAD = b"POST /api/images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
 
@@ -176,20 +181,7 @@ class Process:
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells may have it ignored
             "from relprop.cli import main; main()"
         )
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "serve",
-            "--model",
-            model,
-            "--size",
-            "16",
-            "--device",
-            "cpu",
-            "--port",
-            "0",
-        ]
+        command = [sys.executable, "-c", code, "serve", "--model", model, *OPTIONS, "--port", "0"]
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self.log = log
         with log.open("w") as errors:
@@ -275,6 +267,7 @@ def test_clients_that_leave_or_speak_no_http_leave_no_traceback_and_ctrl_c_answe
     assert b"HTTP/1.1 503 " in rest(half)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_no_traceback(start):
     server = start(model="web_tiny:Deep")
     server.wait_until(server.ask(), "running")
@@ -285,10 +278,34 @@ def test_a_second_ctrl_c_leaves_no_traceback(start):
     assert "Traceback" not in errors
 
 
-def test_others_need_the_token_and_the_right_host_and_ctrl_c_exits_with_130(start):
-    server = start("--host", "0.0.0.0", "--allow-host", "Proxy.example")
-    token = re.search(r"token=([\w-]+)", server.line)[1]
-    me, port = "127.0.0.1", server.port
+class Interrupted:
+    """A server that Ctrl+C ends, with a second Ctrl+C while its jobs are closed."""
+
+    def __init__(self) -> None:
+        self.jobs, self.closed = self, False
+
+    def run(self, sockets: list[socket.socket]) -> None:
+        raise KeyboardInterrupt
+
+    def close(self, seconds: float) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        self.closed = True
+        return True
+
+
+def test_a_second_ctrl_c_does_not_keep_jobs_from_being_closed():
+    server, handler = Interrupted(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(KeyboardInterrupt):
+            _run(server, listening)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert server.closed
+
+
+def require_that_others_need_the_token_and_the_right_host(port: int, token: str) -> None:
+    me = "127.0.0.1"
     for path in ("/", "/app.js", "/api/choices", "/api/jobs/x", f"/?token={token[:-1]}", "/?token=", "/?token=%ff%00"):
         status, headers, content = get(port, path)
         assert (status, headers["Set-Cookie"]) == (401, None), path
@@ -313,6 +330,25 @@ def test_others_need_the_token_and_the_right_host_and_ctrl_c_exits_with_130(star
         assert get(port, "/api/jobs", "POST", body, Cookie=cookie, Origin=origin)[0] == 403, origin
     assert get(port, "/api/jobs", "POST", body, Cookie=cookie, Sec_Fetch_Site="same-site")[0] == 403
     assert get(port, "/api/jobs", "POST", body, Cookie=cookie, Origin=f"http://{me}:{port}")[0] == 422
+
+
+OTHERS = ("--host", "0.0.0.0", "--allow-host", "Proxy.example")
+
+
+def test_others_need_the_token_and_the_right_host(monkeypatch):
+    made = []
+    monkeypatch.setattr("relprop.cli.serve._run", lambda server, listening: made.append(server.config.app) or 0)
+    done = CliRunner().invoke(cli, ["serve", *MODEL, "--port", "0", *OTHERS])
+    token = re.search(r"token=([\w-]+)", done.output)[1]
+    with served(made[0]) as port:
+        require_that_others_need_the_token_and_the_right_host(port, token)
+
+
+@pytest.mark.slow
+def test_others_need_the_token_in_a_process_of_its_own_and_ctrl_c_exits_with_130(start):
+    server = start(*OTHERS)
+    token = re.search(r"token=([\w-]+)", server.line)[1]
+    require_that_others_need_the_token_and_the_right_host(server.port, token)
     code, errors = server.end()  # by Ctrl+C, while it is idle
     assert token not in errors
     assert (code, errors.endswith("Ctrl+C ends it\nerror: interrupted\n")) == (130, True)
