@@ -92,7 +92,16 @@ def record(
     raise AssertionError("images in row-major order need no other layout")
 
 
-class _Seen(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    """A mode of torch's dispatcher that no compiler sees."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that would see to it costs as much as writing a call down, and loads the compiler."""
+        return False
+
+
+class _Seen(_Mode):
     """Collects the operations that return numbers."""
 
     def __init__(self) -> None:
@@ -107,7 +116,7 @@ class _Seen(TorchDispatchMode):
         return result
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(_Mode):
     """Writes down each call of a run on its way to where it is computed."""
 
     refused: RelpropError | None = None
@@ -135,11 +144,6 @@ class _Recorder(TorchDispatchMode):
             args = (ref(0), start, end, tuple(tensor.shape[1:]))
             self._draft.write_down(one_input, args, (new.index,), scopes=((path, path),))
             made[new.index] = self._tensors.add(tensor, new).tensor
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: the wrapper that would see to it costs as much as writing a call down, and loads the compiler."""
-        return False
 
     def run(self, model: nn.Module, output: Output) -> Recording:
         """Run the model, and return what was recorded."""

@@ -58,8 +58,6 @@ class Repeats:
             return None  # it was another tensor, as of `contiguous`
         draft, number = self._draft, known.number
         draft.shapes[number] = result.shape
-        if known.writes:
-            del made[known.leaves[0][0].index]  # type: ignore[union-attr]
         met = made[number] = weakref.ref(result)
         if known.made:
             draft.values[number] = result
