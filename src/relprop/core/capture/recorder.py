@@ -92,7 +92,7 @@ def record(
     raise AssertionError("images in row-major order need no other layout")
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode of torch's dispatcher that no compiler sees."""
 
     @classmethod
