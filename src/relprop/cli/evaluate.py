@@ -162,7 +162,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task.id, rate=rate)
             if rate and not console.err.is_terminal and time.monotonic() - said >= 30:
                 said = time.monotonic()
-                left = f"{(task.time_remaining or 0) / 60:.0f} min left"
-                console.err.print(f"{done} of {total} samples, {rate}, {left}", soft_wrap=True)
+                left = console.duration(task.time_remaining or 0)
+                console.err.print(f"{done} of {total} samples, {rate}, {left} left", soft_wrap=True)
 
         yield report

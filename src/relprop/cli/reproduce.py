@@ -281,18 +281,14 @@ def _costs(jobs: Sequence[Job], network: Network, setting: Setting, out: Path, w
         for count, job in zip(each, jobs, strict=True)
     ]
     runs = len(setting.models) * len(setting.seeds)
-    hours = sum(left) * network.seconds / 3600
+    seconds = sum(left) * network.seconds
     text = f"about {sum(each) // runs:,} forward passes a picture, {round(sum(left)):,} in all: "
-    text += f"{_hours(hours)} at {1 / network.seconds:.0f} a second, measured here with one worker"
-    if workers.workers is not None and workers.workers > 1:
-        text += f"; {_hours(hours / workers.workers)} with {workers.workers} of its speed"
+    text += f"{console.duration(seconds)} at {1 / network.seconds:.0f} a second, measured here with one worker"
+    if (count := workers.workers or 1) > 1:
+        text += f"; {console.duration(seconds / count)} with {count} of its speed"
     elif workers.ray is not None:
         text += "; divide by the workers of the cluster"
     return text
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
 
 
 def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | None) -> int:

@@ -133,15 +133,10 @@ def _bar(title: str) -> Iterator[Callable[[Any, int], None]]:
                 total=step.steps,
                 rate=f"{seen / spent:.0f}",
                 loss=f"{step.loss:.3f}",
-                left=_duration(left),
+                left=console.duration(left),
             )
 
         yield advance
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min" if minutes else "< 1 min"
 
 
 def _line(row: Row, epochs: int) -> str:

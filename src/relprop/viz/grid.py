@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from relprop.errors import InputError
 from relprop.files import write_atomically
 from relprop.viz.colour import GROUND, PERCENTILE, Scale, as_map, scale_of, shared_scale
-from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, encoded, outline, picture
+from relprop.viz.overlay import INK, QUIET, as_picture, blend, draw_bar, encoded, outline, picture
 
 _DPI = 160
 _PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
 _NARROW = 3.4  # where several maps stand beside one another
-_INK = "#1f1f1f"
 _CELL = 224 / _DPI  # inches
 _FEW = 6  # cells of a row that are drawn twice as large
 _EDGE, _LEGEND = 0.14, 2.2
@@ -77,7 +76,7 @@ def side_by_side(
 
     left = edge / size[0]
     if title:
-        figure.text(left, 1 - 0.14 / size[1], title, size=13, color=_INK, va="top")
+        figure.text(left, 1 - 0.14 / size[1], title, size=13, color=INK, va="top")
     if subtitle:
         figure.text(left, 1 - 0.40 / size[1], subtitle, size=8, color=QUIET, va="top")
     return figure
@@ -161,9 +160,9 @@ def lay_out(
                 picture(ax, blend(image, maps[at], own))
                 ax.set_xlabel("" if common else textwrap.fill(_short_range(own), int(cell * 20)), size=6, color=QUIET)
     for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title(name, fontsize=9, color=_INK)
+        ax.set_title(name, fontsize=9, color=INK)
     for ax, label in zip(axes[:, 0], labels, strict=False):
-        ax.set_ylabel(label, fontsize=9, color=_INK, rotation="horizontal", ha="right", va="center")
+        ax.set_ylabel(label, fontsize=9, color=INK, rotation="horizontal", ha="right", va="center")
     figure.text(_EDGE / wide, (foot - below) / tall, "\n".join(lines), fontsize=7, color=QUIET, va="top")
     if common is None:
         _legend(figure, (wide - _EDGE - _LEGEND, foot - below - 0.1), signed)
