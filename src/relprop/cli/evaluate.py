@@ -124,7 +124,7 @@ def specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
     """Split a comma list; `all` stands for every one there is."""
     if every and text.strip() == "all":
         return tuple(every)
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = options.listed(text)
     if not found:
         raise UsageError(f"{text!r} is an empty list; give names with commas between them")
     return found

@@ -172,6 +172,11 @@ class Workers:
     ] = None
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Read a list with commas; empty parts do not count."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
     """Read "0.5" or "0.485,0.456,0.406"."""
     if text is None:

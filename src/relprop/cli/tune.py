@@ -50,7 +50,7 @@ def tune(
     from relprop.tuning import Settings
     from relprop.tuning import tune as choose
 
-    compared = tuple(part.strip() for part in references.split(",") if part.strip())
+    compared = options.listed(references)
     settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size, amp=amp)
     pictures = open_dataset(data)
     loaded = network.load(model)
