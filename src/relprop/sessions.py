@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from relprop.core.graph.separators import separators
 from relprop.core.lrp import LRP
 from relprop.core.targets.target import Contrast
 from relprop.errors import InputError, RelpropError
+from relprop.explainers.recent import Recent
 from relprop.metrics.forward import callable_model
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Session:
 
     loaded: LoadedModel
     device: str = "cpu"
-    _known: OrderedDict[str, LRP] = field(default_factory=OrderedDict)
+    _known: Recent[str, LRP] = field(default_factory=partial(Recent[str, LRP], _KEPT))
     _cuts: dict[str, LrpCuts] = field(default_factory=dict)
 
     def explain(
@@ -190,14 +191,12 @@ class Session:
 
     def _lrp(self, composite: str, x: Tensor) -> LRP:
         """Return the LRP of a composite, the one that it had last time if that is not long ago."""
-        lrp = self._known.pop(composite, None)
-        if lrp is None:
+
+        def make() -> LRP:
             rules = COMPOSITES.build(composite)
-            lrp = LRP(self.loaded.model, rules, keep=layers_shown(LRP(self.loaded.model, rules).graph(x)))
-        self._known[composite] = lrp
-        while len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        return lrp
+            return LRP(self.loaded.model, rules, keep=layers_shown(LRP(self.loaded.model, rules).graph(x)))
+
+        return self._known.get(composite, make)
 
 
 def stages(methods: Sequence[str] = ()) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from relprop.evaluation import ModelSpec
 from relprop.evaluation.plan import short_model
 from relprop.models import load_model
 from relprop.reproduce import figure7
-from relprop.reproduce.gallery import gallery
+from relprop.reproduce.figures import gallery
 from relprop.reproduce.pictures import choose, explained, show
 from relprop.reproduce.setting import Setting, with_seeds
 

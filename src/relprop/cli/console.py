@@ -157,6 +157,11 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda steps: bar.advance(task, steps)
 
 
+def duration(seconds: float) -> str:
+    """Write a time as "2.5 hours" or "12 minutes"."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(1, round(seconds / 60))} minutes"
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {text_of(str(key)): _jsonable(part) for key, part in value.items()}

@@ -21,16 +21,12 @@ if TYPE_CHECKING:
     from relprop.evaluation.store import Store
 
 _what = partial(typer.Option, rich_help_panel="What is measured")
-_how = partial(typer.Option, rich_help_panel="How it runs")
 
 Data = Annotated[str, _what("--data", "-d", help="imagenet:ROOT, cub:ROOT, folder:ROOT, parquet:FILE or cifar10:ROOT.")]
 Explainers = Annotated[str, _what("--explainers", "-e", help="Specs with commas, e.g. lrp,grad-cam; or all.")]
 Post = Annotated[str, _what(help="Post-processing, e.g. none,quantize:8.")]
 Metrics = Annotated[str, _what(help="Specs with commas.")]
 Protocol = Annotated[str, _what(help="How pixels are masked: fair, paper-protocol, or both.")]
-Step = Annotated[
-    float | None, _what(help="Pixels masked a step; below 1, a fraction of them.", show_default="the protocol's")
-]
 Samples = Annotated[
     int | None, typer.Option("--samples", "-n", min=1, help="How many, equally many of each class.", show_default="all")
 ]
@@ -40,19 +36,8 @@ Explained = Annotated[
 ]
 Controls = Annotated[bool, _what("--controls/--no-controls", help="Add the explainers constant and random.")]
 Curves = Annotated[bool, _what("--curves", help="Keep the curves behind the scores.")]
-Amp = Annotated[bool, _how("--amp", help="Score masked pictures in bfloat16.")]
-Out = Annotated[Path | None, _how("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST")]
-Workers = Annotated[
-    int | None,
-    _how(
-        min=1,
-        help="Processes, or Ray actors. Rows do not depend on it.",
-        show_default="1; with --ray all there is room for",
-    ),
-]
-Ray = Annotated[str | None, _how("--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto, or its address.")]
-Batch = Annotated[int, _how("--batch-size", min=1, help="Samples computed together.")]
-Threads = Annotated[int, _how(min=1, help="Of each worker. Decides the last bits of the rows.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/PLAN-DIGEST")]
+Threads = Annotated[int, options.scores(min=1, help="Of each worker. Decides the last bits of the rows.")]
 
 
 def evaluate(
@@ -63,17 +48,16 @@ def evaluate(
     post: Post = "none",
     metrics: Metrics = "insertion-deletion",
     protocol: Protocol = "fair",
-    step: Step = None,
+    step: options.Step = None,
     samples: Samples = None,
     seed: Seed = 0,
     target: Explained = "predicted",
     controls: Controls = True,
     curves: Curves = False,
-    amp: Amp = False,
+    amp: options.Amp = False,
     out: Out = None,
-    workers: Workers = None,
-    ray: Ray = None,
-    batch_size: Batch = 16,
+    workers: options.Workers,
+    batch_size: options.BatchSize = 16,
     threads: Threads = 1,
     network: options.Network,
 ) -> int:
@@ -87,7 +71,7 @@ def evaluate(
     from relprop.explainers import EXPLAINERS
 
     # on a cluster the workers' machines have the device, and not necessarily this one
-    device = network.chosen_device() if ray is None or network.device == "auto" else network.device
+    device = network.chosen_device() if workers.ray is None or network.device == "auto" else network.device
     chosen = specs(explainers, EXPLAINERS.names())
     plan = Plan(
         model=network.spec(model),
@@ -106,30 +90,30 @@ def evaluate(
         curves=curves,
         amp=amp,
     )
-    return _measure(plan, out or Path("runs") / plan.digest, device, workers, ray)
+    return _measure(plan, out or Path("runs") / plan.digest, device, workers)
 
 
-def execute(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None, what: str = "samples") -> Store:
+def execute(plan: Plan, out: Path, device: str, workers: options.Workers, what: str = "samples") -> Store:
     """Run a plan on this machine or on Ray, with a bar that says how far it is."""
     from relprop.evaluation.local import run
 
     with progress(what) as report:
         how: dict[str, Any] = {"command": ["relprop", *sys.argv[1:]], "report": report, "warn": console.warn}
-        if ray is None:
-            return run(plan, out, workers=workers or 1, device=device, **how)
+        if workers.ray is None:
+            return run(plan, out, workers=workers.workers or 1, device=device, **how)
         from relprop.evaluation.ray import run_ray
 
-        return run_ray(plan, out, address=ray, workers=workers, **how)
+        return run_ray(plan, out, address=workers.ray, workers=workers.workers, **how)
 
 
-def _measure(plan: Plan, out: Path, device: str, workers: int | None, ray: str | None) -> int:
+def _measure(plan: Plan, out: Path, device: str, workers: options.Workers) -> int:
     """Run the plan, and print its table."""
     from relprop.evaluation.store import manifest, summary_of
 
     console.err.print(
         f"[{console.QUIET}]run directory[/] [{console.FILE}]{console.escape(str(out))}[/]", soft_wrap=True
     )
-    summary = summary_of(execute(plan, out, device, workers, ray))
+    summary = summary_of(execute(plan, out, device, workers))
     console.write(summary.format("text"))
     if used := manifest(out).get("left_out"):
         console.err.print(f"[{console.QUIET}]left out[/] {used} pictures that layer weights of lrp-cuts were chosen on")
@@ -140,7 +124,7 @@ def specs(text: str, every: Sequence[str] = ()) -> tuple[str, ...]:
     """Split a comma list; `all` stands for every one there is."""
     if every and text.strip() == "all":
         return tuple(every)
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = options.listed(text)
     if not found:
         raise UsageError(f"{text!r} is an empty list; give names with commas between them")
     return found
@@ -165,33 +149,20 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    clock = _Clock()
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
-        task = bar.add_task("", total=None, rate="")
+    show: dict[str, Any] = {"console": console.err, "transient": True, "disable": not console.err.is_terminal}
+    said = time.monotonic()
+    with Progress(*columns, **show, speed_estimate_period=3600) as bar:  # a chunk may take minutes
+        bar.add_task("", total=None, rate="")
+        task = bar.tasks[0]
 
         def report(done: int, total: int) -> None:
-            rate, line = clock.read(done, total)
-            bar.update(task, completed=done, total=total, rate=rate)
-            if line and not console.err.is_terminal:
-                console.err.print(line, soft_wrap=True)
+            nonlocal said
+            bar.update(task.id, completed=done, total=total)
+            rate = f"{task.speed:.2f} samples/s" if task.speed else ""
+            bar.update(task.id, rate=rate)
+            if rate and not console.err.is_terminal and time.monotonic() - said >= 30:
+                said = time.monotonic()
+                left = console.duration(task.time_remaining or 0)
+                console.err.print(f"{done} of {total} samples, {rate}, {left} left", soft_wrap=True)
 
         yield report
-
-
-class _Clock:
-    """Rate and remaining time from what was done since the start."""
-
-    def __init__(self) -> None:
-        self.began, self.first, self.said = time.monotonic(), -1, 0.0
-
-    def read(self, done: int, total: int) -> tuple[str, str | None]:
-        """Return the rate, and a line for logs now and then."""
-        if self.first < 0:
-            self.first, self.began = done, time.monotonic()
-        passed = time.monotonic() - self.began
-        rate = (done - self.first) / passed if passed > 0 else 0.0
-        text = f"{rate:.2f} samples/s" if rate else ""
-        if passed - self.said < 30 or not rate:
-            return text, None
-        self.said = passed
-        return text, f"{done} of {total} samples, {text}, {(total - done) / rate / 60:.0f} min left"

@@ -377,7 +377,7 @@ def _others(text: str | None, plain: bool, start: str) -> tuple[str, ...]:
     if text is None:
         cuts = "lrp-cuts" if start == "probability" else f"lrp-cuts:start={start}"
         return (cuts,) if plain else ()
-    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    found = tuple(dict.fromkeys(options.listed(text)))
     if found == ("none",):
         return ()
     for name in found:
@@ -394,7 +394,7 @@ def _size(result: Relevance) -> str:
 
 def _formats(text: str) -> tuple[str, ...]:
     """Read `--format`."""
-    found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    found = tuple(dict.fromkeys(options.listed(text.lower())))
     if not found or not set(found) <= {"png", "npy", "npz", "csv"}:
         raise UsageError(f"--format takes png, npy, npz and csv, with commas; not {text!r}")
     return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _model = partial(typer.Option, rich_help_panel="Model")
 _rules = partial(typer.Option, rich_help_panel="Rules")
+scores = partial(typer.Option, rich_help_panel="How scores are computed")
 
 Images = Annotated[
     list[Path] | None,
@@ -75,7 +76,15 @@ MultiLabel = Annotated[
         help="Each class is a yes or no of its own: its probability is a sigmoid. Known where the model ends in one.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images explained at once.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images computed at once.")]
+Step = Annotated[
+    float | None,
+    scores(
+        help="Pixels masked a step; below 1, a fraction of them.",
+        show_default="500 at 224 x 224, in proportion elsewhere",
+    ),
+]
+Amp = Annotated[bool, scores("--amp", help="Score masked pictures in bfloat16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 
 
@@ -144,6 +153,28 @@ class Joins:
         from relprop.core.composites.presets import COMPOSITES
 
         return COMPOSITES.build(self.spec(spec))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes the rows of a plan."""
+
+    workers: Annotated[
+        int | None,
+        scores(
+            min=1,
+            help="Processes, or Ray tasks at a time. Rows do not depend on it.",
+            show_default="1; with --ray all there is room for",
+        ),
+    ] = None
+    ray: Annotated[
+        str | None, scores("--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto, or its address.")
+    ] = None
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Read a list with commas; empty parts do not count."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def channels(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -246,7 +277,7 @@ def example(loaded: LoadedModel) -> torch.Tensor:
 
 
 def spread(command: Callable[..., int]) -> Callable[..., int]:
-    """Return the command as typer can read it: with the fields of `Network` and `Joins` in place of these arguments."""
+    """Return the command as typer can read it: a parameter that is a dataclass of this module becomes its fields."""
     parameters = inspect.signature(command, eval_str=True).parameters
     groups: dict[str, Any] = {name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)}
 

@@ -79,7 +79,7 @@ def report(
     else:
         loaded, items = load_for(find_items(given or None, recursive=recursive), target, network, model, classes)
         rules = joins.spec(composite)
-        methods = [part.strip() for part in explainers.split(",") if part.strip() not in ("", "none")]
+        methods = [method for method in options.listed(explainers) if method != "none"]
         made, failed = _of_images(items, loaded, rules, methods, start, device)
     for sentence in made.left_out:
         console.warn(sentence)

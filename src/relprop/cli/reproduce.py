@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from relprop.reproduce.table import Job
 
 _what = partial(typer.Option, rich_help_panel="What is repeated on what")
-_how = partial(typer.Option, rich_help_panel="How it runs")
 _TABLES, _FIGURES = ("table1", "table2", "table3"), ("figure3", "figure5", "figure6", "figure7")
 
 Experiment = Literal["table1", "table2", "table3", "figure3", "figure5", "figure6", "figure7"]
@@ -119,27 +118,7 @@ Variants = Annotated[
 Images = Annotated[
     str | None, _what(help="figure3, 5, 6: pictures by class, id, file name, or files called by a class; with commas.")
 ]
-Step = Annotated[
-    float | None,
-    _how(
-        help="Tables: pixels masked a step; below 1, a fraction of them.",
-        show_default="500 at 224 x 224, in proportion elsewhere",
-    ),
-]
-Amp = Annotated[bool, _how("--amp", help="Tables: score masked pictures in bfloat16, Score-CAM's too.")]
-Out = Annotated[Path, _how("--out", "-o", help="Folder of results and runs.")]
-Workers = Annotated[
-    int | None,
-    _how(
-        min=1,
-        help="Tables: processes, or Ray actors. Rows do not depend on it.",
-        show_default="1; with --ray all there is room for",
-    ),
-]
-Ray = Annotated[
-    str | None, _how("--ray", metavar="ADDRESS", help="Tables: run on a Ray cluster: local, auto, or its address.")
-]
-Batch = Annotated[int, _how("--batch-size", min=1, help="Pictures computed together.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of results and runs.")]
 
 
 def reproduce(
@@ -156,12 +135,11 @@ def reproduce(
     also: Also = None,
     variants: Variants = None,
     images: Images = None,
-    step: Step = None,
-    amp: Amp = False,
+    step: options.Step = None,
+    amp: options.Amp = False,
     out: Out = Path("runs/reproduce"),
-    workers: Workers = None,
-    ray: Ray = None,
-    batch_size: Batch = 16,
+    workers: options.Workers,
+    batch_size: options.BatchSize = 16,
     network: options.Network,
     classes: options.Classes = None,
 ) -> int:
@@ -172,26 +150,25 @@ def reproduce(
     ImageNet: --model resnet50 is torchvision's ResNet50_Weights.IMAGENET1K_V1, the default, as is a file of them.
 
     Without options on the paper's own: ResNet-50 with those weights, 1,000 validation pictures; with --against cub,
-    five checkpoints of `relprop train cub`. Any model and data can be used instead, and the caption says so. A
-    table that was killed goes on where it was. Exit code 1 if pictures could not be read, or if paper() does not
-    conserve in figure7.
+    five checkpoints of `relprop train cub`. Any model and data can be used instead, and the caption says so. Only
+    tables have scores; with --amp Score-CAM sees its masked pictures in bfloat16 too. A table that was killed goes on
+    where it was. Exit code 1 if pictures could not be read, or if paper() does not conserve in figure7.
     """
-    given = {
-        "--step": step,
-        "--amp": amp or None,
-        "--methods": methods,
-        "--cam-layer": cam_layer,
-        "--images": images,
-        "--also": also,
-        "--variants": variants,
-        "--workers": workers,
-        "--ray": ray,
-        "--composite": None if composite == "paper" else composite,
-        "--against": against,
-    }
-    for option, value in given.items():
-        if value is not None and experiment not in _APPLIES[option]:
-            raise UsageError(f"{option} goes with {', '.join(_APPLIES[option])}, and does nothing for {experiment}")
+    for option, given, those in (
+        ("--step", step is not None, _TABLES),
+        ("--amp", amp, _TABLES),
+        ("--methods", methods is not None, ("table1", "figure5")),
+        ("--cam-layer", cam_layer is not None, ("table1", "figure5")),
+        ("--images", images is not None, ("figure3", "figure5", "figure6")),
+        ("--also", also is not None, ("table1",)),
+        ("--variants", variants is not None, ("table3",)),
+        ("--workers", workers.workers is not None, _TABLES),
+        ("--ray", workers.ray is not None, _TABLES),
+        ("--composite", composite != "paper", (*_TABLES, "figure3", "figure5", "figure6")),
+        ("--against", against is not None, _TABLES),
+    ):
+        if given and experiment not in those:
+            raise UsageError(f"{option} goes with {', '.join(those)}, and does nothing for {experiment}")
     from relprop.reproduce.setting import Setting, with_seeds
 
     column: Literal["imagenet", "cub"] = against or _column(data[0] if data else "")
@@ -224,7 +201,7 @@ def reproduce(
     if experiment in _TABLES:
         if classes is not None:
             raise UsageError(f"{experiment} names no classes; --classes is of figure3, figure5 and figure6")
-        return _table(experiment, setting, out, column, workers, ray)
+        return _table(experiment, setting, out, column, workers)
     if mixed and len(names) == len(sources):
         settings = [
             replace(setting, models=(spec,), data=absolute(where))
@@ -251,21 +228,6 @@ def _network_of(name: str, network: options.Network, mixed: bool) -> options.Net
     return network if not mixed or Path(name).is_file() else replace(network, arch=None)
 
 
-_APPLIES = {
-    "--step": _TABLES,
-    "--amp": _TABLES,
-    "--workers": _TABLES,
-    "--ray": _TABLES,
-    "--also": ("table1",),
-    "--variants": ("table3",),
-    "--against": _TABLES,
-    "--methods": ("table1", "figure5"),
-    "--cam-layer": ("table1", "figure5"),
-    "--images": ("figure3", "figure5", "figure6"),
-    "--composite": (*_TABLES, "figure3", "figure5", "figure6"),
-}
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     """Read "40-44" or "0,1,2"."""
     found: list[int] = []
@@ -280,7 +242,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _table(
-    name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: int | None, ray: str | None
+    name: str, setting: Setting, out: Path, against: Literal["imagenet", "cub"], workers: options.Workers
 ) -> int:
     """Measure a table, write it in every format, and print it."""
     from relprop.reproduce.render import FORMATS
@@ -289,10 +251,10 @@ def _table(
     def measure(plan: Plan, folder: Path, what: str) -> Store:
         if not console.err.is_terminal:
             console.err.print(f"{what} → {folder}", soft_wrap=True, markup=False)
-        return execute(plan, folder, setting.device, workers, ray, what)
+        return execute(plan, folder, setting.device, workers, what)
 
     def announce(jobs: Sequence[Job], network: Network) -> None:
-        console.err.print(_costs(jobs, network, setting, out, workers, ray), soft_wrap=True, markup=False)
+        console.err.print(_costs(jobs, network, setting, out, workers), soft_wrap=True, markup=False)
 
     table = make_table(name, setting, out, measure, against, announce)
     written = {suffix: write(table) for suffix, write in FORMATS.items()}
@@ -308,9 +270,7 @@ def _written(path: Path, content: str) -> Path:
     return path
 
 
-def _costs(
-    jobs: Sequence[Job], network: Network, setting: Setting, out: Path, workers: int | None, ray: str | None
-) -> str:
+def _costs(jobs: Sequence[Job], network: Network, setting: Setting, out: Path, workers: options.Workers) -> str:
     """Say how many forward passes are left, and what time they take at the speed measured here."""
     from relprop.evaluation.store import share_done
     from relprop.reproduce.cost import passes
@@ -321,18 +281,14 @@ def _costs(
         for count, job in zip(each, jobs, strict=True)
     ]
     runs = len(setting.models) * len(setting.seeds)
-    hours = sum(left) * network.seconds / 3600
+    seconds = sum(left) * network.seconds
     text = f"about {sum(each) // runs:,} forward passes a picture, {round(sum(left)):,} in all: "
-    text += f"{_hours(hours)} at {1 / network.seconds:.0f} a second, measured here with one worker"
-    if workers is not None and workers > 1:
-        text += f"; {_hours(hours / workers)} with {workers} of its speed"
-    elif ray is not None:
+    text += f"{console.duration(seconds)} at {1 / network.seconds:.0f} a second, measured here with one worker"
+    if (count := workers.workers or 1) > 1:
+        text += f"; {console.duration(seconds / count)} with {count} of its speed"
+    elif workers.ray is not None:
         text += "; divide by the workers of the cluster"
     return text
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
 
 
 def _figure(name: str, settings: Sequence[Setting], out: Path, classes: Path | None) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relprop.cli import console
+from relprop.cli import console, options
 from relprop.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def train(
     workers: Workers = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget a run that --out holds, and start again.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe with all its settings, and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+    json: options.Json = False,
 ) -> int:
     """Train a network by a recipe; the same command again resumes a run that was stopped.
 
@@ -133,15 +133,10 @@ def _bar(title: str) -> Iterator[Callable[[Any, int], None]]:
                 total=step.steps,
                 rate=f"{seen / spent:.0f}",
                 loss=f"{step.loss:.3f}",
-                left=_duration(left),
+                left=console.duration(left),
             )
 
         yield advance
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min" if minutes else "< 1 min"
 
 
 def _line(row: Row, epochs: int) -> str:

@@ -18,13 +18,8 @@ Data = Annotated[str, typer.Option("--data", "-d", help="Labelled images: folder
 Samples = Annotated[int, typer.Option("--samples", "-n", min=2, help="Images to choose on.")]
 Report = Annotated[int, typer.Option("--report", min=1, help="Other images, to measure the choice on.")]
 Folds = Annotated[int, typer.Option(min=2, help="Of the cross-validation over the images to choose on.")]
-Step = Annotated[
-    float | None,
-    typer.Option(help="Pixels masked a step; below 1, a fraction of them.", show_default="500 of 224 x 224"),
-]
 Seed = Annotated[int, typer.Option(help="Of the choice of images, and of the folds.")]
 References = Annotated[str, typer.Option(help="Explainers to compare the choice with, with commas.")]
-Amp = Annotated[bool, typer.Option("--amp", help="Score masked pictures in bfloat16.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File for the layer weights and their provenance.")]
 
 
@@ -35,12 +30,12 @@ def tune(
     samples: Samples = 100,
     report: Report = 100,
     folds: Folds = 5,
-    step: Step = None,
+    step: options.Step = None,
     seed: Seed = 0,
     references: References = "lrp-cuts,grad-cam,lrp",
     out: Out = Path("weights.json"),
     batch_size: options.BatchSize = 16,
-    amp: Amp = False,
+    amp: options.Amp = False,
     network: options.Network,
     json: options.Json = False,
 ) -> int:
@@ -55,7 +50,7 @@ def tune(
     from relprop.tuning import Settings
     from relprop.tuning import tune as choose
 
-    compared = tuple(part.strip() for part in references.split(",") if part.strip())
+    compared = options.listed(references)
     settings = Settings(samples, report, folds, step, seed, references=compared, batch=batch_size, amp=amp)
     pictures = open_dataset(data)
     loaded = network.load(model)

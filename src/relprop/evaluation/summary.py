@@ -45,7 +45,8 @@ def summarise(rows: pl.LazyFrame, plan: Plan, versus: str | None = None, done: s
         lines.append(Line(*key, *_mean_and_error(row), row["failures"], *paired.get(key, (None, None, None))))
     lines.sort(key=_order(plan))
     unread, unread_notes = _unread(polars, rows)
-    notes = (*_absent_controls(plan), *_unfair({line.ties for line in lines}), *unread_notes, *_failures(polars, rows))
+    failed = [f"{spec} failed on {n} samples, for example: {reason}" for spec, n, reason in failures(rows)]
+    notes = (*_absent_controls(plan), *_unfair({line.ties for line in lines}), *unread_notes, *failed)
     return Summary(tuple(lines), _caption(plan, done), notes, versus, unread)
 
 
@@ -119,10 +120,13 @@ def is_control(spec: str) -> bool:
 
 def _caption(plan: Plan, done: str) -> str:
     parts = [f"{short_model(plan.model.name)} on {short_data(plan.data)}", f"explaining the {plan.target} class"]
-    if plan.step is not None:
-        parts.append(f"{plan.step:g} pixels a step" if plan.step >= 1 else f"{plan.step:.3g} of the pixels a step")
-    parts += ["masked pictures scored in bfloat16"] if plan.amp else []
-    return ", ".join([*parts, *([done] if done else []), f"plan {plan.digest}"])
+    return ", ".join([*parts, *scored(plan.step, plan.amp), *([done] if done else []), f"plan {plan.digest}"])
+
+
+def scored(step: float | None, amp: bool) -> list[str]:
+    """Say in what pictures are masked and scored otherwise than a protocol does by itself, for captions."""
+    parts = [] if step is None else [f"{step:g} pixels a step" if step >= 1 else f"{step:.3g} of the pixels a step"]
+    return [*parts, *(["masked pictures scored in bfloat16"] if amp else [])]
 
 
 def _absent_controls(plan: Plan) -> list[str]:
@@ -148,9 +152,9 @@ def _unread(polars: Any, rows: pl.LazyFrame) -> tuple[int, list[str]]:
     return count, [f"{count} pictures could not be read, for example: {row['error']}"] if count else []
 
 
-def _failures(polars: Any, rows: pl.LazyFrame) -> list[str]:
-    """Say for each explainer how many samples it failed on, and quote a reason."""
+def failures(rows: pl.LazyFrame) -> list[tuple[str, int, str]]:
+    """Explainers that failed on pictures that could be read: each with how many samples that is, and a reason."""
+    polars = require("polars", "eval")
     failed = rows.filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
     reasons = failed.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").min())
-    table = _collect(reasons.sort("explainer"))
-    return [f"{row['explainer']} failed on {row['sample']} samples, for example: {row['error']}" for row in table]
+    return reasons.sort("explainer").collect(engine="streaming").rows()

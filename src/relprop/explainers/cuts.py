@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from relprop.core.capture import Model, unwrap
 from relprop.core.composites.presets import COMPOSITES, Classifier
 from relprop.core.lrp import LRP
 from relprop.core.result.combine import parse_weights
 from relprop.documents import read_object
 from relprop.errors import InputError, UnknownNameError
 from relprop.explainers.base import EXPLAINERS
-from relprop.explainers.lrp import remembered
+from relprop.explainers.lrp import LrpsByModel
+from relprop.explainers.recent import Recent
+from relprop.files import write_json
 from relprop.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from relprop.core.capture import Model
     from relprop.core.result.relevance import Relevance
     from relprop.core.targets.start import Target
 
@@ -79,7 +80,7 @@ class LayerWeights:
         """Write the weights and where they come from as JSON; returns the path."""
         path = Path(path)
         document = {"format": _FORMAT, "weights": self.text, "composite": self.composite}
-        path.write_text(json.dumps(document | {"provenance": dict(self.provenance)}, indent=2) + "\n", "utf-8")
+        write_json(path, document | {"provenance": dict(self.provenance)})
         return path
 
     @classmethod
@@ -145,7 +146,7 @@ class LrpCuts:
     classifier: Classifier | None = None
     split: Literal["ratio", "symmetric", "signed"] | None = None
     start: Literal["probability", "logit"] = "probability"
-    _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: Recent[int, LRP] = field(default_factory=LrpsByModel, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _ = self.chosen  # unknown weights are an error now, not at the first picture
@@ -164,19 +165,13 @@ class LrpCuts:
 
     def __call__(self, model: Model, x: Tensor, target: Target) -> Tensor:
         """(N, C, H, W), (N,) classes or another target -> (N, H, W)."""
-        weights = self.chosen
+        weights, model = self.chosen, unwrap(model)
 
-        def make(known: Model) -> LRP:
-            return LRP(known, COMPOSITES.build(weights.composite), keep=[*weights.by_layer], ledger=False)
+        def make() -> LRP:
+            return LRP(model, COMPOSITES.build(weights.composite), keep=[*weights.by_layer], ledger=False)
 
-        result: Relevance = remembered(self._known, model, make)(x, target=target, start=self.start)
+        result: Relevance = self._known.get(id(model), make)(x, target=target, start=self.start)
         return result.combine(weights.by_layer).float()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_known"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _known={})
 
 
 def chosen_on(explainers: Iterable[object], samples: Sequence[Labelled]) -> frozenset[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,8 +13,10 @@ from relprop.core.composites.composite import Composite
 from relprop.core.composites.presets import COMPOSITES, Classifier
 from relprop.core.lrp import LRP
 from relprop.explainers.base import EXPLAINERS, Channels, reduce_channels
+from relprop.explainers.recent import Recent
 
-_REMEMBERED = 2  # the model itself and, in parameter randomisation, its randomised copy
+LrpsByModel = partial(Recent[int, LRP], 2)
+"""LRPs by the id of their model: of the model itself and, in parameter randomisation, of its randomised copy."""
 
 
 @EXPLAINERS.register("lrp")
@@ -39,7 +41,7 @@ class Lrp:
     channels: Channels = "sum"  # "sum" or "red"
     # "z+", "epsilon", "mean-subtracted" or "contrast": rule of the last weighted layer
     classifier: Classifier | None = None
-    _known: dict[int, LRP] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: Recent[int, LRP] = field(default_factory=LrpsByModel, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.rules()  # an unknown composite or option is an error now, not at the first picture
@@ -52,22 +54,8 @@ class Lrp:
 
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
-        lrp = remembered(self._known, model, lambda known: LRP(known, composite=self.rules(), ledger=False))
+        model = unwrap(model)
+        # an LRP holds on to its model, so that the id stays the model's own
+        lrp = self._known.get(id(model), lambda: LRP(model, composite=self.rules(), ledger=False))
         result = lrp(x, target=target, start=self.start)
         return reduce_channels(result.relevance, self.channels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_known"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _known={})
-
-
-def remembered(known: dict[int, LRP], model: Model, make: Callable[[Model], LRP]) -> LRP:
-    """Return the LRP for `model`: the one that it had last time, with all that derives from the weights."""
-    model = unwrap(model)
-    lrp = known.pop(id(model), None) or make(model)
-    known[id(model)] = lrp  # which holds on to the model, so that its id stays its own
-    while len(known) > _REMEMBERED:
-        del known[next(iter(known))]
-    return lrp

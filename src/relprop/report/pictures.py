@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from relprop.report.document import Panel, PanelRow
 from relprop.report.svg import colour_bar
 from relprop.sessions import Comparison, Map
-from relprop.viz.colour import Floats, Scale, as_map, scale_of
+from relprop.viz.colour import Floats, Scale, as_map, scale_of, shared_scale
 from relprop.viz.overlay import as_picture, blend, encoded, uri_of
 
 _SMALL = 128
@@ -38,20 +39,11 @@ def common_scale(maps: Sequence[Floats]) -> Scale:
     map of few strong pixels would leave the others dark.
     """
     own = [scale_of(values) for values in maps]
-    whole = scale_of(np.concatenate([values.ravel() for values in maps])[None], percentile=None)
+    whole = shared_scale(maps, score=1.0, percentile=None)
     high = own[0].high or whole.high
-    every = np.concatenate([np.abs(values).ravel() for values in maps])
+    beyond = float(np.concatenate([(np.abs(values) > high).ravel() for values in maps]).mean())
     signed = any(scale.signed for scale in own)
-    return Scale(
-        low=-high if signed else 0.0,
-        high=high,
-        signed=signed,
-        score=1.0,
-        percentile=None,
-        smallest=whole.smallest,
-        largest=whole.largest,
-        beyond=float((every > high).mean()),
-    )
+    return replace(whole, low=-high if signed else 0.0, high=high, signed=signed, beyond=beyond)
 
 
 def row_of(comparison: Comparison) -> PanelRow:

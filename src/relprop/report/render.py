@@ -27,9 +27,7 @@ def write(report: Report, path: Path) -> Path:
     """Write a report into a file, whole or not at all."""
     from relprop.files import write_bytes
 
-    text = render(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, render(report).encode("utf-8", "backslashreplace"))
     return path
 
 

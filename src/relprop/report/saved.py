@@ -6,7 +6,6 @@ OUT/NAME/picture.png, about.json                what the network saw, and what a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from relprop.core.result.region import sentence
 from relprop.core.result.relevance import Relevance
 from relprop.documents import read_object
 from relprop.errors import InputError
+from relprop.files import write_json
 from relprop.images import read_image
 from relprop.models.classes import Names, read_classes, require_count
 from relprop.report.document import Report
@@ -31,8 +31,7 @@ PICTURE, ABOUT, MANIFEST = "picture.png", "about.json", "manifest.json"
 def annotate(folder: Path, picture: Image, about: dict[str, Any]) -> None:
     """Put beside a saved result the picture that the network saw, and facts about it."""
     picture.save(folder / PICTURE)
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    (folder / ABOUT).write_bytes(text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
+    write_json(folder / ABOUT, about)
 
 
 def is_run(path: Path) -> bool:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 
 from relprop import LRP, paper, released, tables
 from relprop.core.graph.joins import find_joins
 from relprop.data import balanced
 from relprop.errors import InputError
+from relprop.viz.overlay import INK, QUIET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from relprop.core.composites.composite import Composite
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 """The largest relative deviation that `paper()` may show."""
 
-BLUE, ORANGE, INK, QUIET = "#0072B2", "#D55E00", "#1f1f1f", "#6b6b6b"  # colour-blind readers can tell them apart
+BLUE, ORANGE = "#0072B2", "#D55E00"  # colour-blind readers can tell them apart
 _COMPOSITES: dict[str, Callable[[], Composite]] = {"paper": paper, "released": released}
 _TITLES = {"paper": "paper(): the method, made exact", "released": "released(): the authors' code"}
 
@@ -116,8 +117,6 @@ def comma_separated(sums: Sums) -> str:
 
 def draw(sums: Sums, caption: str) -> Figure:
     """Scatter probability over sum of relevance: a row for each composite, a column for each layer."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9.2, 7.0), dpi=150, facecolor="white")
     grid = figure.subplots(len(sums.relevance), len(sums.separators), sharey=True, squeeze=False)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.905, bottom=0.125, wspace=0.1, hspace=0.45)

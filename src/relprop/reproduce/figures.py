@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from relprop.errors import UsageError
 from relprop.explainers import EXPLAINERS, POST
-from relprop.reproduce.gallery import gallery
 from relprop.reproduce.maps import FAIR, VARIANTS, baselines, chosen, proposed, quantization
 from relprop.reproduce.pictures import choose, explained, show
+from relprop.viz.grid import lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -56,14 +56,14 @@ class Part:
 def figure3(part: Part, caption: str) -> Figure:
     """Draw each picture, and its quantized map by the proposed method."""
     shown = part.show(choose(part.dataset, part.loaded, part.setting))
-    return gallery(shown, {"proposed": part.explain(proposed(part.setting), shown)}, caption=caption)
+    return gallery(shown, {"proposed": part.explain(proposed(part.setting), shown)}, caption)
 
 
 def figure6(part: Part, caption: str) -> Figure:
     """Draw each picture, and its quantized maps by (i) and (iv) of Table 2: what splits and identity joins change."""
     shown = part.show(choose(part.dataset, part.loaded, part.setting))
     columns = {title: part.explain(proposed(part.setting, *VARIANTS[key]), shown) for key, title in _VARIANTS.items()}
-    return gallery(shown, columns, caption=caption)
+    return gallery(shown, columns, caption)
 
 
 def figure5(parts: Sequence[Part], caption: str) -> Figure:
@@ -80,7 +80,18 @@ def figure5(parts: Sequence[Part], caption: str) -> Figure:
             ours = key == "proposed"
             spec = proposed(part.setting) if ours else baselines(part.setting)[key][FAIR]
             columns.setdefault(_METHODS[key], []).extend(part.explain(spec, shown, None if ours else "none"))
-    return gallery(rows, columns, caption=caption)
+    return gallery(rows, columns, caption)
+
+
+def gallery(shown: Sequence[Shown], columns: Mapping[str, Sequence[Any]], caption: str) -> Figure:
+    """Draw pictures beside their maps, as the paper does: one row an image, one column a method.
+
+    A column holds for each row a map (H, W), or the reason why there is none.
+    """
+    if any(isinstance(one, str) for maps in columns.values() for one in maps):
+        caption += " No map: the method cannot explain this network."
+    rows = [f"{one.name}\np = {one.probability:.3f}" for one in shown]
+    return lay_out([one.seen for one in shown], columns, rows, "image", caption=caption)
 
 
 def _samples(parts: Sequence[Part]) -> list[tuple[Sample, ...]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relprop.data import balanced, open_dataset
-from relprop.errors import require
 from relprop.evaluation import Plan, summarise
+from relprop.evaluation.summary import failures, scored
 from relprop.reproduce.cost import Network, look
 from relprop.reproduce.maps import CONTROLS, FAIR, RELEASED, TABLE3_NOTE, TABLES, Map
 from relprop.reproduce.published import METRICS, Against, Printed, Published, published
@@ -185,9 +185,7 @@ def _caption(paper: Published, setting: Setting) -> str:
     theirs += f", {paper.models} models" if paper.models > 1 else ""
     ours = f"{setting.model_names} on {setting.data_name}, {setting.samples:,} pictures"
     ours += f", {len(runs)} runs" if len(runs) > 1 else ""
-    ours += f", {setting.step:g} pixels a step" if setting.step is not None and setting.step >= 1 else ""
-    ours += f", {setting.step:g} of the pixels a step" if setting.step is not None and setting.step < 1 else ""
-    ours += ", masked pictures scored in bfloat16" if setting.amp else ""
+    ours += "".join(f", {part}" for part in scored(setting.step, setting.amp))
     ours += ", rules as released" if setting.composite == "released" else ""
     return f"Published: {theirs} (arXiv 2407.09115). Ours: {ours}."
 
@@ -209,7 +207,8 @@ def _notes(
         "the controls, which look at no network, and beside the fair protocol."
     )
     notes += [f"{unread} pictures could not be read."] if unread else []
-    return notes + _failures(rows)
+    failed = {spec.partition(":")[0]: (count, why) for frame in rows for spec, count, why in failures(frame)}
+    return notes + [f"{name} failed on {count} pictures, for example: {why}" for name, (count, why) in failed.items()]
 
 
 def _others(paper: Published, setting: Setting, against: Against, networks: Sequence[Network]) -> list[str]:
@@ -223,16 +222,3 @@ def _others(paper: Published, setting: Setting, against: Against, networks: Sequ
         "other steps": setting.step is not None,
     }
     return [what for what, differs in found.items() if differs]
-
-
-def _failures(rows: Sequence[pl.LazyFrame]) -> list[str]:
-    """Say for each explainer on how many pictures it failed, and quote a reason."""
-    polars = require("polars", "eval")
-    found: dict[str, str] = {}
-    for frame in rows:
-        failed = frame.filter(polars.col("error").is_not_null() & polars.col("target").is_not_null())
-        counted = failed.group_by("explainer").agg(polars.col("sample").n_unique(), polars.col("error").first())
-        for spec, count, reason in counted.sort("explainer").collect().rows():
-            name = spec.partition(":")[0]
-            found[name] = f"{name} failed on {count} pictures, for example: {reason}"
-    return list(found.values())

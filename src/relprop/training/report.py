@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from relprop.errors import DataError, ModelError
 from relprop.files import write_atomically
 from relprop.models import load_model
+from relprop.tables import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,19 +126,14 @@ def _confusion(report: Report, classes: Sequence[str], most: int = 20) -> str:
     if len(classes) > most:
         wrong = report.confusion - report.confusion.diagonal().diag()
         values, cells = wrong.flatten().topk(most)
-        lines = [
-            f"| {classes[cell // len(classes)]} | {classes[cell % len(classes)]} | {count} |"
+        rows = [
+            [classes[cell // len(classes)], classes[cell % len(classes)], str(count)]
             for count, cell in zip(values.tolist(), cells.tolist(), strict=True)
             if count
         ]
-        return "\n".join(["Most frequent confusions:\n", "| class | taken for | pictures |", "|---|---|--:|", *lines])
-    head = ["Confusion matrix, rows: the class, columns: the answer.\n", "| | " + " | ".join(classes) + " |"]
-    rule = "|---|" + "--:|" * len(classes)
-    body = [
-        f"| {name} | " + " | ".join(map(str, row)) + " |"
-        for name, row in zip(classes, report.confusion.tolist(), strict=True)
-    ]
-    return "\n".join([*head, rule, *body])
+        return "Most frequent confusions:\n\n" + markdown(["class", "taken for", "pictures"], rows, names=2)
+    rows = [[name, *map(str, row)] for name, row in zip(classes, report.confusion.tolist(), strict=True)]
+    return "Confusion matrix, rows: the class, columns: the answer.\n\n" + markdown(["", *classes], rows)
 
 
 def draw_curve(path: Path, rows: Sequence[Row], kept: int, title: str) -> None:

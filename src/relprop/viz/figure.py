@@ -17,7 +17,7 @@ from relprop.core.result.several import Relevances
 from relprop.errors import InputError
 from relprop.viz.colour import PERCENTILE, Floats, Scale, Unit, shared_scale
 from relprop.viz.contours import contours as filled
-from relprop.viz.overlay import QUIET, blend, caption, draw_bar, names_of, overlay, picture
+from relprop.viz.overlay import INK, QUIET, blend, caption, draw_bar, names_of, overlay, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def figure(
         ax.set_axis_off()
     for panel, ax in zip(panels, axes.flat, strict=False):
         picture(ax, blend(panel.image, panel.heatmap, scale))
-        ax.set_title("\n".join(textwrap.wrap(panel.title, 30)), fontsize=8, color="#1f1f1f")
+        ax.set_title("\n".join(textwrap.wrap(panel.title, 30)), fontsize=8, color=INK)
     draw_bar(axes, scale)
     rest = f"; {total - len(panels)} more maps are not drawn" if total > len(panels) else ""
     drawn.supxlabel("\n".join(textwrap.wrap(scale.note + rest, 42 * columns)), fontsize=7, color=QUIET)

@@ -10,17 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from relprop.errors import InputError
 from relprop.files import write_atomically
-from relprop.viz.colour import PERCENTILE, Scale, as_map, scale_of, shared_scale
-from relprop.viz.overlay import QUIET, as_picture, blend, draw_bar, encoded, outline, picture
+from relprop.viz.colour import GROUND, PERCENTILE, Scale, as_map, scale_of, shared_scale
+from relprop.viz.overlay import INK, QUIET, as_picture, blend, draw_bar, encoded, outline, picture
 
 _DPI = 160
 _PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
 _NARROW = 3.4  # where several maps stand beside one another
-_INK = "#1f1f1f"
+_CELL = 224 / _DPI  # inches
+_FEW = 6  # cells of a row that are drawn twice as large
+_EDGE, _LEGEND = 0.14, 2.2
 
 
 def side_by_side(
@@ -75,7 +76,7 @@ def side_by_side(
 
     left = edge / size[0]
     if title:
-        figure.text(left, 1 - 0.14 / size[1], title, size=13, color=_INK, va="top")
+        figure.text(left, 1 - 0.14 / size[1], title, size=13, color=INK, va="top")
     if subtitle:
         figure.text(left, 1 - 0.40 / size[1], subtitle, size=8, color=QUIET, va="top")
     return figure
@@ -112,29 +113,76 @@ def grid(
             raise InputError(f"column {name!r} has {len(maps)} maps for {len(images)} images")
     if not images or not (columns or original):
         raise InputError("a grid needs at least one image and one column")
-    names = ([original] if original else []) + list(columns)
     common = _common(scale, columns, percentile=percentile, levels=levels)
-    cell = 2.1
-    size = (cell * len(names) + (0.4 if common is None else 1.2), (cell + 0.16) * len(images) + 0.3)
-    figure = Figure(figsize=size, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01))
-    axes = figure.subplots(len(images), len(names), squeeze=False)
+    return lay_out(images, columns, rows, original, common, percentile=percentile, levels=levels)
+
+
+def lay_out(
+    images: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+    rows: Sequence[str] = (),
+    original: str | None = "original",
+    common: Scale | None = None,
+    caption: str = "",
+    **options: Any,
+) -> Figure:
+    """Draw what `grid` has checked: a cell is 224 pixels wide, or twice as many, so that no pixel of a map is resized.
+
+    Arguments as in `grid`. `common` is the scale of all maps; without one each has its own, of these `options`. A text
+    in place of a map says why there is none.
+    """
+    names = ["\n".join(textwrap.wrap(name, 22)) for name in ([original] if original else []) + [*columns]]
+    labels = ["\n".join(textwrap.fill(line, 18) for line in name.splitlines()) for name in rows]
+    cell = _CELL * (2 if len(names) <= _FEW else 1)
+    beside, below = 0.05, 0.05 if common else 0.3
+    left = _EDGE + 0.075 * max((len(line) for label in labels for line in label.splitlines()), default=0)
+    right, top = 1.1 if common else _EDGE, 0.15 + 0.15 * max(name.count("\n") + 1 for name in names)
+    wide = left + len(names) * (cell + beside) - beside + right
+    lines = textwrap.wrap(common.note if common else caption, int((wide - 2 * _EDGE - (0 if common else _LEGEND)) * 17))
+    foot = below + 0.13 * max(len(lines), 2) + 0.1
+    tall = top + len(images) * (cell + below) - below + foot
+    figure = Figure(figsize=(wide, tall), dpi=_DPI, facecolor="white")
+    edges = {"left": left / wide, "right": 1 - right / wide, "top": 1 - top / tall, "bottom": foot / tall}
+    between = {"wspace": beside / cell, "hspace": below / cell}
+    axes = figure.subplots(len(images), len(names), squeeze=False, gridspec_kw={**edges, **between})
+    signed = False
     for at, image in enumerate(images):
         cells = list(axes[at])
         if original:
             picture(cells.pop(0), as_picture(image))
         for ax, maps in zip(cells, columns.values(), strict=True):
-            own = common or scale_of(maps[at], percentile=percentile, levels=levels)
-            picture(ax, blend(image, maps[at], own))
-            if common is None:
-                ax.set_xlabel(_short_range(own), fontsize=6, color=QUIET, labelpad=2)
+            if isinstance(maps[at], str):
+                picture(ax, np.full((1, 1, 3), 0.95))
+                ax.text(0.5, 0.5, "no map", size=9, color=QUIET, ha="center", va="center", transform=ax.transAxes)
+            else:
+                own = common or scale_of(maps[at], **options)
+                signed |= own.signed
+                picture(ax, blend(image, maps[at], own))
+                ax.set_xlabel("" if common else textwrap.fill(_short_range(own), int(cell * 20)), size=6, color=QUIET)
     for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title("\n".join(textwrap.wrap(name, 22)), fontsize=9, color=_INK)
-    for ax, name in zip(axes[:, 0], rows, strict=False):
-        ax.set_ylabel("\n".join(textwrap.wrap(name, 24)), fontsize=8, color=_INK)
-    if common is not None:
-        draw_bar(axes, common)
-        figure.supxlabel("\n".join(textwrap.wrap(common.note, 38 * len(names))), fontsize=7, color=QUIET)
+        ax.set_title(name, fontsize=9, color=INK)
+    for ax, label in zip(axes[:, 0], labels, strict=False):
+        ax.set_ylabel(label, fontsize=9, color=INK, rotation="horizontal", ha="right", va="center")
+    figure.text(_EDGE / wide, (foot - below) / tall, "\n".join(lines), fontsize=7, color=QUIET, va="top")
+    if common is None:
+        _legend(figure, (wide - _EDGE - _LEGEND, foot - below - 0.1), signed)
+    else:
+        high = min(tall - foot - top, 4.0)
+        place = (1 - (right - 0.14) / wide, 1 - (top + high) / tall, 0.16 / wide, high / tall)
+        draw_bar(axes, common, figure.add_axes(place))
     return figure
+
+
+def _legend(figure: Figure, at: tuple[float, float], signed: bool) -> None:
+    """Draw the colours from nothing to most, `at` inches; of two signs if any map has them."""
+    wide, tall = figure.get_size_inches()
+    ax = figure.add_axes((at[0] / wide, at[1] / tall, _LEGEND / wide, 0.08 / tall))
+    ends = scale_of(np.array([[-1.0 if signed else 0.0, 1.0]]), percentile=None)
+    ax.imshow(ends.over(np.linspace(ends.low, 1, 256), GROUND)[None], aspect="auto", extent=(ends.low, 1, 0, 1))
+    ax.set_axis_off()
+    names = [(-1, "against", "left"), (0, "0", "center")] if signed else [(0, "0", "left")]
+    for x, name, side in [*names, (1, "most relevant", "right")]:
+        ax.text(x, -0.5, name, size=7, color=QUIET, ha=side, va="top")
 
 
 def _common(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from relprop.core.result.relevance import Relevance
     from relprop.models.classes import Names
 
-QUIET = "#6b6b6b"
-"""Colour of everything that is written but is not the picture."""
+INK, QUIET = "#1f1f1f", "#6b6b6b"
+"""Colours of titles and names, and of everything else that is written but is not the picture."""
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 
