@@ -63,5 +63,9 @@ def test_many_classes_show_their_most_frequent_confusions(tmp_path):
     confusion[4, 7], confusion[7, 4] = 3, 5
     text = card("Many", recipe, 0, "x", [Row(0, 1, 1, 1, None, None, 1, 1)], 0, tuple(map(str, range(30))),
                 Report("here", confusion, 0.5))  # fmt: skip
-    assert text.rstrip().splitlines()[-4:] == ["| class | taken for | pictures |", "| --- | --- | ---: |", "| 7 | 4 | 5 |",
-                                               "| 4 | 7 | 3 |"]  # fmt: skip
+    assert text.rstrip().splitlines()[-4:] == [
+        "| class | taken for | pictures |",
+        "| --- | --- | ---: |",
+        "| 7 | 4 | 5 |",
+        "| 4 | 7 | 3 |",
+    ]

@@ -20,7 +20,7 @@ _DPI = 160
 _PANEL = 4.2  # inches: 672 pixels, three for each of the usual 224
 _NARROW = 3.4  # where several maps stand beside one another
 _CELL = 224 / _DPI  # inches
-_FEW = 6  # cells of a row that are drawn twice as large
+_FEW = 4  # cells of a row that are drawn twice as large
 _EDGE, _LEGEND = 0.14, 2.2
 
 
