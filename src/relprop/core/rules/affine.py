@@ -130,15 +130,17 @@ def _linear(step: Step) -> Affine:
     )
 
 
-def quotient(relevance: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
+def quotient(relevance: Tensor, z: Tensor, *, spare: bool = False) -> tuple[Tensor, Tensor | None]:
     """R / z where something excites the output; and the relevance of the dead outputs, None if there is none.
 
-    Dead means z at or below the smallest normal number: dividing by less would overflow. Both that and a
-    negative zero of rounding are dead. Needs z >= 0 up to rounding.
+    `spare` says that nobody else reads z, so that the quotient may be written over it. Dead means z at or below the
+    smallest normal number: dividing by less would overflow. Both that and a negative zero of rounding are dead. Needs
+    z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
     if not is_fake(z) and z.amin().item() > tiny:  # several times cheaper than asking whether any is not above it
-        return relevance / z, None
+        kept = not spare or z.requires_grad or relevance.requires_grad
+        return (relevance / z if kept else torch.div(relevance, z, out=z)), None
     dead = torch.where(z > tiny, 0, relevance)
     # one after the other, since aminmax copies what is not in row-major order, as channels-last maps are not
     return relevance / F.threshold(z, tiny, torch.inf), dead if is_fake(z) or dead.amin() or dead.amax() else None
@@ -211,7 +213,7 @@ def z_plus(step: Step, relevance: Tensor) -> Tensor:
     layer = affine(step)
     plus = part(step, layer.weight, "plus")
     if step.nonnegative[0]:
-        divided, dead = quotient(relevance, layer.forward(step.input, plus))
+        divided, dead = quotient(relevance, layer.forward(step.input, plus), spare=True)
         return _with_dead(layer, layer.transpose(divided, plus).mul_(step.input), dead)
     minus = part(step, layer.weight, "minus")
     above, below = step.input.clamp(min=0), step.input.clamp(max=0)
