@@ -46,6 +46,11 @@ class Memory:
         self.kept: list[int | str] = []
         self.relaid = False
 
+    def change(self, value: Value) -> None:
+        """Take note of a write through a value: all but that and the base are out of date."""
+        self.version += 1
+        self.base.seen = value.seen = self.version
+
 
 class Value:
     """A tensor of the run.
@@ -161,13 +166,13 @@ class Tensors:
             raise CaptureError(_UNKNOWN_SHARING)
         leaf: Ref = base.leaf
         for func, args, (place, *keywords) in value.views:
-            leaf = self._view_again(leaf, func, args, place, dict(keywords))
+            leaf = self._view_again(leaf, func, args, place, tuple(keywords))
         value.leaf = leaf
 
-    def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: dict[str, Any]) -> Ref:
+    def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: tuple[tuple[str, Any], ...]) -> Ref:
         draft = self._draft
-        viewed = func(torch.empty(draft.shapes[leaf.index], device="meta"), *args, **kwargs)
-        parts = [part for part in viewed if isinstance(part, Tensor)] if isinstance(viewed, list | tuple) else [viewed]
+        viewed = func(torch.empty(draft.shapes[leaf.index], device="meta"), *args, **dict(kwargs))
+        parts = [viewed] if isinstance(viewed, Tensor) else [*viewed]
         single = len(parts) == 1
         new = draft.next(parts[0 if single else place].shape)
         results = tuple(new.index if k == place or single else None for k in range(len(parts)))
@@ -287,16 +292,15 @@ class Tensors:
             draft.write_down(write, (old, new, value.views), (made.index,), scopes=scopes, line=line)
             self.becomes(base, made)
         self.becomes(value, new)
-        memory.version += 1
-        base.seen = value.seen = memory.version
+        memory.change(value)
 
     def write_constant(self, tensor: Tensor, *, learned: bool) -> None:
         """Take note that a tensor, and the base of its memory, are other constants now."""
         value = self.known(tensor)
         memory = self.memory_under(value, tensor)
-        memory.version += 1
+        memory.change(value)
         for each in (memory.base, value):
-            each.leaf, each.seen, each.learned = None, memory.version, learned
+            each.leaf, each.learned = None, learned
 
     def _constant_before(self, value: Value, whole: Value) -> State:
         """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""

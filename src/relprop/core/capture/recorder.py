@@ -270,8 +270,8 @@ class _Recorder(_Mode):
         weight = self._name_states(tensors, values)
         leaves = iter(values)
         named = _named(args, leaves)
-        keywords = [(name, _named(value, leaves)) for name, value in kwargs.items()]
-        keywords = [(name, value) for name, value in keywords if name not in facts.writes]
+        by_name = [(name, _named(value, leaves)) for name, value in kwargs.items()]
+        keywords = tuple((name, value) for name, value in by_name if name not in facts.writes)
         scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
         read, made = keeps
@@ -290,14 +290,7 @@ class _Recorder(_Mode):
             sizes = () if single else tuple(tuple(p.shape) for p in _parts(result) if isinstance(p, Tensor))
             assert facts.functional is not None, "what has no form without writing is refused"
             self._draft.write_down(
-                facts.functional,
-                named,
-                results,
-                kwargs=dict(keywords),
-                single=single,
-                sizes=sizes,
-                scopes=scopes,
-                line=line,
+                facts.functional, named, results, kwargs=keywords, single=single, sizes=sizes, scopes=scopes, line=line
             )
             simple = single and not halved and self._within is None and facts.writes in ((), (0,))
             if simple and not facts.indexes and facts.op not in IN_BOXES and self._modules.scopes is not None:

@@ -97,14 +97,14 @@ class Draft:
         args: tuple[Any, ...],
         results: tuple[int | None, ...],
         *,
-        kwargs: Mapping[str, Any] | None = None,
+        kwargs: tuple[tuple[str, Any], ...] = (),
         single: bool = True,
         sizes: tuple[tuple[int, ...], ...] = (),
         scopes: Scopes = (),
         line: Line = None,
     ) -> None:
         """Add a call, see `Call`."""
-        call = Call(func, args, tuple(kwargs.items()) if kwargs else (), results, single, sizes, scopes)
+        call = Call(func, args, kwargs, results, single, sizes, scopes)
         place = len(self.calls)
         if self.expected and (place == len(self.expected) or call != self.former.calls[place]):
             self.expected = ()

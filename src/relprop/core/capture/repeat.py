@@ -104,8 +104,7 @@ class Repeats:
             value.leaf = new
             if known.writes:
                 assert value.memory is not None
-                value.memory.version += 1
-                value.memory.base.seen = value.seen = value.memory.version
+                value.memory.change(value)
         for key in self._kept_since:
             memory = self._tensors.memory_of(self._draft.values[key])
             if memory is not None:
