@@ -343,3 +343,33 @@ def test_an_output_that_leaves_torch_is_refused():
 
     with pytest.raises(CaptureError, match="output does not depend on its input"):
         relprop.explain(Leaves(), X)
+
+
+class _ReadsAnOlderView(nn.Module):
+    """A view is taken, its base written to, and the view read; or the same without writing."""
+
+    def __init__(self, *, writes: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.writes = nn.Conv2d(3, 4, 3), nn.Linear(2, 3), writes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.conv(x).relu()
+        if self.writes:
+            view = h[:, :2]
+            h[:, 1:3].mul_(h[:, 2:4])
+        else:
+            view = torch.cat([h[:, :1], h[:, 1:3] * h[:, 2:4]], 1)[:, :2]
+        return self.head(view.mean((2, 3)))
+
+
+def test_a_view_shows_what_was_written_to_its_base_since() -> None:
+    torch.manual_seed(0)
+    writes, plain = _ReadsAnOlderView(writes=True).double().eval(), _ReadsAnOlderView(writes=False).double().eval()
+    plain.load_state_dict(writes.state_dict())
+    x = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    lrp = relprop.LRP(writes)
+    expected = relprop.explain(plain, x)
+    for result in (lrp(x), lrp(x)):  # a repeated run, too
+        assert result.ledger is not None
+        assert result.ledger.gap < 1e-14
+        torch.testing.assert_close(result.relevance, expected.relevance)
