@@ -168,7 +168,7 @@ def test_importing_relprop_does_not_load_torch():
 
 
 @pytest.mark.slow
-def test_explaining_attention_does_not_load_the_compiler():
+def test_explaining_attention_and_branches_does_not_load_the_compiler():
     probe = """
 import sys, torch, relprop
 from torch import nn
@@ -178,6 +178,7 @@ class Net(nn.Module):
         self.attention, self.fc = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
     def forward(self, x):
         h = nn.functional.interpolate(x, scale_factor=2, mode="bilinear").flatten(2).transpose(1, 2)
+        h = h * 2 if h.mean() > 9 else h
         return self.fc((self.attention(h, h, h)[0] + torch.einsum("nij,nkj->nik", h, h).softmax(-1) @ h).mean(1))
 assert relprop.explain(Net().eval(), torch.rand(2, 8, 4, 4)).ledger.gap < 1e-5
 sys.exit("torch._dynamo" in sys.modules)

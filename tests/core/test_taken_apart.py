@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import relprop
+from relprop.core.capture import parts
 from relprop.errors import CaptureError
 
 
@@ -77,6 +78,21 @@ def test_relevance_through_the_parts_is_conserved(name):
     alone = relprop.explain(Between(CONSERVE[name] if name != "grid_sample" else lambda h, g: F.grid_sample(
         h, GRID[:1], align_corners=False) * g), X[:1])  # fmt: skip
     torch.testing.assert_close(alone.relevance, result.relevance[:1], rtol=1e-9, atol=1e-12)
+
+
+def test_what_an_operation_is_made_of_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(parts, "_PARTS", {})
+    found = parts._parts_of
+    monkeypatch.setattr(parts, "_parts_of", lambda func, *call: asked.append(func) or found(func, *call))
+    lrp = relprop.LRP(Between(lambda h, g: torch.logaddexp(h, g) if h.sum() > 0 else h))
+    once = lrp(X)
+    assert [*map(str, asked[:2])] == ["aten.gt.Scalar", "aten.logaddexp.default"]
+    first = len(asked)
+    assert torch.equal(lrp(X).relevance, once.relevance)
+    assert len(asked) == first
+    lrp(X[:1])  # of another shape
+    assert len(asked) > first
 
 
 def test_grid_samples_at_the_pixels_are_the_pixels():

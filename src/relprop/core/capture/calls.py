@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.capture.recurrent import RECURRENT
+from relprop.core.capture.parts import FUSED
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.ops import CONSTANT, canonical
 
@@ -107,76 +106,6 @@ def _functional(func: Any) -> Callable[..., Any] | None:
         if found is not None and not found._schema.is_mutable:
             return found  # type: ignore[no-any-return]
     return None
-
-
-def parts_of(func: Any) -> Callable[..., Any] | None:
-    """What torch says that an operation is made of (`expand_as` of `expand`); None where it says nothing."""
-    if func._can_decompose():
-        return func.decompose  # type: ignore[no-any-return]
-    return torch._decomp.decomposition_table.get(func)
-
-
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, dim: int, heads: int, qkv_weight: Tensor, qkv_bias: Tensor,
-    weight: Tensor, bias: Tensor, mask: Tensor | None = None, need_weights: bool = True,
-    average: bool = True, mask_type: int | None = None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """`_native_multi_head_attention` by the operations that it is made of, which have rules: (N, T, D) -> (N, T, D)."""
-    parts = zip((query, key, value), qkv_weight.chunk(3), qkv_bias.chunk(3), strict=True)
-    q, k, v = (F.linear(x, w, b).view(*x.shape[:-1], heads, -1).transpose(1, 2) for x, w, b in parts)
-    if mask is not None:
-        mask = mask[:, None, None] if mask_type == 1 else mask
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(mask.bool(), -torch.inf)
-    mixed = F.scaled_dot_product_attention(q, k, v, mask)
-    result = F.linear(mixed.transpose(1, 2).flatten(2), weight, bias)
-    if not need_weights:
-        return result, None
-    scores = q @ k.transpose(-1, -2) / (q.shape[-1] ** 0.5)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return result, weights.mean(1) if average else weights
-
-
-def encoder_layer(
-    src: Tensor, dim: int, heads: int, qkv_weight: Tensor, qkv_bias: Tensor, proj_weight: Tensor, proj_bias: Tensor,
-    gelu: bool, norm_first: bool, eps: float, norm_1: Tensor, shift_1: Tensor, norm_2: Tensor, shift_2: Tensor,
-    weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, mask: Tensor | None = None,
-    mask_type: int | None = None,
-) -> Tensor:  # fmt: skip
-    """`_transformer_encoder_layer_fwd` by the operations that it is made of: (N, T, D) -> (N, T, D)."""
-
-    def attend(x: Tensor) -> Tensor:
-        return attention(
-            x, x, x, dim, heads, qkv_weight, qkv_bias, proj_weight, proj_bias, mask, False, True, mask_type
-        )[0]
-
-    def feed(x: Tensor) -> Tensor:
-        hidden = F.linear(x, weight_1, bias_1)
-        return F.linear(F.gelu(hidden) if gelu else F.relu(hidden), weight_2, bias_2)
-
-    def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(x, (dim,), weight, bias, eps)
-
-    if norm_first:
-        src = src + attend(norm(src, norm_1, shift_1))
-        return src + feed(norm(src, norm_2, shift_2))
-    src = norm(src + attend(src), norm_1, shift_1)
-    return norm(src + feed(src), norm_2, shift_2)
-
-
-def variance(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
-    """`var` by the operations that it is made of."""
-    deviation = x - x.mean(dim, keepdim=True)
-    count = x.numel() // max(deviation.sum(dim).numel(), 1)
-    return deviation.square().sum(dim, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
-
-
-#: fused operations that are run as what they are made of
-FUSED: dict[Any, Callable[..., Any]] = RECURRENT | {
-    aten.var.correction: variance,
-    aten.type_as.default: lambda x, other: x.to(other.dtype),
-    aten._native_multi_head_attention.default: attention,
-    aten._transformer_encoder_layer_fwd.default: encoder_layer,
-}
 
 
 def plain(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:

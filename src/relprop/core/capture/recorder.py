@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from relprop.core.capture.calls import Facts, facts_of, parts_of, plain
+from relprop.core.capture.calls import Facts, facts_of, plain
 from relprop.core.capture.former import Former
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import OtherLayoutError, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
+from relprop.core.capture.parts import Mode, carries, parts_of, results_of
 from relprop.core.capture.recording import Draft, Recording
 from relprop.core.capture.repeat import Repeats, repeatable
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.convolution import ConvGeometry, conv_geometry
 from relprop.core.graph.graph import Ref, State, ref
-from relprop.core.graph.ops import IN_BOXES, canonical
+from relprop.core.graph.ops import IN_BOXES
 from relprop.core.weights.packed import packs
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError, InputError, RelpropError
@@ -92,31 +92,7 @@ def record(
     raise AssertionError("images in row-major order need no other layout")
 
 
-class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode of torch's dispatcher that no compiler sees."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: the wrapper that would see to it costs as much as writing a call down, and loads the compiler."""
-        return False
-
-
-class _Seen(_Mode):
-    """Collects the operations that return numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.funcs: list[Any] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute a call."""
-        result = func(*args, **(kwargs or {}))
-        if any(map(_carries, _parts(result))):
-            self.funcs.append(func)
-        return result
-
-
-class _Recorder(_Mode):
+class _Recorder(Mode):
     """Writes down each call of a run on its way to where it is computed."""
 
     refused: RelpropError | None = None
@@ -226,8 +202,10 @@ class _Recorder(_Mode):
         if not inputs or facts.constant:
             return self._constant(func, args, kwargs, values, written)
         keeps = self._keeps(facts.op, inputs)
-        if keeps is None and not written and self._parts_have_rules(func, args, kwargs):
-            return self._fused(parts_of(func), func, args, kwargs)
+        if keeps is None and not written and (found := parts_of(func, args, kwargs)) is not None:
+            parts, primitives = found
+            if all(self._keeps(primitive, 1) is not None for primitive in primitives):
+                return self._fused(parts, func, args, kwargs)
         return self._dependent(func, facts, args, kwargs, tensors, values, written, keeps or (False, False))
 
     def _fused(self, parts: Any, func: Any, args: Any, kwargs: Any) -> Any:
@@ -250,7 +228,7 @@ class _Recorder(_Mode):
         learned = any(value.learned for value in values)
         for tensor in written:
             self._tensors.write_constant(tensor, learned=learned)
-        for place, part in enumerate(_parts(result)):
+        for place, part in enumerate(results_of(result)):
             if isinstance(part, Tensor) and self._tensors.find(part) is None:
                 self._tensors.add_result(part, None, func, args, kwargs, place, learned=learned)
         return result
@@ -287,7 +265,7 @@ class _Recorder(_Mode):
         results, writes = self._results(result, func, args, kwargs, tensors, written, made=made)
         if any(number is not None for number in results):
             single = isinstance(result, Tensor)
-            sizes = () if single else tuple(tuple(p.shape) for p in _parts(result) if isinstance(p, Tensor))
+            sizes = () if single else tuple(tuple(p.shape) for p in results_of(result) if isinstance(p, Tensor))
             assert facts.functional is not None, "what has no form without writing is refused"
             self._draft.write_down(
                 facts.functional, named, results, kwargs=keywords, single=single, sizes=sizes, scopes=scopes, line=line
@@ -330,8 +308,8 @@ class _Recorder(_Mode):
         """The number of each value that a call returned, and the new values of those that it wrote to."""
         results: list[int | None] = []
         writes: list[tuple[Tensor, Value, Ref]] = []
-        for place, part in enumerate(_parts(result)):
-            new = self._draft.next(part.shape) if _carries(part) else None
+        for place, part in enumerate(results_of(result)):
+            new = self._draft.next(part.shape) if carries(part) else None
             results.append(None if new is None else new.index)
             if not isinstance(part, Tensor):
                 continue
@@ -347,16 +325,6 @@ class _Recorder(_Mode):
                     if made:
                         self._keep(value, part)
         return tuple(results), writes
-
-    def _parts_have_rules(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether relevance could go through an operation, and torch has more than a primitive of its own for it."""
-        parts = parts_of(func)
-        if parts is None:
-            return False
-        with _Seen() as seen:
-            result = parts(*args, **kwargs)
-        primitives = (canonical(made.name()) for made in seen.funcs if made.namespace == "prims")
-        return any(map(_carries, _parts(result))) and all(self._keeps(op, 1) is not None for op in primitives)
 
     def _computed(
         self, func: Any, args: Any, kwargs: Any, named: Any, geometry: ConvGeometry | None, *, halved: bool = False
@@ -456,15 +424,6 @@ def _tensors(arguments: Any) -> list[Tensor]:
         elif isinstance(part, list | tuple):
             found += _tensors(part)
     return found
-
-
-def _carries(result: Any) -> bool:
-    """Whether relevance could go through what a call returned."""
-    return isinstance(result, Tensor) and (result.is_floating_point() or result.is_complex())
-
-
-def _parts(result: Any) -> tuple[Any, ...]:
-    return tuple(result) if isinstance(result, list | tuple) else (result,)
 
 
 def _argument(place: int | str, args: Any, kwargs: Any) -> Any:
