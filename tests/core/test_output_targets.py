@@ -62,7 +62,7 @@ def test_a_function_hands_out_what_each_value_contributes(function, expected):
 
 
 def test_each_image_its_own_target_as_in_pytorch_grad_cam():
-    begin = one_each([lambda y: y[2] - y[0], Contrast(1, 0)], Y, "logit")
+    begin = one_each([lambda y: y[2] - y[0], Contrast(1, 0)], Y, Y, "logit", "softmax")
     assert begin.tolist() == [[-1, 0, -3], [0, 4, 0]]
 
 
@@ -354,6 +354,53 @@ def test_a_configuration_may_say_that_a_model_is_multi_label():
     assert known.link == "sigmoid"
     model.config.problem_type = "single_label_classification"
     assert relprop.explain(model, X[:2], 3).link == "softmax"
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.LogSigmoid()])
+@pytest.mark.parametrize("target", [Value(1), lambda y: y[:, 1] - y[:, 3], [lambda y: y[4], Value(2)]])
+def test_numbers_and_functions_are_of_what_the_model_returns(end, target):
+    model = nn.Sequential(Tiny().double(), end).eval()
+    y = model(X[:2].double()).detach()
+    result = relprop.explain(model, X[:2].double(), target)
+    expected = torch.stack([y[0, 4], y[1, 2]]) if isinstance(target, list) else y[:, 1] - y[:, 3] * callable(target)
+    torch.testing.assert_close(result.score, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("end", "link"), [(nn.Softmax(1), "softmax"), (nn.LogSoftmax(1), "softmax"), (nn.Sigmoid(), "sigmoid")]
+)
+def test_a_contrast_is_of_the_probabilities_that_the_model_ends_in(end, link):
+    model = nn.Sequential(Tiny(), end).eval()
+    result = relprop.explain(model, X[:2], Contrast(1, 2))
+    p = result.probabilities
+    torch.testing.assert_close(
+        p, model(X[:2]).detach().exp() if isinstance(end, nn.LogSoftmax) else model(X[:2]).detach()
+    )
+    torch.testing.assert_close(result.score, p[:, 1] - p[:, 2])
+    assert torch.equal(relprop.explain(Tiny(), X[:2], Contrast(1, 2, link)).relevance, result.relevance)
+    assert torch.equal(relprop.explain(model, X[:2], [Contrast(1, 2)] * 2).relevance, result.relevance)
+
+
+def test_a_segmentation_of_yes_and_no():
+    torch.manual_seed(0)
+    scores = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)).eval()
+    model, region = nn.Sequential(scores, nn.Sigmoid()).eval(), torch.zeros(X.shape[2:], dtype=torch.bool)
+    region[1:4, 2:5] = True
+    p = model(X[:2]).detach()[:, 0]
+    known, told = (
+        relprop.explain(model, X[:2], Mask(0, region)),
+        relprop.explain(scores, X[:2], Mask(0, region, "sigmoid")),
+    )
+    torch.testing.assert_close(known.score, p[:, 1:4, 2:5].mean((1, 2)))
+    assert torch.equal(known.relevance, told.relevance)
+    by_prediction = relprop.explain(model, X[:2], Mask(0))
+    torch.testing.assert_close(by_prediction.score, torch.stack([image[image > 0.5].mean() for image in p]))
+
+
+def test_links_that_there_are_not():
+    with pytest.raises(UsageError, match="link must be 'softmax' or 'sigmoid', not 'sigmod'"):
+        relprop.explain(Tiny(), X[:2], Contrast(1, 2, "sigmod"))
 
 
 def test_labels_in_parts_and_saved(tmp_path):

@@ -9,7 +9,7 @@ It is a `captum.attr.Attribution`, so `NoiseTunnel`, `captum.metrics` and captum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from relprop.core import lrp as core_lrp
 from relprop.core.capture import Model
 from relprop.core.composites.composite import Composite
 from relprop.core.targets.start import begin
-from relprop.core.targets.target import OutputTarget, Scale
+from relprop.core.targets.target import OutputTarget, Scale, values_of
 from relprop.errors import TargetError, require
 
 require("captum", "eval")
@@ -109,31 +109,33 @@ class _Chosen(OutputTarget):
     """captum's ways of naming a part of the output, beside ours."""
 
     target: Any
+    link: str = "softmax"
+    of_scores: ClassVar[bool] = True
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         target = self.target
         if isinstance(target, Tensor) and target.numel() == 1:
             target = int(target)  # one class for all images
         if target is None:
-            return self._only(output)
+            return self._only(output, start)
         positions = [target] if isinstance(target, tuple) else target
         if isinstance(positions, list) and positions and all(isinstance(position, tuple) for position in positions):
             return self._at(output, positions if len(positions) == len(output) else positions * len(output), start)
-        columns = begin(target, output, start).columns
+        columns = begin(target, output, start, self.link).columns
         if len(columns) != 1:
             raise TargetError("captum's attribute explains one class an image; relprop.explain takes (N, K)")
         return columns[0][0]
 
-    def _only(self, output: Tensor) -> Tensor:
+    def _only(self, output: Tensor, start: Scale) -> Tensor:
         if output.numel() != len(output):
             raise TargetError(
                 f"target is None, and the model returns {output.numel() // len(output)} values an image: name a class, "
                 "as for captum's own methods"
             )
-        return output.clone()
+        return values_of(output, start, self.link) if self.link == "sigmoid" else output.clone()
 
     def _at(self, output: Tensor, positions: list[tuple[int, ...]], start: Scale) -> Tensor:
-        values = output.softmax(1) if start == "probability" else output
+        values = values_of(output, start, self.link)
         relevance = torch.zeros_like(output)
         for image, position in enumerate(positions):
             if len(position) != output.dim() - 1 or not all(

@@ -306,11 +306,13 @@ class LRP(nn.Module):
         at_output = begins_at == kind.graph.output
         reads = frozenset(() if at_output else (begins_at,)).union(*(plan.reads for plan in plans))
         trace = kind.trace(recording, reads)
+        returned = recording.output[0] if kind.graph.end and at_output else None
         del recording  # the trace alone holds the values, and gives them up as they are used
         explained = trace.output if at_output else trace.values[begins_at]
         if not explained.isfinite().all():
             raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-        beginning = begin(target, explained, start, "sigmoid" if says_multi_label(self.model) else kind.graph.link)
+        link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
+        beginning = begin(target, explained, start, link, returned)
         if len(beginning.columns[0][0]) != inputs.shape[0]:
             raise CaptureError(
                 f"the model returns {tuple(explained.shape)} for {inputs.shape[0]} image(s); relprop explains one row "

@@ -16,8 +16,9 @@ from relprop.core.targets.target import (
     name_of,
     no_such_class,
     of_function,
+    of_target,
     one_each,
-    read_scale,
+    values_of,
 )
 from relprop.errors import CaptureError, InputError, TargetError, UsageError
 
@@ -72,12 +73,16 @@ class Beginning:
         return replace(self, target=self.target[:, None].repeat(1, count), columns=self.columns * count)
 
 
-def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -> Beginning:
+def begin(
+    target: Target, output: Tensor, start: Start, link: str = "softmax", returned: Tensor | None = None
+) -> Beginning:
     """Decide what of the output (N, ...) is explained, and with how much relevance it begins.
 
     A class begins with its probability (the paper) or its logit, at the class; elsewhere relevance is zero.
 
-    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each.
+    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each. Of a model
+    that ends in one of these, `output` is what comes before that step, and `returned` (N, ...) what the model
+    returns, of which numbers and functions of the output are taken.
 
     Raises:
         TargetError: the output has no such part.
@@ -88,24 +93,25 @@ def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -
         if target is not None:
             raise UsageError("start is relevance of the whole output, so it goes without a target")
         target, start = Given(start), "logit"
+    last = output if returned is None else returned
     if isinstance(target, OutputTarget):
-        return _other(target.relevance(output, start), str(target), link)
+        own = getattr(target, "link", link) if link == "softmax" else link
+        return _other(of_target(target, output, last, start, link), str(target), own)
     if callable(target):
-        return _other(of_function(target, output), name_of(target), link)
+        return _other(of_function(target, last), name_of(target), link)
     if isinstance(target, Sequence) and any(callable(part) or isinstance(part, OutputTarget) for part in target):
-        return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))), link)
+        begun = one_each(target, output, last, start, link)
+        return _other(begun, ", ".join(dict.fromkeys(map(name_of, target))), link)
     if isinstance(target, Sigmoid):
         target, link = target.index, "sigmoid"
     _require_classes(output, start, link)
     chosen = read_target(target, output, same_for_all=link == "sigmoid")
-    values = output
-    if read_scale(start) == "probability":
-        values = output.sigmoid() if link == "sigmoid" else output.softmax(1)
-    begun = []
+    values = values_of(output, start, link)
+    columns = []
     for column in torch.split(chosen[:, None] if chosen.dim() == 1 else chosen, 1, 1):
         score = values.gather(1, column)
-        begun.append((torch.zeros_like(output).scatter_(1, column, score), score[:, 0]))
-    return Beginning(chosen, tuple(begun), link=link)
+        columns.append((torch.zeros_like(output).scatter_(1, column, score), score[:, 0]))
+    return Beginning(chosen, tuple(columns), link=link)
 
 
 def _other(relevance: Tensor, what: str, link: str) -> Beginning:

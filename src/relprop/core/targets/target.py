@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,14 @@ _TOLERANCE = 1e-3
 
 
 class OutputTarget(ABC):
-    """A part of the output, or a combination of its values."""
+    """A part of the output, or a combination of its values.
+
+    Attributes:
+        of_scores: of a model that ends in a softmax or sigmoid, whether it reads the scores before that step, and not
+            the probabilities that the model returns. Relevance begins before that step either way.
+    """
+
+    of_scores: ClassVar[bool] = False
 
     @abstractmethod
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
@@ -54,14 +61,18 @@ class Contrast(OutputTarget):
     Attributes:
         of: class a, for all images or one each.
         against: class b, likewise.
+        link: what makes probabilities of the scores: "softmax", or "sigmoid" of a multi-label model. Of a model that
+            ends in a sigmoid that is known.
     """
 
     of: int | Sequence[int]
     against: int | Sequence[int]
+    link: str = "softmax"
+    of_scores: ClassVar[bool] = True
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N, classes) -> (N, classes)."""
-        values = _values(output, start)
+        values = values_of(output, start, self.link)
         a, b = (_classes(chosen, output) for chosen in (self.of, self.against))
         if bool((a == b).any()):
             raise TargetError(f"a contrast needs two classes; {self} compares one with itself")
@@ -132,6 +143,7 @@ class Binary(OutputTarget):
     """
 
     yes: bool = True
+    of_scores: ClassVar[bool] = True
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N,) or (N, 1) -> the same shape."""
@@ -151,17 +163,21 @@ class Mask(OutputTarget):
     Attributes:
         index: the class.
         mask: bool (H, W) or (N, H, W); None for the pixels where the class is the prediction.
+        link: what makes probabilities of a pixel's scores: "softmax", or "sigmoid" where each class is a yes or no of
+            its own. Of a model that ends in a sigmoid that is known.
     """
 
     index: int
     mask: Any = None
+    link: str = "softmax"
+    of_scores: ClassVar[bool] = True
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N, classes, H, W) -> the same shape."""
         if output.dim() < 3:
             raise TargetError(f"Mask explains outputs (N, classes, H, W); this model returns {tuple(output.shape)}")
         _classes(self.index, output)
-        values = _values(output, start)[:, self.index]
+        values = values_of(output, start, self.link)[:, self.index]
         chosen = self._pixels(output)
         why = f"class {self.index} is predicted nowhere" if self.mask is None else "the mask is empty"
         begin = torch.zeros_like(output)
@@ -170,7 +186,7 @@ class Mask(OutputTarget):
 
     def _pixels(self, output: Tensor) -> Tensor:
         if self.mask is None:
-            return output.argmax(1) == self.index
+            return output[:, self.index] > 0 if self.link == "sigmoid" else output.argmax(1) == self.index
         mask = torch.as_tensor(self.mask, device=output.device)
         if mask.dtype != torch.bool:
             raise TargetError(f"a mask holds True and False, not {mask.dtype}; compare first: mask > 0")
@@ -310,7 +326,16 @@ def of_function(function: Function, output: Tensor) -> Tensor:
     return begin
 
 
-def one_each(targets: Sequence[Any], output: Tensor, start: Scale) -> Tensor:
+def of_target(target: OutputTarget, output: Tensor, returned: Tensor, start: Scale, link: str) -> Tensor:
+    """Relevance of the output for a target: of the scores (N, ...), or of what the model returned in their place."""
+    if not target.of_scores:
+        return target.relevance(returned, start)
+    if link == "sigmoid" and hasattr(target, "link"):
+        target = replace(target, link=link)  # type: ignore[type-var]
+    return target.relevance(output, start)
+
+
+def one_each(targets: Sequence[Any], output: Tensor, returned: Tensor, start: Scale, link: str) -> Tensor:
     """Relevance of the output for a target of its own for each image, functions of one image's output among them."""
     if len(targets) != len(output):
         raise TargetError(f"there are {len(targets)} targets for {len(output)} image(s); give one for each")
@@ -320,11 +345,11 @@ def one_each(targets: Sequence[Any], output: Tensor, start: Scale) -> Tensor:
 
     parts = []
     for image, target in enumerate(targets):
-        row = output[image : image + 1]
+        row = slice(image, image + 1)
         if isinstance(target, OutputTarget):
-            parts.append(target.relevance(row, start))
+            parts.append(of_target(target, output[row], returned[row], start, link))
         else:
-            parts.append(of_function(_named(of_one(target), target), row))
+            parts.append(of_function(_named(of_one(target), target), returned[row]))
     return torch.cat(parts)
 
 
@@ -351,8 +376,17 @@ def read_scale(start: object) -> Scale:
     return start
 
 
-def _values(output: Tensor, start: Scale) -> Tensor:
-    return output.softmax(1) if read_scale(start) == "probability" else output
+def values_of(output: Tensor, start: Scale, link: str) -> Tensor:
+    """Probabilities of scores (N, classes, ...), or under "logit" the scores themselves.
+
+    Raises:
+        UsageError: `link` is neither "softmax" nor "sigmoid".
+    """
+    if link not in ("softmax", "sigmoid"):
+        raise UsageError(f"link must be 'softmax' or 'sigmoid', not {link!r}")
+    if read_scale(start) == "logit":
+        return output
+    return output.sigmoid() if link == "sigmoid" else output.softmax(1)
 
 
 def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:
