@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from relprop.core.capture import last_step
 from relprop.core.composites.presets import COMPOSITES
 from relprop.core.graph.ops import COPIES, ELEMENTWISE
 from relprop.core.graph.separators import separators
 from relprop.core.lrp import LRP
+from relprop.core.targets.start import probabilities_of
 from relprop.core.targets.target import Contrast
 from relprop.errors import InputError, RelpropError
 from relprop.explainers.recent import Recent
@@ -156,8 +158,9 @@ class Session:
 
         x = self.loaded.preprocess(picture)[None].to(self.device)
         with torch.no_grad():
-            logits = callable_model(self.loaded.model)(x)[0].cpu()
-        chosen = int(logits.argmax()) if target is None else target
+            model = callable_model(self.loaded.model)
+            probabilities = probabilities_of(model(x), last_step(model, x))[0].cpu()
+        chosen = int(probabilities.argmax()) if target is None else target
         classes, maps, results = torch.tensor([chosen]), [], []
         for method in methods:
             explainer = EXPLAINERS.build(method)
@@ -170,10 +173,10 @@ class Session:
             self.loaded.preprocess.crop(picture),
             chosen,
             self.loaded.class_name(chosen),
-            float(logits.softmax(-1)[chosen]),
+            float(probabilities[chosen]),
             tuple(maps),
             tuple(results),
-            top_classes(self.loaded, logits.softmax(-1)),
+            top_classes(self.loaded, probabilities),
             facts=(("model", self.loaded.name), ("weights", self.loaded.source)),
         )
 

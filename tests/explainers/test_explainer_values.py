@@ -174,6 +174,12 @@ def test_rise_finds_the_pixels_that_matter():
         EXPLAINERS.build("rise:p=1")
 
 
+@pytest.mark.parametrize("spec", ["rise:masks=40:grid=2", "score-cam:weights=probability"])
+def test_probabilities_that_a_model_returns_are_not_taken_for_scores(spec):
+    plain = Mapped().eval()
+    assert explain(spec, nn.Sequential(plain, nn.Softmax(1)), CORNERS) == explain(spec, plain, CORNERS)
+
+
 @pytest.mark.parametrize("name", ["grad-cam", "layer-cam", "score-cam"])
 def test_cams_say_which_layers_there_are(name):
     with pytest.raises(UsageError, match="no layer 'stag'; near are: stage"):

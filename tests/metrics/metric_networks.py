@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relprop.metrics.forward import last_step
+from relprop.core.capture import last_step
 
 
 class Summing(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from torch import nn
 
 import commands
 import relprop
@@ -105,6 +106,15 @@ def test_a_comparison_shows_its_maps_its_ledgers_and_its_classes(comparison):
     assert f"{100 * comparison.probability:.1f} %" in page.words
     assert "weights in tiny.pt" in page.words
     assert relprop.__version__ in page.words
+
+
+def test_probabilities_that_a_model_returns_are_not_taken_for_scores():
+    plain, ends = make(), nn.Sequential(make(), nn.Softmax(1)).eval()
+    ours, theirs = (
+        Session(LoadedModel(model, "tiny", PREPARE, CLASSES, "")).compare("noise", picture(), ["sobel"])
+        for model in (plain, ends)
+    )
+    assert (theirs.probability, theirs.top) == (ours.probability, ours.top)
 
 
 def test_a_method_that_fails_says_why_in_its_place():

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relprop.core.capture import Model
+from relprop.core.capture import Model, last_step
 from relprop.core.result.quantize import quantize
+from relprop.core.targets.start import probabilities_of
 from relprop.errors import InputError, UsageError, require
 from relprop.explainers.base import EXPLAINERS, prepare, quiet, resize
 
@@ -96,14 +97,14 @@ class ScoreCam:
 
     def _by_probability(self, twin: nn.Module, layer: str, x: Tensor, target: Tensor) -> Tensor:
         """Σ_k p(class | x masked by map k) · map k, all maps at the size of the picture: (N, H, W)."""
-        found = []
+        found, end = [], last_step(twin, x[:1])
         for one, maps, label in zip(x, _maps(twin, layer, x), target.tolist(), strict=True):
             large = F.interpolate(maps[None].float(), tuple(x.shape[-2:]), mode="bilinear", align_corners=False)[0]
             low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
             total = torch.zeros_like(large[0])
             for part in torch.split((high > low).flatten().nonzero().flatten(), self.batch):
                 masks = (large[part] - low[part]) / (high[part] - low[part])
-                scores = twin(one * masks[:, None]).float().softmax(1)[:, label]
+                scores = probabilities_of(twin(one * masks[:, None]).float(), end)[:, label]
                 total += torch.einsum("k,khw->hw", scores, large[part])
             found.append(total.clamp(min=0) if self.relu else total)
         return torch.stack(found)

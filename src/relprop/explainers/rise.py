@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relprop.core.capture import Model
+from relprop.core.capture import Model, last_step
+from relprop.core.targets.start import probabilities_of
 from relprop.errors import UsageError
 from relprop.explainers.base import EXPLAINERS, prepare, quiet
 
@@ -39,6 +40,7 @@ class Rise:
     def __call__(self, model: Model, x: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W), (N,) -> (N, H, W)."""
         twin, x, target = prepare(model, x, target)
+        end = last_step(twin, x[:1])
         found = torch.zeros(len(x), *x.shape[-2:], device=x.device)
         draw = torch.Generator().manual_seed(self.seed)
         with quiet(), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
@@ -46,7 +48,7 @@ class Rise:
                 count = min(self.batch, self.masks - start)
                 masks = random_masks(count, self.grid, self.p, (x.shape[-2], x.shape[-1]), draw).to(x.device)
                 for at, (one, label) in enumerate(zip(x, target.tolist(), strict=True)):
-                    scores = twin(one * masks[:, None]).float().softmax(1)[:, label]
+                    scores = probabilities_of(twin(one * masks[:, None]).float(), end)[:, label]
                     found[at] += torch.einsum("k,khw->hw", scores, masks)
         return found / (self.masks * self.p)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from relprop.core.capture import capture, require_evaluation_mode
+from relprop.core.capture import last_step, require_evaluation_mode
 from relprop.core.targets.start import probabilities_of, read_target, require_scores
-from relprop.errors import RelpropError
 from relprop.shortage import is_out_of_memory
 
 _VALUES, _VALUES_ELSEWHERE = 1 << 17, 1 << 25  # input values at once: a CPU wants its caches, others want to be filled
@@ -66,23 +63,6 @@ class Forward:
 
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=self.amp):
             return in_batches(compute, len(classes), self.batch or first_guess(like))
-
-
-def last_step(model: Any, like: Tensor) -> str:
-    """The softmax or sigmoid that a model ends in, "" where it returns scores or is no module.
-
-    Such a model's outputs are probabilities already; a second softmax would say something else.
-    """
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    if model not in _LAST_STEPS:
-        _LAST_STEPS[model] = ""
-        with contextlib.suppress(RelpropError):  # what is wrong with the model, its own run says
-            _LAST_STEPS[model] = capture(model, like).end
-    return _LAST_STEPS[model]
-
-
-_LAST_STEPS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def first_guess(like: Tensor) -> int:

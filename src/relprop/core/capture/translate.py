@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
 from relprop.core.graph.ops import COPIES, canonical
 from relprop.core.graph.views import write
 from relprop.core.weights.prepared import Prepared
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, RelpropError
 
 aten = torch.ops.aten
 
@@ -97,6 +99,24 @@ def capture(model: Model, image: Tensor) -> Graph:
     require_evaluation_mode(runs)
     prepared = Prepared().for_run((image,))
     return graph_of(record(runs, Inputs((image,)), lambda op, inputs: (False, False), prepared, Names(runs))).graph
+
+
+def last_step(model: Any, like: Tensor) -> str:
+    """The softmax or sigmoid that a model ends in, "" where it returns scores or is no module.
+
+    Such a model's outputs are probabilities already; a second softmax would say something else. `like` is an image that
+    it takes, (1, C, H, W).
+    """
+    if not isinstance(model, torch.nn.Module):
+        return ""
+    if model not in _LAST_STEPS:
+        _LAST_STEPS[model] = ""
+        with contextlib.suppress(RelpropError):  # what is wrong with the model, its own run says
+            _LAST_STEPS[model] = capture(model, like).end
+    return _LAST_STEPS[model]
+
+
+_LAST_STEPS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) -> set[int]:
