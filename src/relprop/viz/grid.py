@@ -114,7 +114,8 @@ def grid(
     if not images or not (columns or original):
         raise InputError("a grid needs at least one image and one column")
     common = _common(scale, columns, percentile=percentile, levels=levels)
-    return lay_out(images, columns, rows, original, common, percentile=percentile, levels=levels)
+    ends = "" if percentile is None or levels else f"Colours of each map up to its {percentile:g}th percentile."
+    return lay_out(images, columns, rows, original, common, ends, percentile=percentile, levels=levels)
 
 
 def lay_out(
@@ -228,5 +229,4 @@ def _short_range(scale: Scale) -> str:
         return scale.note
     if scale.levels is not None:
         return f"{len(scale.levels)} levels, {scale.levels[0]:.2g} to {scale.levels[-1]:.2g}"
-    end = "" if scale.percentile is None or scale.beyond == 0 else f" (percentile {scale.percentile:g})"
-    return f"{scale.low:.2g} to {scale.high:.2g}{end}"
+    return f"{scale.low:.2g} to {scale.high:.2g}"
