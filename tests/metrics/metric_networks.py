@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relprop.core.capture import last_step
-
 
 class Summing(nn.Module):
     """Logit of class 1 is the sum of its input, of class 0 nothing."""
@@ -28,17 +26,19 @@ class Counting(nn.Module):
         self.inner = inner
         self.pictures = 0
         self.batches: list[int] = []
+        self.first = False
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.pictures += len(x)
-        self.batches.append(len(x))
+        if not self.first:
+            self.pictures += len(x)
+            self.batches.append(len(x))
+        self.first = False
         return self.inner(x)
 
-    def ready(self, x: Tensor) -> Counting:
-        """Counts from now on; what the model ends in is known, for which it was run once."""
-        last_step(self, x[:1])
-        self.pictures, self.batches = 0, []
+    def ready(self) -> Counting:
+        """Counts from now on, but for the first run, which says what the model ends in."""
+        self.pictures, self.batches, self.first = 0, [], True
         return self
 
 

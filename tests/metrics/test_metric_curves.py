@@ -166,20 +166,31 @@ def test_the_model_sees_each_different_picture_once():
     levels[0, 0] = 2.0  # ten pixels on top, twenty below, seventy at the bottom
     levels[0, 1:3] = 1.0
     x = torch.randn(1, 3, 10, 10)
-    model = Counting(small_network()).ready(x)
+    model = Counting(small_network())
     for heat, step, expected in [
         (levels, 1, 2 * 2 + 2),  # 10 and 30 pixels shown or removed, the blank, the whole
         (torch.ones(1, 10, 10), 1, 2),  # the whole, the blank
     ]:
-        model.pictures = 0
+        model.ready()
         protocol = Protocol(step=step, ties="together", ends=True)
         curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, heat, 0, preprocess=RGB))
         assert model.pictures == curves.pictures == expected
-    model.pictures = 0
+    model.ready()
     stacked = torch.stack([levels, levels * 3, torch.ones(1, 10, 10)])  # the same order, and a constant
     curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, stacked, 0, preprocess=RGB))
     assert curves.insertion.shape == (3, 1, 101)
     assert model.pictures == 6
+
+
+def test_a_hook_that_makes_probabilities_is_seen_when_it_comes():
+    model, x = small_network(), torch.randn(1, 3, 8, 8)
+    heat = torch.rand(1, 8, 8)
+    before = insertion_deletion(model, x, heat, 1, preprocess=RGB)
+    model.register_forward_hook(lambda module, given, scores: scores.softmax(1))
+    after = insertion_deletion(model, x, heat, 1, preprocess=RGB)
+    assert {name: float(value) for name, value in after.items()} == {
+        name: float(value) for name, value in before.items()
+    }
 
 
 def test_stacked_heatmaps_score_as_they_do_alone():
@@ -195,7 +206,7 @@ def test_stacked_heatmaps_score_as_they_do_alone():
 def test_expected_ties_are_exact_where_no_step_parts_a_tie():
     x = torch.randn(1, 3, 4, 4)
     heat = torch.arange(4.0).repeat_interleave(4).view(1, 4, 4)
-    model = Counting(small_network()).ready(x)
+    model = Counting(small_network()).ready()
     expected = insertion_deletion(model, x, heat, 0, protocol="fair:ties=expected", step=4, preprocess=RGB)
     assert model.pictures == 2 * 3 + 2  # sixteen orders, and no picture more than one would need
     once = insertion_deletion(model, x, heat, 0, step=4, preprocess=RGB)
@@ -234,7 +245,7 @@ class Small(Counting):
 
 def test_the_batch_is_halved_until_it_fits():
     inner, x = small_network(), torch.randn(2, 3, 8, 8)
-    model = Small(inner).ready(x)
+    model = Small(inner).ready()
     heat = torch.rand(2, 8, 8)
     found = insertion_deletion(model, x, heat, 0, preprocess=RGB, step=4, batch=16)
     assert model.batches[:3] == [-16, -8, 4]

@@ -42,6 +42,12 @@ def test_a_trusted_program_computes_what_was_exported(exported):
     assert loaded.preprocess == Preprocess(size=20, resize=23, mean=(0.5,))
 
 
+def test_labels_are_part_of_what_is_exported(exported):
+    path = exported(Net(), torch.randn(2, 3, 20, 20))
+    with pytest.raises(UsageError, match="export it with a sigmoid at its end"):
+        load_model(path, trust=True, multi_label=True)
+
+
 def test_grey_and_open_sizes_are_read_off(exported):
     x = torch.randn(2, 1, 20, 20)
     side = torch.export.Dim.DYNAMIC

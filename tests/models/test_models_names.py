@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torchvision import models as zoo
 
+import relprop
 import relprop.models.bundled as bundled
 from relprop.data import balanced, open_dataset
-from relprop.errors import MissingDependencyError, ModelError, UsageError
+from relprop.errors import InputError, MissingDependencyError, ModelError, UsageError
 from relprop.images import Preprocess
 from relprop.models import load_model, model_names
 
@@ -171,6 +172,35 @@ def test_without_timm_the_message_says_how_to_get_it(monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"timm is not installed; it comes with: pip install .*\[timm\]'"):
         load_model("timm:resnet50d")
     assert message("resnet50d").startswith("no model is named 'resnet50d'")
+
+
+class Yes(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.Sigmoid())
+
+
+class Map(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+
+
+def test_a_multi_label_model_returns_the_sigmoids_of_its_scores():
+    options = {"size": 32, "multi_label": True}
+    plain, labels = (load_model("random:cifar-resnet20", **given).model for given in ({"size": 32}, options))
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(labels(x), plain(x).sigmoid())
+    assert [*labels.state_dict()] == [*plain.state_dict()]
+    result = relprop.explain(labels, x, target=3)
+    assert result.link == "sigmoid"
+    torch.testing.assert_close(result.score, plain(x)[:, 3].sigmoid().detach())
+    ends = load_model(f"{__name__}:Yes", size=8, multi_label=True).model  # in a sigmoid, as it is
+    assert torch.equal(ends(x[:, :, :8, :8]), nn.Sequential.forward(ends, x[:, :, :8, :8]))
+
+
+def test_maps_of_scores_are_no_labels():
+    model = load_model(f"{__name__}:Map", size=8, multi_label=True).model
+    with pytest.raises(InputError, match=r"must return scores \(N, classes\), not \(1, 4, 6, 6\)"):
+        model(torch.rand(1, 3, 8, 8))
 
 
 def test_a_device_that_is_not_there():

@@ -43,7 +43,6 @@ class Job:
     batch_size: int
     device: str
     start: Start = "probability"
-    multi_label: bool = False
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def results(self) -> Iterator[tuple[list[Item], Relevance]]:
@@ -99,15 +98,13 @@ class Job:
             return
         import torch
 
-        from relprop.core.targets import Contrast, Sigmoid
+        from relprop.core.targets import Contrast
 
         first = items[0]  # all items of a job ask for the same kind of thing
         given = [item.target for item in items if item.target is not None]
         wanted: Target = given or None
         if first.target is not None and first.against is not None:
             wanted = Contrast(first.target, first.against)
-        elif self.multi_label:
-            wanted = Sigmoid(given or None)
         try:
             x = torch.stack([item.x for item in items if item.x is not None]).to(self.device)
             yield items, self.lrp(x, target=wanted, start=self.start)

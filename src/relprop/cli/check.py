@@ -54,7 +54,7 @@ def check(
 
     rules = None if composite is None else joins.composite(composite)
     loaded = network.load(model, classes)
-    example = options.example(loaded) if image is None else loaded.preprocess(read_image(image))[None]
+    example = loaded.example() if image is None else loaded.preprocess(read_image(image))[None]
     with console.waiting("capturing its computation"):
         graph = capture(loaded.model, example.to(network.chosen_device()))
     family = family_of(graph)

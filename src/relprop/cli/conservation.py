@@ -28,7 +28,6 @@ def conservation(
     composite: options.Composite = "paper",
     joins: options.Joins,
     start: options.Start = "probability",
-    multi_label: options.MultiLabel = False,
     rtol: Rtol = 1e-5,
     depth: Depth = 2,
     batch_size: options.BatchSize = 8,
@@ -49,7 +48,7 @@ def conservation(
     rules = joins.composite(composite)
     device = network.chosen_device()
     loaded, items = load_for(find_items(images, recursive=recursive), target, network, model, classes)
-    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start, multi_label)
+    job = Job(loaded, LRP(loaded.model, composite=rules), items, batch_size, device, start)
     table = ConservationTable(depth)
     for _, result in job.results():
         assert result.ledger is not None  # LRP keeps a ledger by default

@@ -91,7 +91,6 @@ def explain(
     combine: Combine = None,
     joins: options.Joins,
     start: options.Start = "probability",
-    multi_label: options.MultiLabel = False,
     quantize: Quantize = None,
     post: Post = None,
     layer: Layers = None,
@@ -126,12 +125,10 @@ def explain(
     weights = None if combine is None else find_weights(combine)
     if target and contrast is not None:
         raise UsageError("--contrast names both classes itself; give it or --target, not both")
-    if multi_label and contrast is not None:
-        raise UsageError("--contrast compares classes that exclude each other; with --multi-label they do not")
-    plain = composite is None and weights is None and contrast is None and not multi_label
+    plain = composite is None and weights is None and contrast is None
     others = _others(compare, plain, start)
-    if others and (contrast is not None or multi_label):
-        raise UsageError("--compare sets maps of one class beside each other; leave out --contrast and --multi-label")
+    if others and contrast is not None:
+        raise UsageError("--compare sets maps of one class beside each other; leave out --contrast")
     spec = composite or ("paper" if weights is None else weights.composite)
     drawn = post or ("smooth:1" if weights is None and quantize is None else "none")
     view = View(
@@ -152,7 +149,7 @@ def explain(
     loaded, items = batches.load_for(items, target, network, model, classes, contrast=contrast)
     out.mkdir(parents=True, exist_ok=True)
     lrp = LRP(loaded.model, composite=rules, keep=[*view.layers, *(() if weights is None else weights.by_layer)])
-    job = batches.Job(loaded, lrp, items, batch_size, device, start, multi_label)
+    job = batches.Job(loaded, lrp, items, batch_size, device, start)
     rows = []
     for ready, result in job.results():
         for item, single in zip(ready, batches.split(result.cpu()), strict=True):

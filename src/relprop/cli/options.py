@@ -18,8 +18,6 @@ from relprop.errors import TargetError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-
     from relprop.core.composites.composite import Composite as Rules
     from relprop.evaluation import ModelSpec
     from relprop.models import LoadedModel
@@ -69,13 +67,6 @@ Target = Annotated[
         show_default="predicted",
     ),
 ]
-MultiLabel = Annotated[
-    bool,
-    typer.Option(
-        "--multi-label",
-        help="Each class is a yes or no of its own: its probability is a sigmoid. Known where the model ends in one.",
-    ),
-]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images computed at once.")]
 Step = Annotated[
     float | None,
@@ -102,11 +93,18 @@ class Network:
     ] = None
     device: Device = "auto"
     trust: Annotated[bool, _model("--trust", help="Run code that a .pt2 file holds or a file's metadata name.")] = False
+    multi_label: Annotated[
+        bool,
+        _model(
+            "--multi-label",
+            help="Each class is a yes or no of its own, its probability a sigmoid; known where the model ends in one.",
+        ),
+    ] = False
 
     @property
     def described(self) -> bool:
         """Whether any option says how one certain model is built or fed."""
-        return any(given is not None for given in (self.arch, self.size, self.mean, self.std))
+        return self.multi_label or any(given is not None for given in (self.arch, self.size, self.mean, self.std))
 
     def chosen_device(self) -> str:
         """See `choose_device`."""
@@ -119,7 +117,8 @@ class Network:
             from relprop.models import DEFAULT_MODEL, load_model
 
             given: Any = {"arch": self.arch, "size": self.size, "mean": mean, "std": std, "trust": self.trust}
-            return load_model(model or DEFAULT_MODEL, **given, classes=classes, device=device)
+            given |= {"classes": classes, "device": device, "multi_label": self.multi_label}
+            return load_model(model or DEFAULT_MODEL, **given)
 
     def spec(self, model: str | None) -> ModelSpec:
         """Say which model a plan names, a file by its absolute path; without a name the bundled one."""
@@ -128,7 +127,7 @@ class Network:
 
         name = str(Path(model).absolute()) if model and Path(model).is_file() else model or DEFAULT_MODEL
         mean, std = channels("--mean", self.mean), channels("--std", self.std)
-        return ModelSpec(name, self.arch, self.size, mean, std, self.trust)
+        return ModelSpec(name, self.arch, self.size, mean, std, self.trust, self.multi_label)
 
 
 @dataclass(frozen=True)
@@ -267,13 +266,6 @@ def _within(index: int, outputs: int | None) -> int:
 
         raise no_such_class(index, outputs)
     return index
-
-
-def example(loaded: LoadedModel) -> torch.Tensor:
-    """Return one input (1, C, H, W) of the right shape: a grey picture."""
-    from PIL import Image
-
-    return loaded.preprocess(Image.new("RGB", (256, 256), (127, 127, 127)))[None]
 
 
 def spread(command: Callable[..., int]) -> Callable[..., int]:

@@ -88,7 +88,9 @@ def serve(
     require("uvicorn", "web")
     require("starlette", "web")
     if len(model or ()) > 1 and (classes is not None or network.described):
-        raise UsageError("--arch, --size, --mean, --std and --classes describe one model; give one --model with them")
+        raise UsageError(
+            "--arch, --size, --mean, --std, --multi-label and --classes describe one model; give one --model with them"
+        )
     names = {_host_name(name) for name in allow_host or ()}
     found = batches.find_items(images, recursive=recursive) if images else []
     files = {text_of(item.name): item.source for item in found if item.source is not None} or None

@@ -26,6 +26,7 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     trust: bool = False
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)

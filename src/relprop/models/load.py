@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from relprop.core.capture import last_step
+from relprop.core.targets.start import require_scores
 from relprop.errors import ModelError, UsageError
 from relprop.models import bundled
 from relprop.models.architectures import CIFAR_NAMES, timm_names, torchvision_names
@@ -34,6 +36,7 @@ def load_model(
     classes: Names | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
+    multi_label: bool = False,
 ) -> LoadedModel:
     """Load a model in evaluation mode, with its preprocessing and, where they are known, its class names.
 
@@ -60,6 +63,8 @@ def load_model(
         trust: load a `.pt2` file although its reader can run code that the file holds, and import the factory that the
             metadata of a checkpoint name. A pickle of a whole model is not
             opened with it either: that needs the code of its classes, and one line converts it, which the error gives.
+        multi_label: whether each class is a yes or no of its own: the model then returns the sigmoids of its scores,
+            which all that explains and measures it takes for probabilities. One that ends in a sigmoid stays as it is.
 
     Raises:
         ModelError: no such model, or its weights cannot be had, read or fitted, or it has not as many outputs as there
@@ -79,10 +84,27 @@ def load_model(
     said = any(value is not None for value in (size, mean, std))  # who says one knows of the others
     guessed = () if said else loaded.guessed
     loaded = replace(loaded, preprocess=loaded.preprocess.adapt(size=size, mean=mean, std=std), guessed=guessed)
+    if multi_label:
+        _end_in_sigmoid(loaded, chosen)
     if names is None:
         return loaded
     require_count(loaded.name, names, loaded.outputs())
     return replace(loaded, classes=names)
+
+
+def _end_in_sigmoid(loaded: LoadedModel, device: str) -> None:
+    """Let a model return the sigmoid of each score, unless it does."""
+    if not isinstance(loaded.model, nn.Module):
+        raise UsageError(
+            f"{loaded.name} is an exported program, whose end stays as it is; export it with a sigmoid at its end, by "
+            "which it is known as a multi-label model"
+        )
+    if last_step(loaded.model, loaded.example().to(device)) != "sigmoid":
+        loaded.model.register_forward_hook(_sigmoid)
+
+
+def _sigmoid(module: nn.Module, given: object, scores: object) -> Tensor:
+    return require_scores(scores).sigmoid()
 
 
 def model_names() -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.images import Preprocess
@@ -53,16 +54,17 @@ class LoadedModel:
             return self
         return replace(self, classes=tuple(classes))
 
+    def example(self) -> Tensor:
+        """One input (1, C, H, W) of the right shape: a grey picture."""
+        return self.preprocess(Image.new("RGB", (256, 256), (127, 127, 127)))[None]
+
     def outputs(self) -> int | None:
         """How many classes the model tells apart, by a forward run of a grey picture; None where that fails."""
-        import torch
-
-        grey = Image.new("RGB", (256, 256), (127, 127, 127))
         try:
             model: Any = self.model if isinstance(self.model, torch.nn.Module) else self.model.module()
             weight = next(iter(model.parameters()), None)
             with torch.inference_mode():
-                found = model(self.preprocess(grey)[None].to(torch.device("cpu") if weight is None else weight.device))
+                found = model(self.example().to(torch.device("cpu") if weight is None else weight.device))
         except Exception:  # whatever the model raises: the explanation will say it
             return None
         return found.shape[1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -107,16 +106,10 @@ def last_step(model: Any, like: Tensor) -> str:
     Such a model's outputs are probabilities already; a second softmax would say something else. `like` is an image that
     it takes, (1, C, H, W).
     """
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    if model not in _LAST_STEPS:
-        _LAST_STEPS[model] = ""
+    if isinstance(model, torch.nn.Module):
         with contextlib.suppress(RelpropError):  # what is wrong with the model, its own run says
-            _LAST_STEPS[model] = capture(model, like).end
-    return _LAST_STEPS[model]
-
-
-_LAST_STEPS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+            return capture(model, like).end
+    return ""
 
 
 def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) -> set[int]:
