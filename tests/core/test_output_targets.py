@@ -382,6 +382,49 @@ def test_a_contrast_is_of_the_probabilities_that_the_model_ends_in(end, link):
     assert torch.equal(relprop.explain(model, X[:2], [Contrast(1, 2)] * 2).relevance, result.relevance)
 
 
+MIXED = {
+    "mean of two": lambda y: torch.stack([y.softmax(1), (2 * y).softmax(1)]).mean(0),
+    "weighed by a softmax": lambda y: (y[:, :2].softmax(1)[:, :, None] * torch.stack([y, -y], 1).softmax(2)).sum(1),
+    "other order": lambda y: y.softmax(1)[:, [1, 0, 2, 4, 3]],
+    "mirrored": lambda y: y.softmax(1).flip(1),
+    "a part": lambda y: y.softmax(1)[:, 1:4],
+    "exp of log": lambda y: y.log_softmax(1).exp(),
+    "clamped": lambda y: y.softmax(1).clamp(1e-7, 1 - 1e-7),
+    "another type": lambda y: y.softmax(1).float(),
+    "one less a sigmoid": lambda y: 1 - y.sigmoid(),
+    "no and yes": lambda y: torch.cat([1 - y[:, :1].sigmoid(), y[:, :1].sigmoid()], 1),
+    "log of a mean": lambda y: torch.stack([y.softmax(1), (2 * y).softmax(1)]).mean(0).log(),
+    "copied": lambda y: y.softmax(1).clone(),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_is_made_of_probabilities_is_a_probability(name):
+    model, x = Ends(MIXED[name]).double().eval(), X[:2].double()
+    p = model(x).detach().double()
+    p = p.exp() if "log of" in name else p
+    result = relprop.explain(model, x, 1)
+    torch.testing.assert_close(result.score.double(), p[:, 1])
+    torch.testing.assert_close(result.probabilities.double(), p)
+    torch.testing.assert_close(result.heatmap.double().sum((1, 2)), p[:, 1])
+    assert result.ledger.gap < 1e-6
+    torch.testing.assert_close(relprop.explain(model, x, Contrast(1, 0)).score.double(), p[:, 1] - p[:, 0])
+
+
+def test_scores_that_are_weighed_by_a_softmax_are_no_probabilities():
+    model = Ends(lambda y: y.softmax(1) * y).eval()
+    result = relprop.explain(model, X[:2], 1)
+    torch.testing.assert_close(result.score, model(X[:2]).softmax(1)[:, 1].detach())
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_yes_or_no_of_one_probability(yes):
+    model = Ends(lambda y: y[:, :1].sigmoid().squeeze(1)).eval()
+    result, p = relprop.explain(model, X[:2], Binary(yes)), model(X[:2]).detach()
+    torch.testing.assert_close(result.score, p if yes else 1 - p)
+    torch.testing.assert_close(relprop.explain(model, X[:2], Value()).score, p)
+
+
 def test_a_segmentation_of_yes_and_no():
     torch.manual_seed(0)
     scores = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)).eval()

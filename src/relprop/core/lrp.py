@@ -28,7 +28,7 @@ from relprop.core.result.combine import parse_layer
 from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
 from relprop.core.targets.detection import Detection
-from relprop.core.targets.start import Beginning, Start, Target, begin
+from relprop.core.targets.start import Beginning, Start, Target, begin, link_of
 from relprop.core.targets.target import Channel
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError, InputError, UnsupportedOpError, UsageError
@@ -311,7 +311,7 @@ class LRP(nn.Module):
         explained = trace.output if at_output else trace.values[begins_at]
         if not explained.isfinite().all():
             raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-        link = "sigmoid" if says_multi_label(self.model) else kind.graph.link
+        link = "sigmoid" if says_multi_label(self.model) else link_of(kind.graph.link, explained)
         beginning = begin(target, explained, start, link, returned)
         if len(beginning.columns[0][0]) != inputs.shape[0]:
             raise CaptureError(

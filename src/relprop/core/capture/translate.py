@@ -44,6 +44,15 @@ RENAMED = frozenset({*ONE_OF_TWO, *_SPLITS, "unbind", "_native_batch_norm_legit_
 _LINKS = {"softmax": "softmax", "log_softmax": "softmax", "_safe_softmax": "softmax", "sigmoid": "sigmoid"}
 _LINKS |= {"log_sigmoid": "sigmoid"}
 
+#: what may come behind a softmax or sigmoid where a model ends in several, or in parts of one
+_OF_PROBABILITIES = COPIES | {
+    "add", "sub", "rsub", "mul", "div", "neg", "mean", "sum", "cat", "stack", "to", "clone", "contiguous", "detach",
+    "alias", "dropout", "identity", "clamp", "clamp_min", "clamp_max", "exp", "log", "nan_to_num",
+}  # fmt: skip
+
+#: what leaves a value as it is where it leaves its shape so
+_SAME = frozenset({"view", "reshape", "flatten", "squeeze", "expand", "clone", "contiguous", "detach", "alias"})
+
 
 @dataclass(frozen=True, eq=False)
 class Translated:
@@ -76,10 +85,8 @@ def graph_of(recording: Recording) -> Translated:
     graph = Graph(tuple(_named(nodes)), index[recording.output[1]])
     numbers = tuple(sorted(index, key=index.__getitem__))
     output, link, last = _scores_of(graph)
-    if output == graph.output:
-        return Translated(graph, numbers)
-    kept = [node for node in graph.nodes if node.index <= output]  # an order of execution: nothing earlier needs later
-    return Translated(Graph(tuple(kept), output, link, last), numbers[: len(kept)])
+    kept = graph.nodes[: output + 1]  # an order of execution: nothing earlier needs later
+    return Translated(Graph(kept, output, link, last), numbers[: len(kept)])
 
 
 def capture(model: Model, image: Tensor) -> Graph:
@@ -133,15 +140,26 @@ def _scores_of(graph: Graph) -> tuple[int, str, str]:
     Where the model's last step is a softmax or sigmoid, its output is the probability already: its input is explained.
     """
     node = graph.nodes[graph.output]
-    while node.op in COPIES and len(node.inputs) == 1 and node.shape == graph.nodes[node.inputs[0]].shape:
+    while node.op in _SAME and node.shape == graph.nodes[node.inputs[0]].shape:
         node = graph.nodes[node.inputs[0]]
     link = _LINKS.get(node.op)
-    if link is None or len(node.inputs) != 1:
-        return graph.output, "softmax", ""
-    rank = len(node.shape)
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
-    over_classes = link == "sigmoid" or (isinstance(dim, int) and dim % rank == (1 if rank > 1 else 0))
-    return (node.inputs[0], link, node.op) if over_classes else (graph.output, "softmax", "")
+    if link is not None and len(node.inputs) == 1:
+        rank = len(node.shape)
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
+        if link == "sigmoid" or (isinstance(dim, int) and dim % rank == (1 if rank > 1 else 0)):
+            return node.inputs[0], link, node.op
+    return (graph.output, "identity", "identity") if _of_probabilities(graph) else (graph.output, "softmax", "")
+
+
+def _of_probabilities(graph: Graph) -> bool:
+    """Whether the output is made of nothing but the results of softmaxes and sigmoids."""
+    behind = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.index in behind and node.op not in _LINKS:
+            if node.op not in _OF_PROBABILITIES:
+                return False
+            behind.update(node.inputs)
+    return True
 
 
 def _no_call(*_: Any) -> Any:

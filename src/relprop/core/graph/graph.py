@@ -94,8 +94,11 @@ class Graph:
     Attributes:
         nodes: in order of execution; `nodes[0]` is the input, and all others depend on it.
         output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
-        link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one.
-        end: the last step of the model that was left out for that: "softmax", "log_softmax", "sigmoid"; "" if none was.
+        link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one; or
+            "identity" where they are made of results of such steps alone (a mean of softmaxes, 1 - sigmoid), so that
+            numbers from 0 to 1 are probabilities already.
+        end: the last step of the model that was left out for that: "softmax", "log_softmax", "sigmoid"; "" if none was;
+            or "identity" as above.
     """
 
     nodes: tuple[Node, ...]

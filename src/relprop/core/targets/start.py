@@ -80,9 +80,9 @@ def begin(
 
     A class begins with its probability (the paper) or its logit, at the class; elsewhere relevance is zero.
 
-    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each. Of a model
-    that ends in one of these, `output` is what comes before that step, and `returned` (N, ...) what the model
-    returns, of which numbers and functions of the output are taken.
+    `link` says what makes probabilities of the output: a "softmax" over classes, a "sigmoid" of each, or an "identity"
+    where it holds them. Of a model that ends in a softmax or sigmoid, `output` is what comes before that step, and
+    `returned` (N, ...) what the model returns, of which numbers and functions of the output are taken.
 
     Raises:
         TargetError: the output has no such part.
@@ -187,8 +187,18 @@ def require_scores(output: object) -> Tensor:
     raise InputError(f"the model must return scores (N, classes), not {found}: wrap it so that it does")
 
 
+def link_of(link: str, output: Tensor) -> str:
+    """What makes probabilities of an output, given `Graph.link`: an "identity" does of numbers from 0 to 1 alone."""
+    within = bool(((output >= -_ROUNDING) & (output <= 1 + _ROUNDING)).all())
+    return link if link != "identity" or within else "softmax"
+
+
+#: probabilities that are added up may exceed 1 by rounding
+_ROUNDING = 1e-5
+
+
 def probabilities_of(output: Tensor, end: str) -> Tensor:
     """The probabilities in what a model returns, (N, classes), by its last step (`Graph.end`)."""
-    if end in ("softmax", "_safe_softmax", "sigmoid"):
+    if end in ("softmax", "_safe_softmax", "sigmoid") or link_of(end, output) == "identity":
         return output
     return output.exp() if end in ("log_softmax", "log_sigmoid") else output.softmax(1)

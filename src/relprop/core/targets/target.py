@@ -140,15 +140,19 @@ class Binary(OutputTarget):
 
     Attributes:
         yes: which of the two.
+        link: "identity" of a model that returns the probability of yes; mostly that is known.
     """
 
     yes: bool = True
+    link: str = "sigmoid"
     of_scores: ClassVar[bool] = True
 
     def relevance(self, output: Tensor, start: Scale) -> Tensor:
         """(N,) or (N, 1) -> the same shape."""
         if output.numel() != len(output):
             raise TargetError(f"Binary explains a model with one output an image; this one has {tuple(output.shape)}")
+        if self.link == "identity":
+            return output.clone() if self.yes else 1 - output
         signed = output if self.yes else -output
         return signed.sigmoid() if read_scale(start) == "probability" else signed.clone()
 
@@ -186,7 +190,8 @@ class Mask(OutputTarget):
 
     def _pixels(self, output: Tensor) -> Tensor:
         if self.mask is None:
-            return output[:, self.index] > 0 if self.link == "sigmoid" else output.argmax(1) == self.index
+            likely = output[:, self.index] > (0.5 if self.link == "identity" else 0)
+            return likely if self.link == "sigmoid" or output.shape[1] == 1 else output.argmax(1) == self.index
         mask = torch.as_tensor(self.mask, device=output.device)
         if mask.dtype != torch.bool:
             raise TargetError(f"a mask holds True and False, not {mask.dtype}; compare first: mask > 0")
@@ -330,7 +335,7 @@ def of_target(target: OutputTarget, output: Tensor, returned: Tensor, start: Sca
     """Relevance of the output for a target: of the scores (N, ...), or of what the model returned in their place."""
     if not target.of_scores:
         return target.relevance(returned, start)
-    if link == "sigmoid" and hasattr(target, "link"):
+    if link != "softmax" and hasattr(target, "link"):
         target = replace(target, link=link)  # type: ignore[type-var]
     return target.relevance(output, start)
 
@@ -380,11 +385,11 @@ def values_of(output: Tensor, start: Scale, link: str) -> Tensor:
     """Probabilities of scores (N, classes, ...), or under "logit" the scores themselves.
 
     Raises:
-        UsageError: `link` is neither "softmax" nor "sigmoid".
+        UsageError: `link` is none of "softmax", "sigmoid" and "identity" (of what is a probability already).
     """
-    if link not in ("softmax", "sigmoid"):
+    if link not in ("softmax", "sigmoid", "identity"):
         raise UsageError(f"link must be 'softmax' or 'sigmoid', not {link!r}")
-    if read_scale(start) == "logit":
+    if read_scale(start) == "logit" or link == "identity":
         return output
     return output.sigmoid() if link == "sigmoid" else output.softmax(1)
 
