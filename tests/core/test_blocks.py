@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from core_balance import check
 from core_nets import BLOCKS, HEADS, Network
 

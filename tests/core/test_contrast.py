@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from core_nets import Network, images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from core_nets import Network, images
 from relprop import LRP, paper
 from relprop.core.composites.presets import two_sided
 from relprop.core.rules.contrast import competitors

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_nets import BLOCKS, HEADS, Network
-from core_nets import images as signals
 from core_slopes import require_slopes
 
 import relprop
+from core_nets import BLOCKS, HEADS, Network
+from core_nets import images as signals
 from relprop import targets
 from relprop.core.composites.presets import COMPOSITES, epsilon_gamma_box
 from tiny import Tiny, images

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from core_balance import VARIANTS, check, require_balance
-from core_nets import BLOCKS, HEADS, Network, images
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import relprop
+from core_balance import VARIANTS, check, require_balance
+from core_nets import BLOCKS, HEADS, Network, images
 from relprop.core.composites.presets import COMPOSITES
 
 

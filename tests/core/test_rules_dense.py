@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import core_dense as slow
 import pytest
 import torch
 from core_through import inject
 from torch import nn
 
+import core_dense as slow
 import relprop
 from relprop.core import rules
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from core_nets import Basic, Network, images
 from torch import nn
 
+from core_nets import Basic, Network, images
 from relprop import LRP, Relevance, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture

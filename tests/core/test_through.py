@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_nets import Network, images
 from torch import nn
 
 import relprop
+from core_nets import Network, images
 from relprop import LRP
 from relprop.core.graph.separators import find_separators
 from relprop.core.targets import Channel
