@@ -33,8 +33,8 @@ def require_same(ours: relprop.Relevance, theirs: relprop.Relevance, rtol: float
 
 def require_the_residual_network(net: nn.Module, kind: str, rtol: float, x: Tensor, joins: int) -> None:
     """The same relevance, for a batch as for an image, and the same graph with its names."""
-    made = scripted(net, x, kind)
-    lrp, plain = relprop.LRP(made), relprop.LRP(net)
+    keep = ["layer1.0"] if kind == "trace" else []
+    lrp, plain = (relprop.LRP(model, keep=keep) for model in (scripted(net, x, kind), net))
     result, expected = lrp(x), plain(x)
     require_same(result, expected, rtol)
     graph, theirs = lrp.graph(x), plain.graph(x)
@@ -48,12 +48,8 @@ def require_the_residual_network(net: nn.Module, kind: str, rtol: float, x: Tens
         assert {"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "fc"} <= {node.name for node in graph}
     if kind == "trace":
         assert [node.name for node in graph] == [node.name for node in theirs]
-        torch.testing.assert_close(
-            relprop.LRP(made, keep=["layer1.0"])(x).at("layer1.0"),
-            relprop.LRP(net, keep=["layer1.0"])(x).at("layer1.0"),
-            rtol=rtol,
-            atol=rtol * 1e-2,
-        )
+        inner = result.at("layer1.0"), expected.at("layer1.0")
+        torch.testing.assert_close(*inner, rtol=rtol, atol=rtol * 1e-2)
 
 
 def require_the_same_from_a_file(net: nn.Module, kind: str, x: Tensor, folder: Path) -> None:
