@@ -1,4 +1,4 @@
-"""A run is compared with the former one call by call: what is not as it was is noticed, the rest is not analysed anew."""
+"""A run is compared with the former one, call by call: what is not as it was is noticed, the rest not analysed."""
 
 from __future__ import annotations
 

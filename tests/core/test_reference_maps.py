@@ -29,12 +29,18 @@ def case(shared):
     return model, seeded.seed_images(len(maps["p"]), 224, 3), maps
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[1, pytest.param(3, marks=pytest.mark.slow)], ids=["one image", "three"])
+def explained(request, case):
+    """Some of the images by all variants, in one forward run."""
+    model, x, _ = case
+    composites = [relprop.released(split, identity) for split, identity in VARIANTS.values()]
+    return dict(zip(VARIANTS, relprop.LRP(model).explain_each(x[: request.param], composites), strict=True))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_released_equals_the_authors_maps(case, variant, count):
-    model, x, maps = case
-    split, identity = VARIANTS[variant]
-    result = relprop.explain(model, x[:count], composite=relprop.released(split=split, identity=identity))
+def test_released_equals_the_authors_maps(case, explained, variant):
+    maps, result = case[2], explained[variant]
+    count = len(result.relevance)
     assert result.target.tolist() == maps["target"][:count].tolist()
     np.testing.assert_allclose(result.score, maps["p"][:count], rtol=1e-5)
     theirs = torch.from_numpy(maps[variant][:count])

@@ -124,7 +124,7 @@ def test_a_run_may_depart_from_the_former_one_at_any_place(change, places, plain
 def test_runs_of_one_kind_in_any_order():
     model = Steps()
     lrp = relprop.LRP(model)
-    ways = list(itertools.product((2, 5, 9), (CHANGES["a write through a view"], CHANGES["a copy"])))
+    ways = list(itertools.product((2, 9), (CHANGES["a write through a view"], CHANGES["a copy"])))
     expected = []
     for model.at, model.change in ways:
         expected.append(relprop.LRP(model)(X))

@@ -40,12 +40,12 @@ def nets():
     ("name", "how", "identity"),
     [
         ("basic", "ratio", True),
-        pytest.param("basic", "symmetric", True, marks=pytest.mark.slow),
-        pytest.param("basic, dead units", "ratio", True, marks=pytest.mark.slow),
+        ("basic", "symmetric", True),
+        ("basic, dead units", "ratio", True),
         ("basic, dead units", "symmetric", False),
         ("bottleneck, grouped", "ratio", True),
         ("bottleneck, grouped", "ratio", False),
-        pytest.param("zero init", "ratio", True, marks=pytest.mark.slow),
+        ("zero init", "ratio", True),
         ("zero init", "symmetric", True),
     ],
 )
