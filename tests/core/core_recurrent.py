@@ -8,9 +8,30 @@ evenly over what it reads of the input where there is none. At the first time th
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
+
+
+class Last(nn.Module):
+    """What a layer says at the last time of signals (N, T, features)."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x if self.layer.batch_first else x.transpose(0, 1))[0]
+        return y[:, -1] if self.layer.batch_first else y[-1]
+
+
+def seeded(make, *args, seed=0, **options):
+    """What `make` returns, in evaluation mode, with weights from a seed."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*args, **options).eval()
 
 
 def lstm(layer: nn.LSTM, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The whole method a second time, for torchvision's ResNets: straight from the paper's equations, by autograd.
+"""The whole method a second time, for ResNets like torchvision's: straight from the paper's equations, by autograd.
 
 Nothing here comes from `relprop`. Each layer's share is the gradient form of Eq. 3, R = h ∂(W⁺ h)/∂h · (R' / W⁺ h),
 for inputs of one sign; joins follow Eqs. 4 and 5. What the paper leaves open is decided as our documentation says: the

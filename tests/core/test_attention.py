@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import core_dense as slow
 import pytest
 import torch
 import torch.nn.functional as F
 from core_through import inject
 from torch import Tensor, nn
 
+import core_dense as slow
 import relprop
 from relprop.core import rules
 

@@ -6,11 +6,9 @@ import math
 
 import pytest
 import torch
-from core_nets import Network, images
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
+from core_nets import Network, images
 from relprop import LRP, paper
 from relprop.core.composites.presets import two_sided
 from relprop.core.rules.contrast import competitors
@@ -62,8 +60,11 @@ def test_three_classes_by_hand():
     assert float(got.sum()) == pytest.approx(5, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**31), st.integers(2, 7), st.integers(1, 6))
+SIZES = [(classes, inputs) for classes in (2, 3, 7) for inputs in (1, 2, 5)]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+@pytest.mark.parametrize(("classes", "inputs"), SIZES)
 def test_it_is_the_slow_reference_for_every_class(seed, classes, inputs):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, inputs, generator=generator, dtype=torch.float64)

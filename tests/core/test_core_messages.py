@@ -122,13 +122,12 @@ def test_two_inputs():
 
 
 class Odd(Tiny):
-    """Several operations without a rule, one of them twice."""
+    """Operations without a rule, one of them twice; torch takes none apart, for which it would load its compiler."""
 
     def forward(self, x):
-        h = torch.cumprod(self.conv1(x), 2)
-        h = torch.cumprod(h, 3)
-        h = torch.lgamma(torch.sigmoid(h) + 1)
-        return self.fc(torch.hypot(h, torch.sigmoid(h)).mean((2, 3)))
+        h = torch.logcumsumexp(self.conv1(x), 2)
+        h = torch.logcumsumexp(h, 3)
+        return self.fc(torch.special.airy_ai(torch.sigmoid(h)).mean((2, 3)))
 
 
 def test_every_step_without_a_rule_is_named_with_its_place():
@@ -136,12 +135,11 @@ def test_every_step_without_a_rule_is_named_with_its_place():
         relprop.explain(Odd(), X)
     message = str(caught.value)
     for words in (
-        "no rule for 'cumprod' at cumprod (test_core_messages.py:",
-        "h = torch.cumprod(self.conv1(x), 2)), cumprod@1 (",
-        "no rule for 'lgamma' at lgamma (test_core_messages.py:",
-        "no rule for 'hypot' of two values that both depend on the image at hypot",
+        "no rule for 'logcumsumexp' at logcumsumexp (test_core_messages.py:",
+        "h = torch.logcumsumexp(self.conv1(x), 2)), logcumsumexp@1 (",
+        "no rule for 'special_airy_ai' at special_airy_ai (test_core_messages.py:",
         "Rules exist for ",
-        "@rule('cumprod')",
+        "@rule('logcumsumexp')",
     ):
         assert words in message
 
@@ -149,11 +147,11 @@ def test_every_step_without_a_rule_is_named_with_its_place():
 def test_one_value_can_be_mapped_as_the_message_says():
     class Wavy(Tiny):
         def forward(self, x):
-            return torch.erfinv(torch.tanh(super().forward(x + 0)))
+            return torch.special.airy_ai(super().forward(x + 0))
 
-    with pytest.raises(UnsupportedOpError, match=r"paper\(\).override\(rules=\{'erfinv': pass_through\}\)"):
+    with pytest.raises(UnsupportedOpError, match=r"paper\(\).override\(rules=\{'special_airy_ai': pass_through\}\)"):
         relprop.explain(Wavy(), X)
-    result = relprop.explain(Wavy(), X, composite=relprop.paper().override(rules={"erfinv": pass_through}))
+    result = relprop.explain(Wavy(), X, composite=relprop.paper().override(rules={"special_airy_ai": pass_through}))
     assert result.ledger.gap < 1e-6
 
 

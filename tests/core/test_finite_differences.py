@@ -1,11 +1,9 @@
-"""Derivatives of relevance against finite differences: composites, splits, blocks, heads, targets."""
+"""Derivatives of relevance against finite differences: composites, splits, targets."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from core_nets import BLOCKS, HEADS, Network
-from core_nets import images as signals
 from core_slopes import require_slopes
 
 import relprop
@@ -29,16 +27,6 @@ def test_a_box_against_finite_differences():
 @pytest.mark.parametrize("batch_norm", ["pass", "fold"])
 def test_splits_against_finite_differences(split, batch_norm):
     require_slopes(Tiny(), X, composite=relprop.paper(split=split, batch_norm=batch_norm, first="image"), target=2)
-
-
-@pytest.mark.parametrize("block", sorted({*BLOCKS} - {"NoGrad"}))  # whose derivative the model keeps back
-def test_blocks_against_finite_differences(block):
-    require_slopes(Network((block,), "mean", seed=1), signals(2), target=1)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_heads_against_finite_differences(head):
-    require_slopes(Network(("Basic",), head, seed=1), signals(2), target=1)
 
 
 @pytest.mark.parametrize(

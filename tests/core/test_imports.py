@@ -1,4 +1,4 @@
-"""Imports run one way, and the core pulls in torch alone."""
+"""Imports run one way, the core pulls in torch alone, and its tests nothing that takes long to import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import relprop
 
-SOURCE = Path(relprop.__file__).parent
+SOURCE, TESTS = Path(relprop.__file__).parent, Path(__file__).parent
 
 #: lowest first; siblings in a tier do not import each other, but for the first, on which all else stands
 TIERS = (
@@ -35,12 +35,19 @@ CORE_MAY_IMPORT = {"torch", "safetensors"}
 
 
 @cache
+def parsed(path: Path) -> tuple[ast.Module, list[ast.AST]]:
+    """A file, and all nodes of its syntax tree."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tree, [*ast.walk(tree)]
+
+
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(module, whether at the top level) of each import in a file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree, nodes = parsed(path)
     top = set(map(id, tree.body))
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -133,6 +140,62 @@ def test_the_core_imports_torch_and_the_standard_library():
             assert root == "torch" or not at_top, path
 
 
+#: takes a second or more to import, or imports torch's compiler, which does
+SLOW_TO_IMPORT = (
+    "torchvision", "timm", "transformers", "relprop.models", "torch._dynamo", "torch._inductor", "torch.compile",
+    "torch.export.export", "torch.fx.experimental.proxy_tensor",
+)  # fmt: skip
+
+
+def slow_to_import(path: Path) -> list[str]:
+    """What a file imports, asks `importorskip` for, or names as an attribute, of all that is slow to import."""
+    named = {module for module, _ in imports(path)}
+    ends = {slow.rpartition(".")[2] for slow in SLOW_TO_IMPORT}
+    for node in parsed(path)[1]:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and node.attr in ends:
+            named.add(ast.unparse(node))
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "importorskip":
+            named.add(ast.literal_eval(node.args[0]))
+    return sorted({slow for slow in SLOW_TO_IMPORT for name in named if f"{name}.".startswith(f"{slow}.")})
+
+
+def with_helpers(files: list[Path]) -> list[Path]:
+    """Some files of tests, and the modules beside them and in the folder above that they import, directly or not."""
+    found, waiting = [], [*files]
+    while waiting:
+        path = waiting.pop()
+        found.append(path)
+        beside = [folder / f"{module}.py" for module, _ in imports(path) for folder in (TESTS, TESTS.parent)]
+        waiting += [other for other in beside if other.is_file() and other not in (*found, *waiting)]
+    return found
+
+
+def test_files_of_tests_of_the_core_are_quick_to_import():
+    """Each shall run by itself in five seconds, of which torch takes three: others are in `networks` and `compiler`."""
+    files = with_helpers(sorted(TESTS.glob("*.py")))
+    assert {"conftest.py", "core_nets.py", "tiny.py", "test_blocks.py"} <= {path.name for path in files}
+    assert {path.name: slow for path in files if (slow := slow_to_import(path))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import timm", "timm"),
+        ("def f():\n    from torchvision.models import resnet18", "torchvision"),
+        ("models = pytest.importorskip('torchvision.models')", "torchvision"),
+        ("import torch._dynamo as compiler", "torch._dynamo"),
+        ("made = torch.compile(model)", "torch.compile"),
+        ("from torch import compile", "torch.compile"),
+        ("program = torch.export.export(model, (x,))", "torch.export.export"),
+    ],
+)
+def test_the_check_of_what_is_slow_to_import_can_fail(text, expected, tmp_path):
+    (tmp_path / "bad.py").write_text(text)
+    assert slow_to_import(tmp_path / "bad.py") == [expected]
+
+
 PROBE = """
 import gc, sys
 gc.disable()
@@ -152,6 +215,7 @@ def pulled_in(statement: str) -> list[str]:
     return out.stdout.split()
 
 
+@pytest.mark.slow  # that its files name nothing else is in `test_the_core_imports_torch_and_the_standard_library`
 def test_importing_the_core_pulls_in_torch_alone():
     everything = "import relprop.core.lrp, relprop.core.composites.presets, relprop.core.rules"
     assert pulled_in(f"{everything}; [getattr(relprop, name) for name in relprop.__all__]") == []

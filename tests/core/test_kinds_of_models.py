@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_balance import assert_same
 from torch import nn
 
 import relprop
+from core_balance import assert_same
 from tiny import Tiny, images
 
 

@@ -93,6 +93,11 @@ def assert_equal(ours, theirs):
     assert torch.equal(ours.ledger.end, theirs.ledger.end)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return relprop.LRP(Steps(), keep="all")(X)
+
+
 PLACES = len(Steps().steps())
 # One change at each place, every kind of change at one or two of them: a view before the call of `view` and a write
 # through a view before another one among them. The slow run makes each change at each place.
@@ -104,21 +109,19 @@ QUICK = [(name, range(-number % len(CHANGES), PLACES, len(CHANGES))) for number,
     [*QUICK, *(pytest.param(name, range(PLACES), marks=pytest.mark.slow) for name in CHANGES)],
     ids=[*CHANGES, *(f"{name} anywhere" for name in CHANGES)],
 )
-def test_a_run_may_depart_from_the_former_one_at_any_place(change, places):
+def test_a_run_may_depart_from_the_former_one_at_any_place(change, places, plain):
     model = Steps()
-    composite = relprop.paper()
-    lrp = relprop.LRP(model, composite, keep="all")
-    plain = relprop.LRP(model, composite, keep="all")(X)
+    lrp = relprop.LRP(model, keep="all")
     for at in places:
         model.at, model.change = -1, None
-        for _ in range(2):
-            assert_equal(lrp(X), plain)
+        assert_equal(lrp(X), plain)
         model.at, model.change = at, CHANGES[change]
-        expected = relprop.LRP(model, composite, keep="all")(X)
+        expected = relprop.LRP(model, keep="all")(X)
         for _ in range(2):  # the second follows a run that is like it
             assert_equal(lrp(X), expected)
 
 
+@pytest.mark.slow  # to and fro between two kinds: above, and in `test_recorded_again`
 def test_runs_of_one_kind_in_any_order():
     model = Steps()
     lrp = relprop.LRP(model)

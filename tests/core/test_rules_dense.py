@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import core_dense as slow
 import pytest
 import torch
 from core_through import inject
 from torch import nn
 
+import core_dense as slow
 import relprop
 from relprop.core import rules
 
@@ -96,20 +96,19 @@ def fan(request):
         for layer, shape in zip(net.layers, net.shapes, strict=True)
     ]
     matrices = [slow.dense(layer, shape) for layer, shape in zip(net.layers, net.shapes, strict=True)]
-    return net, x, relevance, matrices
+    heads = {f"heads.{k}": inject(r) for k, r in enumerate(relevance)}
+    composites = [
+        relprop.paper().override(names={**{f"layers.{k}": fast for k in range(len(LAYERS))}, **heads})
+        for fast, _ in RULES.values()
+    ]
+    results = relprop.LRP(net).explain_each(x, composites, target=1)
+    return net, x, relevance, matrices, dict(zip(RULES, results, strict=True))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_rule_equals_its_dense_formula(fan, name):
-    net, x, relevance, matrices = fan
-    fast, formula = RULES[name]
-    composite = relprop.paper().override(
-        names={
-            **{f"layers.{k}": fast for k in range(len(LAYERS))},
-            **{f"heads.{k}": inject(r) for k, r in enumerate(relevance)},
-        }
-    )
-    found = relprop.LRP(net, composite)(x, target=1).relevance
+    net, x, relevance, matrices, results = fan
+    found, formula = results[name].relevance, RULES[name][1]
     inputs = x.clamp(min=0) if net.positive else x
     sizes = [torch.Size(shape).numel() for shape in net.shapes]
     pieces = zip(found.split(sizes, 1), inputs.split(sizes, 1), relevance, matrices, LAYERS, strict=True)
@@ -122,7 +121,7 @@ def test_rule_equals_its_dense_formula(fan, name):
 
 def test_some_units_of_the_layers_above_are_dead(fan):
     """Or else the even shares were not tested."""
-    net, x, _, matrices = fan
+    net, x, _, matrices, _ = fan
     sizes = [torch.Size(shape).numel() for shape in net.shapes]
     inputs = x.clamp(min=0) if net.positive else x
     dead = [

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_nets import Network, images
 from torch import nn
 
 import relprop
+from core_nets import Network, images
 from relprop import LRP
 from relprop.core.graph.separators import find_separators
 from relprop.core.targets import Channel
 from relprop.errors import TargetError, UsageError
 
 NETWORKS = (("Basic", "Basic"), ("Bottleneck",), ("Dense",), ("Nested",), ("Triple",), ("TwiceSkipped",))
+QUICK = (("Bottleneck",), ("Dense",))  # a projection, and a concatenation; the others add joins
 
 
 def network(*blocks: str) -> nn.Module:
@@ -50,7 +51,11 @@ def test_a_conditional_map_by_hand():
     torch.testing.assert_close(result.score, torch.tensor([[19.0, 19.0]]).double())
 
 
-@pytest.mark.parametrize("blocks", NETWORKS, ids=" ".join)
+@pytest.mark.parametrize(
+    "blocks",
+    [blocks if blocks in QUICK else pytest.param(blocks, marks=pytest.mark.slow) for blocks in NETWORKS],
+    ids=" ".join,
+)
 def test_maps_of_all_channels_of_a_separator_layer_add_up_to_the_map(blocks):
     model, x = network(*blocks), batch()
     lrp = LRP(model, keep="all", strict=True, rtol=1e-12)

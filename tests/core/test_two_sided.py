@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_nets import Network, images
 from torch import nn
 
+from core_nets import Network, images
 from relprop import LRP, paper
 from relprop.cifar import cifar_resnet
 from relprop.core.capture import capture

@@ -7,29 +7,29 @@ import torch
 
 pytest.importorskip("torchvision")
 
-import core_detectors as core
+import network_detectors as detectors
 
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["faster-rcnn", pytest.param("mask-rcnn", marks=SLOW)])
 def test_relevance_sums_to_the_score_of_a_detection(name):
-    core.require_that_relevance_sums_to_the_score(name, torch.float64)
+    detectors.require_that_relevance_sums_to_the_score(name, torch.float64)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["faster-rcnn", "mask-rcnn"])
 def test_relevance_sums_to_the_score_in_float32(name):
-    core.require_that_relevance_sums_to_the_score(name, torch.float32)
+    detectors.require_that_relevance_sums_to_the_score(name, torch.float32)
 
 
 @pytest.mark.slow
 def test_nothing_is_absorbed_where_the_detector_adds_no_padding():
-    core.require_that_nothing_is_absorbed_without_padding("faster-rcnn")
+    detectors.require_that_nothing_is_absorbed_without_padding("faster-rcnn")
 
 
 def test_a_detection_by_a_box_near_it_and_by_its_class():
-    core.require_that_boxes_and_classes_name_detections("faster-rcnn")
+    detectors.require_that_boxes_and_classes_name_detections("faster-rcnn")
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_a_detection_by_a_box_near_it_and_by_its_class():
     ],
 )
 def test_images_of_a_batch_are_explained_as_alone(name, numbers):
-    core.require_that_a_batch_is_explained_as_its_images(name, numbers)
+    detectors.require_that_a_batch_is_explained_as_its_images(name, numbers)

@@ -1,11 +1,11 @@
-"""A Swin transformer a second time, slowly: shifted windows token by token, in float64; see `core_whole`."""
+"""A Swin transformer a second time, slowly: shifted windows token by token, in float64; see `network_twins`."""
 
 from __future__ import annotations
 
 import itertools
 import math
 
-import core_whole as slow
+import network_twins as slow
 import torch
 from torch import Tensor, nn
 

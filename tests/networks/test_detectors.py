@@ -11,8 +11,8 @@ from relprop.errors import CaptureError, TargetError
 
 pytest.importorskip("torchvision")
 
-import core_detectors as core
-from core_detectors import detector, found, images
+import network_detectors as detectors
+from network_detectors import detector, found, images
 
 from relprop.core.targets import Detection
 
@@ -22,21 +22,21 @@ SLOW = pytest.mark.slow
 # FCOS and RetinaNet are in the quick run below: where nothing is absorbed, and by the logit of a box
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=SLOW) for name in ("retinanet", "fcos")), "ssd", "yolo"])
 def test_relevance_sums_to_the_score_of_a_detection(name):
-    core.require_that_relevance_sums_to_the_score(name, torch.float64)
+    detectors.require_that_relevance_sums_to_the_score(name, torch.float64)
 
 
 @pytest.mark.parametrize("name", ["yolo", *(pytest.param(name, marks=SLOW) for name in ("retinanet", "fcos", "ssd"))])
 def test_relevance_sums_to_the_score_in_float32(name):
-    core.require_that_relevance_sums_to_the_score(name, torch.float32)
+    detectors.require_that_relevance_sums_to_the_score(name, torch.float32)
 
 
 def test_nothing_is_absorbed_where_the_detector_adds_no_padding():
-    core.require_that_nothing_is_absorbed_without_padding("fcos")
+    detectors.require_that_nothing_is_absorbed_without_padding("fcos")
 
 
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=SLOW) for name in ("retinanet", "ssd")), "yolo"])
 def test_a_detection_by_a_box_near_it_and_by_its_class(name):
-    core.require_that_boxes_and_classes_name_detections(name)
+    detectors.require_that_boxes_and_classes_name_detections(name)
 
 
 @pytest.mark.parametrize(
@@ -47,32 +47,42 @@ def test_a_detection_by_a_box_near_it_and_by_its_class(name):
     ],
 )
 def test_images_of_a_batch_are_explained_as_alone(name, numbers):
-    core.require_that_a_batch_is_explained_as_its_images(name, numbers)
+    detectors.require_that_a_batch_is_explained_as_its_images(name, numbers)
+
+
+class Logits(nn.Module):
+    """What a detector's boxes score, before any of them is chosen: (N, boxes, classes)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _ = self.model.transform([*x])
+        return self.model.head([*self.model.backbone(batch.tensors).values()])["cls_logits"]
 
 
 def test_the_same_as_the_logit_before_any_box_was_chosen():
     """RetinaNet's score is the sigmoid of one logit of its head: explain the head, from that score at that logit."""
-
-    class Logits(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.training = model, False
-
-        def forward(self, x):
-            batch, _ = self.model.transform([*x])
-            return self.model.head([*self.model.backbone(batch.tensors).values()])["cls_logits"]
-
     model, x = detector("retinanet").double(), images(1, torch.float64)
     score = found(model, x)[0]["scores"][1]
     with torch.no_grad():
-        probability = Logits(model).eval()(x).sigmoid()
+        probability = Logits(model)(x).sigmoid()
     at = (probability - score).abs() < 1e-12
     assert at.sum() == 1
-    expected = relprop.explain(Logits(model).eval(), x, start=torch.where(at, score, 0))
+    expected = relprop.explain(Logits(model), x, start=torch.where(at, score, 0))
     result = relprop.explain(model, x, target=Detection(1))
     torch.testing.assert_close(result.relevance, expected.relevance)
     torch.testing.assert_close(result.score, score[None])
-    assert result.ledger.gap < core.GAP[torch.float64]
+    assert result.ledger.gap < detectors.GAP[torch.float64]
+
+
+def test_one_number_of_the_head():
+    model, x = Logits(detector("retinanet")).double(), images(2, torch.float64)
+    result = relprop.LRP(model, strict=True)(x, target=lambda y: y[:, 5, 1])
+    torch.testing.assert_close(result.score, model(x)[:, 5, 1].detach())
+    assert result.ledger.gap < detectors.GAP[torch.float64]
 
 
 class Rows(nn.Module):
@@ -97,7 +107,7 @@ def test_detections_of_another_form_are_read_by_a_function():
     result = relprop.explain(model, x, target=Detection(7, read=read))
     expected = model(x).detach()[:, 7, 4:].sigmoid().amax(1)
     torch.testing.assert_close(result.score, expected)
-    assert float(core.lost(result).abs().max()) < 1e-6
+    assert float(detectors.lost(result).abs().max()) < 1e-6
     assert (result.relevance[0] != 0).any(0).nonzero().amin(0).tolist() == [8, 16]  # cell 7 is in row 1, column 2
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from core_nets import Network, images
 
 import relprop
+from core_nets import Network, images
 
 VARIANTS = [("symmetric", False), ("symmetric", True), ("ratio", False), ("ratio", True)]
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo  # which torch would import within a test, where its objects are looked at for garbage
-from core_balance import assert_same
 from torch import Tensor, nn
 
 import relprop
+from core_balance import assert_same
 from relprop.errors import InputError
 from tiny import Tiny, images
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Tiny()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny):
+    return relprop.explain(tiny, images())
 
 
 def test_an_exported_program_from_a_file(tiny, expected, tmp_path):

@@ -1,11 +1,11 @@
-"""Whole networks against their dense twins of `core_whole`, in float64."""
+"""Whole networks against their dense twins of `network_twins`, in float64."""
 
 from __future__ import annotations
 
-import core_whole as slow
+import network_twins as slow
 import pytest
 import torch
-from core_whole_swin import explain_swin
+from network_twins_swin import explain_swin
 from torch import nn
 
 import relprop

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from core_balance import explain_balanced
 from torch import nn
 
 import relprop
+from core_balance import explain_balanced
 
 # their deeper and wider sisters are in benchmarks/conservation.py
 TIMM = ("resnet50d", "resnetv2_50", "tf_efficientnet_lite0")

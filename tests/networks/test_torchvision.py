@@ -7,10 +7,27 @@ import torch
 from torch import nn
 
 import relprop
+from core_resnet import Bottleneck, ResNet, with_statistics
 from relprop.core.capture import capture
 from relprop.core.graph.joins import find_joins
 
 torchvision = pytest.importorskip("torchvision")
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "options"),
+    [
+        (ResNet(64, (1, 2, 1, 1), 7), "BasicBlock", {}),
+        (ResNet(64, (1, 2, 1, 1), 7, Bottleneck), "Bottleneck", {"groups": 4, "width_per_group": 16}),
+    ],
+    ids=["basic", "bottleneck"],
+)
+def test_the_resnet_of_the_tests_is_that_of_torchvision(ours, name, options):
+    resnet = torchvision.models.resnet
+    theirs = resnet.ResNet(getattr(resnet, name), [1, 2, 1, 1], num_classes=7, **options)
+    theirs.load_state_dict(with_statistics(ours).state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(theirs.eval()(x), ours(x))
 
 
 def test_resnet50_has_its_sixteen_joins_four_of_them_projections():

@@ -10,7 +10,7 @@ from relprop.errors import TargetError
 
 pytest.importorskip("torchvision")
 
-from core_detectors import detector, found, images, lost
+from network_detectors import detector, found, images, lost
 
 from relprop.core.targets import InstanceMask
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from core_balance import explain_balanced
 
 models = pytest.importorskip("relprop.models")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
-import core_dense as slow
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import core_dense as slow
 
 
 def weighted(layer: nn.Module, value: Tensor, relevance: Tensor, *, ones: bool = False) -> Tensor:

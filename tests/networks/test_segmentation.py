@@ -6,10 +6,10 @@ from functools import cache
 
 import pytest
 import torch
-from core_resnet import ResNet
 from torch import nn
 
 import relprop
+from core_resnet import ResNet, with_statistics
 from relprop.core.targets.target import Mask
 
 segmentation = pytest.importorskip("torchvision.models.segmentation")
@@ -23,21 +23,21 @@ def network(name: str, dtype: torch.dtype) -> nn.Module:
     """Random weights, and batch norms as after training; it is left as it is."""
     torch.manual_seed(0)
     model = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=CLASSES)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.to(dtype).eval()
+    return with_statistics(model).to(dtype)
 
 
 @cache
-def small() -> nn.Module:
-    """The head of FCN on two stages of a narrow ResNet."""
+def small(name: str = "fcn") -> nn.Module:
+    """The heads of FCN or of DeepLab on two stages of a narrow ResNet, in float64."""
     from torchvision.models._utils import IntermediateLayerGetter
 
     torch.manual_seed(0)
-    backbone = IntermediateLayerGetter(ResNet(8, 1, CLASSES), {"layer2": "out"})
-    return segmentation.FCN(backbone, segmentation.fcn.FCNHead(16, CLASSES)).double().eval()
+    backbone = IntermediateLayerGetter(ResNet(8, (1, 1, 1, 1), CLASSES), {"layer2": "out", "layer1": "aux"})
+    if name == "fcn":
+        heads = [segmentation.fcn.FCNHead(channels, CLASSES) for channels in (16, 8)]
+        return with_statistics(segmentation.FCN(backbone, *heads)).double()
+    head = segmentation.deeplabv3.DeepLabHead(16, CLASSES, [2, 4, 6])
+    return with_statistics(segmentation.DeepLabV3(backbone, head)).double()
 
 
 def images(dtype: torch.dtype) -> torch.Tensor:
@@ -73,6 +73,18 @@ def test_a_class_over_a_region(name, dtype):
     assert float(((total - result.score.double()) / result.score.double()).abs().max()) < GAP[dtype]
     assert result.ledger.gap < GAP[dtype]
     assert result.ledger.absorbed == 0
+
+
+@pytest.mark.parametrize("name", ["fcn", "deeplab"])
+def test_images_of_a_batch_are_explained_as_alone(name):
+    lrp, x = relprop.LRP(small(name), strict=True), images(torch.float64)
+    result = lrp(x, target=Mask(2, region()))
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-12, atol=0)
+    expected = lrp.model(x)["out"].softmax(1)[:, 2][:, region()].mean(1).detach()
+    torch.testing.assert_close(result.score, expected)
+    assert result.ledger.absorbed == 0
+    alone = lrp(x[1:], target=Mask(2, region()))
+    torch.testing.assert_close(alone.heatmap[0], result.heatmap[1])
 
 
 def test_a_pixel_is_a_function_of_the_output_or_a_mask_of_one_pixel():

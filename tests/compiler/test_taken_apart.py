@@ -10,7 +10,7 @@ from torch import nn
 
 import relprop
 from relprop.core.capture import parts
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, UnsupportedOpError
 
 
 class Between(nn.Module):
@@ -113,6 +113,21 @@ def test_a_rule_of_ones_own_for_such_an_operation_is_used():
     result = relprop.explain(model, X, composite=relprop.paper().override(rules={"swapdims": swapped}))
     assert seen == ["swapdims"]
     torch.testing.assert_close(result.relevance, relprop.explain(model, X).relevance)
+
+
+def test_an_operation_whose_parts_have_no_rule_is_named_itself():
+    def odd(h, g):
+        return torch.hypot(torch.lgamma(torch.cumprod(h, 2).sigmoid() + 1), h * g)
+
+    with pytest.raises(UnsupportedOpError) as caught:
+        relprop.explain(Between(odd), X)
+    for words in (
+        "no rule for 'cumprod' at cumprod (test_taken_apart.py:",
+        "no rule for 'lgamma' at lgamma (test_taken_apart.py:",
+        "no rule for 'hypot' of two values that both depend on the image at hypot",
+        "@rule('cumprod')",
+    ):
+        assert words in str(caught.value)
 
 
 def test_a_model_that_returns_other_rows_than_images_is_refused():
