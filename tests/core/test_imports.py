@@ -245,6 +245,6 @@ class Net(nn.Module):
         h = h * 2 if h.mean() > 9 else h
         return self.fc((self.attention(h, h, h)[0] + torch.einsum("nij,nkj->nik", h, h).softmax(-1) @ h).mean(1))
 assert relprop.explain(Net().eval(), torch.rand(2, 8, 4, 4)).ledger.gap < 1e-5
-sys.exit("torch._dynamo" in sys.modules)
+sys.exit("torch._dynamo" in sys.modules or "sympy" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

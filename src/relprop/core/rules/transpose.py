@@ -151,7 +151,11 @@ def transposed(
         made = function(*inputs)
 
     def back(relevance: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(made, inputs, relevance, retain_graph=True, create_graph=torch.is_grad_enabled())
+        if torch.is_grad_enabled():
+            return torch.autograd.grad(made, inputs, relevance, retain_graph=True, create_graph=True)
+        with torch.enable_grad():  # the same, but a gradient that is given loads sympy at its first use, for 0.6 s
+            product = torch.dot(made.flatten(), relevance.flatten())
+        return torch.autograd.grad(product, inputs, retain_graph=True)
 
     return made if torch.is_grad_enabled() else made.detach(), back
 
