@@ -19,7 +19,7 @@ class Products(nn.Module):
         self.head = nn.Linear(6, 3, bias=False)
 
     def forward(self, x):
-        return self.head(x.flatten(1).abs().cumprod(1))
+        return self.head(x.flatten(1).abs().logcumsumexp(1))
 
 
 @pytest.fixture
@@ -45,30 +45,30 @@ def test_a_rule_of_ones_own_does_not_rewrite_a_preset(op):
 def test_a_rule_for_a_new_operation_serves_every_composite_and_is_named(own):
     model = Products().double()
     lrp, x = relprop.LRP(model), torch.rand(2, 1, 2, 3, dtype=torch.float64)
-    with pytest.raises(UnsupportedOpError, match="cumprod"):
+    with pytest.raises(UnsupportedOpError, match="logcumsumexp"):
         lrp(x)
 
-    @relprop.rule("cumprod", reads=())
+    @relprop.rule("logcumsumexp", reads=())
     def pass_on(step, relevance):
         return relevance
 
     result = lrp(x)
-    assert result.composite == "paper (cumprod: pass-on)"
+    assert result.composite == "paper (logcumsumexp: pass-on)"
     torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-12, atol=0)
     plain = relprop.explain(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double(), x)
     assert plain.composite == "paper"
 
-    @relprop.rule("cumprod", reads=(), conserves=False)
+    @relprop.rule("logcumsumexp", reads=(), conserves=False)
     def take_half(step, relevance):
         return relevance / 2
 
     again = lrp(x)
-    assert again.composite == "paper (cumprod: take-half)"
+    assert again.composite == "paper (logcumsumexp: take-half)"
     torch.testing.assert_close(again.heatmap, result.heatmap / 2)
 
 
 def test_a_composite_may_still_choose_otherwise(own):
-    @relprop.rule("cumprod", reads=())
+    @relprop.rule("logcumsumexp", reads=())
     def nothing(step, relevance):
         return relevance * 0
 
@@ -76,7 +76,7 @@ def test_a_composite_may_still_choose_otherwise(own):
     def pass_on(step, relevance):
         return relevance
 
-    chosen = relprop.paper().override(rules={"cumprod": pass_on})
+    chosen = relprop.paper().override(rules={"logcumsumexp": pass_on})
     result = relprop.explain(Products(), torch.rand(1, 1, 2, 3), composite=chosen)
     assert result.composite == "paper*"
     assert result.ledger.gap <= 1e-6

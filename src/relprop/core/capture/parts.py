@@ -137,9 +137,21 @@ def variance(x: Tensor, dim: Any = None, *, correction: float | None = None, kee
     return deviation.square().sum(dim, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
 
 
+def scaled_sum(bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`addmm` with factors, or a bias that depends on the image, by the operations that it is made of."""
+    return beta * bias + x @ (alpha * weight)  # contributions have the sign of the factor
+
+
+def variance_and_mean(x: Tensor, dim: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
+    """`var_mean` by the operations that it is made of."""
+    return variance(x, dim, **options), x.mean(dim, keepdim=options.get("keepdim", False))
+
+
 #: fused operations that are run as what they are made of
 FUSED: dict[Any, Callable[..., Any]] = RECURRENT | {
     aten.var.correction: variance,
+    aten.var_mean.correction: variance_and_mean,
+    aten.addcmul.default: lambda x, first, second, value=1: x + value * (first * second),
     aten.type_as.default: lambda x, other: x.to(other.dtype),
     aten._native_multi_head_attention.default: attention,
     aten._transformer_encoder_layer_fwd.default: encoder_layer,

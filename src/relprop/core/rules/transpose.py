@@ -84,11 +84,20 @@ def linear_in(step: Step, signal: int) -> tuple[tuple[Tensor, ...], Apply]:
     return tuple(leaves[place] for place in weighing), apply
 
 
-def on_inputs(step: Step) -> Callable[..., Tensor]:
-    """A step as a function of all its inputs."""
+def on_inputs(step: Step, *, constants: bool = True) -> Callable[..., Tensor]:
+    """A step as a function of all its inputs; without `constants`, those among its operands are zero."""
     leaves, form = tree_flatten(step.args)
     inputs = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Absent)]
+    if not constants:
+        return lambda *values: _called(step, [_zero(leaf, values[0]) for leaf in leaves], form, inputs, values)
     return lambda *values: _called(step, leaves, form, inputs, values)
+
+
+def _zero(leaf: Any, like: Tensor) -> Any:
+    """Zero in the place of a constant that is no index: a tensor in the type of `like`, or a number."""
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return torch.zeros_like(leaf, dtype=like.dtype)
+    return 0.0 if isinstance(leaf, float) else leaf
 
 
 def _called(

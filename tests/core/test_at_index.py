@@ -1,0 +1,151 @@
+"""What is added up, put or reduced at an index, products of many factors, and values that are picked by their order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn, tensor
+
+import relprop
+from relprop.errors import UnsupportedOpError
+
+
+class Of(nn.Module):
+    """A function of four numbers, whose outputs are the scores."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+X = tensor([[3.0, -2.0, 1.0, -4.0]], dtype=torch.float64)
+ZEROS = torch.zeros(1, 4, dtype=torch.float64)
+INDEX = tensor([0, 0, 0, 1])
+
+#: (what is computed, target, relevance by hand): y_0 = 3 - 2 + 1 = 2, of which 3 and 1 speak for it
+BY_HAND = {
+    "index_add": (lambda h: ZEROS.index_add(1, INDEX, h), 0, [1.5, 0, 0.5, 0]),
+    "nothing positive": (lambda h: ZEROS.index_add(1, INDEX, h), 1, [0, 0, 0, -4]),
+    "a negative factor": (lambda h: ZEROS.index_add(1, INDEX, h, alpha=-1), 0, [0, -2, 0, 0]),
+    "to the image": (lambda h: h.index_add(1, INDEX[:2], h[:, 2:]), 0, [0, 0, 0, 0]),
+    "scatter_add": (lambda h: ZEROS.scatter_add(1, INDEX[None], h), 0, [1.5, 0, 0.5, 0]),
+    "scatter_reduce": (lambda h: ZEROS.scatter_reduce(1, INDEX[None], h, "sum"), 0, [1.5, 0, 0.5, 0]),
+    "amax": (lambda h: ZEROS.scatter_reduce(1, INDEX[None], h, "amax", include_self=False), 0, [3, 0, 0, 0]),
+    "index_put": (
+        lambda h: ZEROS[0].index_put((INDEX,), h[0], accumulate=True)[None],
+        0,
+        [1.5, 0, 0.5, 0],
+    ),
+    "in place": (lambda h: torch.zeros_like(h).index_add_(1, INDEX, h), 0, [1.5, 0, 0.5, 0]),
+    "scatter": (lambda h: h.scatter(1, tensor([[0, 1]]), h[:, 2:]), 0, [0, 0, 1, 0]),
+    "scatter, the rest": (lambda h: h.scatter(1, tensor([[0]]), h[:, 2:3]), 1, [0, -2, 0, 0]),
+    "index_copy": (lambda h: h.index_copy(1, tensor([2]), h[:, :1]), 2, [3, 0, 0, 0]),
+    "masked_scatter": (lambda h: h.masked_scatter(h > 2, h[:, 2:]), 0, [0, 0, 1, 0]),
+    "median": (lambda h: torch.cat([h.median(1, keepdim=True)[0], h], 1), 0, [0, -2, 0, 0]),
+    "kthvalue": (lambda h: torch.cat([h.kthvalue(3, 1, True)[0], h], 1), 0, [0, 0, 1, 0]),
+    "prod": (lambda h: torch.cat([h.prod(1, keepdim=True), h], 1), 0, [6, 6, 6, 6]),
+    "cumprod": (lambda h: h.cumprod(1), 1, [-3, -3, 0, 0]),
+    "sign": (lambda h: h.sign() * h.abs(), 0, [3, 0, 0, 0]),
+    "addcmul in place": (lambda h: h.clone().addcmul_(h.sigmoid(), h, value=2), 1, None),
+    "addmm": (lambda h: torch.addmm(ZEROS, h, torch.ones(4, 4).double(), alpha=-1), 0, [0, 2 / 3, 0, 4 / 3]),
+    "addmm, to the image": (lambda h: torch.addmm(h, h * 0.5, torch.eye(4).double()), 0, [4.5, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_relevance_by_hand(name):
+    function, target, expected = BY_HAND[name]
+    result = relprop.explain(Of(function), X, target=target, start="logit", composite=relprop.paper(first="image"))
+    if expected is None:  # what y itself is, at its own position
+        expected = [float(value) if k == target else 0 for k, value in enumerate(result.logits[0])]
+    torch.testing.assert_close(result.relevance, tensor([expected], dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert result.ledger.gap < 1e-12
+
+
+def test_an_operation_in_place_is_taken_apart_as_without_writing():
+    models = [Of(lambda h: torch.lerp(h, h.flip(1), 0.25)), Of(lambda h: h.clone().lerp_(h.flip(1), 0.25))]
+    first, second = (relprop.explain(model, X, target=0) for model in models)
+    assert torch.equal(first.relevance, second.relevance)
+    assert first.relevance.any()
+
+
+def test_a_quantile_conserves():
+    result = relprop.explain(Of(lambda h: torch.cat([h.quantile(0.4, 1, True), h], 1)), X, target=0)
+    assert result.ledger.gap < 1e-12
+    torch.testing.assert_close(result.relevance.sum(1), result.score, rtol=1e-12, atol=0)
+
+
+def test_what_a_number_replaces_gets_nothing():
+    result = relprop.explain(Of(lambda h: h.scatter(1, tensor([[0]]), 1.5)), X, target=0, start="logit")
+    assert not result.relevance.any()
+    assert result.ledger.absorbed == 1
+
+
+def test_a_reduction_by_products_has_no_rule():
+    model = Of(lambda h: ZEROS.scatter_reduce(1, INDEX[None], h, "prod"))
+    with pytest.raises(UnsupportedOpError, match="no rule for 'scatter_reduce'"):
+        relprop.explain(model, X)
+
+
+class Experts(nn.Module):
+    """A mixture of experts: each image goes through its two best, and what they return is added up by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.router, self.head = nn.Linear(8, 4), nn.Linear(8, 4)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(4))
+        self.eval().double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.features(x)
+        weights, chosen = self.router(h).softmax(1).topk(2, 1)
+        mixed = torch.zeros_like(h)
+        for number, expert in enumerate(self.experts):
+            rows, rank = torch.where(chosen == number)
+            mixed.index_add_(0, rows, expert(h[rows]) * weights[rows, rank, None])
+        return self.head(mixed + h)
+
+
+def test_a_mixture_of_experts_explains_each_image_of_a_batch_as_alone():
+    """Also where an expert is given no image at all."""
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    lrp = relprop.LRP(Experts())
+    together = lrp(x)
+    assert together.ledger.gap < 1e-12
+    torch.testing.assert_close(together.relevance.sum((1, 2, 3)), together.score, rtol=1e-12, atol=0)
+    for n in range(3):
+        torch.testing.assert_close(together.relevance[n], lrp(x[n : n + 1]).relevance[0], rtol=1e-9, atol=1e-14)
+
+
+def test_images_whose_masks_differ_share_by_themselves():
+    """Where values are set to zero, another mask in each image, a mean without a positive member knows of it."""
+    model = Of(lambda h: torch.cat([_without_negative(h).mean(1, keepdim=True), h], 1))
+    x = torch.cat([X, -X, X - 10])
+    together = relprop.explain(model, x, target=0)
+    for n in range(3):
+        alone = relprop.explain(model, x[n : n + 1], target=0)
+        torch.testing.assert_close(together.relevance[n : n + 1], alone.relevance, rtol=1e-12, atol=1e-14)
+
+
+def _without_negative(h: Tensor) -> Tensor:
+    h = h.clone()
+    h[h < 0] = 0.0
+    return h
+
+
+@pytest.mark.parametrize(("rank", "pool"), [(1, nn.MaxPool1d(2)), (3, nn.MaxPool3d(2))])
+def test_released_takes_max_pooling_of_one_and_three_dimensions_for_averages(rank, pool):
+    """y = 2 max over one window: as an average of eight values or two, whose sum absorbs about nothing."""
+    layer = (nn.Conv1d, nn.Conv3d)[rank // 2](1, 2, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    model = nn.Sequential(layer, pool, nn.Flatten()).eval().double()
+    x = torch.arange(1, 2**rank + 1).double().view(1, 1, *[2] * rank)
+    result = relprop.explain(model, x, target=0, start="logit", composite=relprop.released())
+    expected = x / x.sum() * x.max()
+    torch.testing.assert_close(result.relevance, expected, rtol=1e-4, atol=0)
