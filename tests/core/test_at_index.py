@@ -1,4 +1,4 @@
-"""What is added up, put or reduced at an index, products of many factors, and values that are picked by their order."""
+"""What is added up, put or reduced at an index, products of many factors, reductions of all, and values by order."""
 
 from __future__ import annotations
 
@@ -149,3 +149,35 @@ def test_released_takes_max_pooling_of_one_and_three_dimensions_for_averages(ran
     result = relprop.explain(model, x, target=0, start="logit", composite=relprop.released())
     expected = x / x.sum() * x.max()
     torch.testing.assert_close(result.relevance, expected, rtol=1e-4, atol=0)
+
+
+def test_reductions_of_everything_reach_the_whole_of_an_image():
+    """`im.mean()` is of all channels, the first dimension of a single image among them: shares by hand."""
+    image = tensor([[1.0, 2.0], [3.0, -4.0]], dtype=torch.float64)
+    for reduce, expected in (
+        (lambda im: im.mean(), [[1 / 6, 2 / 6], [3 / 6, 0]]),
+        (lambda im: im.sum(), [[1 / 6, 2 / 6], [3 / 6, 0]]),
+        (lambda im: im.max(), [[0, 0], [1, 0]]),
+        (lambda im: im.min(), [[0, 0], [0, 1]]),
+    ):
+        model = Of(lambda x, reduce=reduce: torch.stack([torch.stack([reduce(im), im[0, 0]]) for im in x]))
+        batch = torch.stack([image, image])
+        result = relprop.explain(model, batch, target=0, start="logit")
+        assert result.ledger.gap < 1e-12
+        whole = float(reduce(image))
+        torch.testing.assert_close(result.relevance, tensor([expected, expected]).double() * whole, rtol=1e-6, atol=0)
+
+
+def test_a_transformer_encoder_with_padding_packs_nothing():
+    """Without gradients torch runs it on nested tensors, in which nothing can be followed."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder, head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 4)
+    padding = torch.arange(5)[None] > 2
+    model = Of(lambda x: head(encoder(x, src_key_padding_mask=padding.expand(len(x), 5))[:, :3].mean(1)))
+    model.encoder, model.head = encoder, head
+    x = torch.randn(2, 5, 8).double()
+    result = relprop.explain(model.double().eval(), x)
+    assert result.ledger.gap < 1e-12
+    torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-9, atol=1e-12)
+    assert not result.relevance[:, 3:].any()

@@ -25,7 +25,7 @@ from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import OtherLayoutError, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
-from relprop.core.capture.parts import Mode, carries, parts_of, results_of, scaled_sum
+from relprop.core.capture.parts import Mode, NoFastPath, carries, parts_of, results_of, scaled_sum
 from relprop.core.capture.recording import Draft, Recording
 from relprop.core.capture.repeat import Repeats, repeatable
 from relprop.core.capture.scripted import Scopes
@@ -126,7 +126,8 @@ class _Recorder(Mode):
         self._modules = Modules(self._names, bottom())
         if self._prepared.differentiable:
             self._eager = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self:
+        whole = NoFastPath() if self._names.nests else contextlib.nullcontext()
+        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self, whole:
             scores = scores_in(self._inputs.call(model), output)
         if self.refused is not None:  # and the user's code caught it
             raise self.refused
