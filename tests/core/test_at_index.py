@@ -181,3 +181,30 @@ def test_a_transformer_encoder_with_padding_packs_nothing():
     assert result.ledger.gap < 1e-12
     torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-9, atol=1e-12)
     assert not result.relevance[:, 3:].any()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_members_under_vmap_are_explained_as_in_a_loop():
+    """Pooling under `vmap` gives dimensions of one other strides, in float32 and batches."""
+    torch.manual_seed(0)
+    members = nn.ModuleList(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        for _ in range(2)
+    ).eval()
+
+    class Ensemble(nn.Module):
+        def __init__(self, vectorised: bool) -> None:
+            super().__init__()
+            self.members, self.vectorised = members, vectorised
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.vectorised:
+                return torch.stack([member(x) for member in self.members]).mean(0)
+            weights, buffers = torch.func.stack_module_state([*self.members])
+            one = lambda w, b: torch.func.functional_call(self.members[0], (w, b), (x,))  # noqa: E731
+            return torch.vmap(one)(weights, buffers).mean(0)
+
+    x = torch.rand(2, 3, 6, 6)
+    ours, theirs = (relprop.explain(Ensemble(vectorised).eval(), x) for vectorised in (True, False))
+    torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=1e-4, atol=1e-7)
+    assert ours.ledger.gap < 1e-5
