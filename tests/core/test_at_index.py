@@ -66,6 +66,15 @@ def test_relevance_by_hand(name):
     assert result.ledger.gap < 1e-12
 
 
+def test_a_product_of_two_weights_below_zero_is_positive():
+    """y = Σ_i h_i a_i b_i with h = (3, -2, 1, -4), a = (-1, 1, 1, 1), b = (-1, -1, 1, 1): 3, 2, 1 and -4."""
+    a, b = tensor([[-1.0, 1, 1, 1], [-1, -1, 1, 1]]).double()
+    model = Of(lambda h: torch.cat([torch.einsum("ni,i,i->n", h, a, b)[:, None], h], 1))
+    result = relprop.explain(model, X, target=0, start="logit")
+    expected = tensor([[3.0, 2.0, 1.0, 0.0]]).double() / 6 * 2
+    torch.testing.assert_close(result.relevance, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_an_operation_in_place_is_taken_apart_as_without_writing():
     models = [Of(lambda h: torch.lerp(h, h.flip(1), 0.25)), Of(lambda h: h.clone().lerp_(h.flip(1), 0.25))]
     first, second = (relprop.explain(model, X, target=0) for model in models)
