@@ -13,7 +13,7 @@ class Odd(Tiny):
 
     def features(self, x: Tensor) -> Tensor:
         h = torch.fft.fft2(self.conv1(x)).abs()
-        return h.cumprod(dim=1).mean((2, 3))
+        return h.logcumsumexp(dim=1).mean((2, 3))
 
 
 class Branching(Tiny):

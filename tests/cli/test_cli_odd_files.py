@@ -7,7 +7,9 @@ import os
 import resource
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from relprop.cli import app, console
 from relprop.documents import printable, text_of
@@ -114,3 +116,20 @@ def test_a_full_disk_is_said_with_a_path(tmp_path, capsys, model, folder, files)
     assert code == 2
     assert f"error: {out}" in " ".join(err.split())
     assert "File too large" in err
+
+
+def test_names_without_end_are_shortened(capsys, tmp_path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "long.safetensors", {"arch": json.dumps("a" * 10**6)})
+    code, out, err = relprop(capsys, "check", tmp_path / "long.safetensors")
+    assert (code, out) == (2, "")
+    assert "no model is named 'aaa" in err
+    assert "aaa...aaa" in err
+    assert len(err) < 1000
+
+
+def test_class_names_of_another_form_are_not_called_bad_json(capsys, tmp_path, model, folder):
+    (tmp_path / "names.json").write_text("[1, 2, 3]")
+    code, _, err = relprop(capsys, "explain", folder / "a.png", *model, "--classes", tmp_path / "names.json")
+    assert code == 2
+    assert "names.json must be a list of names" in err
+    assert "no JSON" not in err

@@ -83,11 +83,3 @@ def test_places_within_each_image_may_differ_from_run_to_run():
         x = tensor([[0.0, 5, 6], [0, 7, 8]])
         x[:, 0] = tensor(first)
         assert lrp(x, start="logit", target=0).relevance.tolist() == expected
-
-
-def test_adding_up_at_places_has_no_rule():
-    def add(x: Tensor) -> Tensor:
-        return torch.zeros(1, 3).index_put((tensor([0]), tensor([1])), x[0, :1], accumulate=True)
-
-    with pytest.raises(relprop.errors.UnsupportedOpError, match="accumulate=True"):
-        relprop.explain(Does(add), torch.ones(1, 4), 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -44,8 +45,12 @@ GOOD, BAD, QUIET, FILE = "green", "bold red", "bright_black", "cyan"
 
 
 def escape(text: str) -> str:
-    """Return a name as text that markup and terminal leave alone, on one line."""
-    return _escape(printable(text).replace("\n", "\\n"))
+    """Return a name as text that markup and terminal leave alone, on one line; of a word without end, both ends."""
+    return _escape(_ENDLESS.sub(r"\1...\2", printable(text).replace("\n", "\\n")))
+
+
+#: no path is as long; names come from files, too
+_ENDLESS = re.compile(r"(\S{150})\S{5000,}(\S{150})")
 
 
 def write(text: str) -> None:

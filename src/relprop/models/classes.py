@@ -98,9 +98,10 @@ def _from_path(path: Path) -> tuple[str, ...]:
             lines.pop()
         return _some(lines, path, "is empty")
     try:
-        return _in_order(json.loads(text), str(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from None
+    return _in_order(found, str(path))
 
 
 def _in_order(given: Any, where: str) -> tuple[str, ...]:

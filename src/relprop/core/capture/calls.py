@@ -50,7 +50,7 @@ class Facts:
         constant: whether its value depends on none of its arguments' values.
         quantized: whether its weights are packed integers.
         typed: whether an argument names a type of numbers.
-        indexes: whether it may take masks as indices, see `plain`.
+        indexes: whether it may take masks as indices, or strides, see `plain`.
         fused: what it is run as, if that is not what it is.
     """
 
@@ -90,7 +90,9 @@ def _facts_of(func: Any) -> Facts:
     quantized = schema.name.split("::")[0] in ("quantized", "onednn") or "quantize" in schema.name
     functional = _functional(func) if writes else func
     typed = any("dtype" in name for name in names)
-    indexes = schema.name.startswith(("aten::index", "aten::_index", "aten::_unsafe_index", "aten::masked_select"))
+    indexes = schema.name.startswith(
+        ("aten::index", "aten::_index", "aten::_unsafe_index", "aten::masked_select", "aten::as_strided")
+    )
     return Facts(op, tuple(writes), functional, mode, op in CONSTANT, quantized, typed, indexes, FUSED.get(func))
 
 
@@ -109,14 +111,25 @@ def _functional(func: Any) -> Callable[..., Any] | None:
 
 
 def plain(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
-    """The same call with places in the place of masks, whose shapes are known without data."""
+    """The same call with places in the place of masks, whose shapes are known without data.
+
+    `as_strided` that changes nothing but the strides of dimensions of one, as pooling under `vmap` does, is an alias.
+    """
     name = func._schema.name
+    if func in (aten.as_strided.default, aten.as_strided_.default) and _changes_nothing(*args, **kwargs):
+        return aten.alias.default, args[:1], {}
     if func is aten.masked_select.default:
         value, mask = torch.broadcast_tensors(*args)  # type: ignore[no-untyped-call]
         return aten.index.Tensor, (value, [*mask.nonzero().unbind(1)]), {}
     if name.startswith(("aten::index", "aten::_index", "aten::_unsafe_index")):
         return func, _without_masks(args), kwargs
     return func, args, kwargs
+
+
+def _changes_nothing(x: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> bool:
+    """Whether `as_strided` shows a tensor as it is."""
+    same = all(n < 2 or new == old for n, new, old in zip(x.shape, stride, x.stride(), strict=False))
+    return tuple(size) == tuple(x.shape) and same and storage_offset in (None, x.storage_offset())
 
 
 def _without_masks(args: Any) -> Any:

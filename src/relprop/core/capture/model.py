@@ -103,6 +103,7 @@ class Names:
 
     Attributes:
         frozen: whether the model has none, so that its weights are constants of its code (frozen TorchScript).
+        nests: whether a module may pack sequences into nested tensors, of which no step can be written down.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -126,6 +127,7 @@ class Names:
         self._tensors = {id(tensor): (tensor, state(name)) for name, tensor in reversed(tensors)}
         modules = [*model.named_modules(remove_duplicate=False)]
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}
+        self.nests = any(isinstance(module, nn.TransformerEncoder) for _, module in modules)
 
     def require_numbers(self) -> None:
         """Refuse weights that are complex, sparse, or without numbers.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -26,6 +27,14 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         """No: the wrapper that would see to it costs as much as writing a call down, and loads the compiler."""
         return False
+
+
+class NoFastPath(TorchFunctionMode):
+    """Keeps `nn.TransformerEncoder` from its fast path, which is not for tensors whose functions a mode takes over."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute a call as it is."""
+        return func(*args, **(kwargs or {}))
 
 
 def carries(result: Any) -> bool:
@@ -137,9 +146,23 @@ def variance(x: Tensor, dim: Any = None, *, correction: float | None = None, kee
     return deviation.square().sum(dim, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
 
 
+def scaled_sum(bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`addmm` with factors, or a bias that depends on the image, by the operations that it is made of."""
+    return beta * bias + x @ (alpha * weight)  # contributions have the sign of the factor
+
+
+def variance_and_mean(x: Tensor, dim: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
+    """`var_mean` by the operations that it is made of."""
+    return variance(x, dim, **options), x.mean(dim, keepdim=options.get("keepdim", False))
+
+
 #: fused operations that are run as what they are made of
 FUSED: dict[Any, Callable[..., Any]] = RECURRENT | {
     aten.var.correction: variance,
+    aten.var_mean.correction: variance_and_mean,
+    aten.max.default: torch.amax,
+    aten.min.default: torch.amin,
+    aten.addcmul.default: lambda x, first, second, value=1: x + value * (first * second),
     aten.type_as.default: lambda x, other: x.to(other.dtype),
     aten._native_multi_head_attention.default: attention,
     aten._transformer_encoder_layer_fwd.default: encoder_layer,

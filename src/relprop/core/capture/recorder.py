@@ -25,7 +25,7 @@ from relprop.core.capture.inputs import Inputs, one_input, parameters_of
 from relprop.core.capture.memory import OtherLayoutError, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
-from relprop.core.capture.parts import Mode, carries, parts_of, results_of
+from relprop.core.capture.parts import Mode, NoFastPath, carries, parts_of, results_of, scaled_sum
 from relprop.core.capture.recording import Draft, Recording
 from relprop.core.capture.repeat import Repeats, repeatable
 from relprop.core.capture.scripted import Scopes
@@ -126,7 +126,8 @@ class _Recorder(Mode):
         self._modules = Modules(self._names, bottom())
         if self._prepared.differentiable:
             self._eager = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self:
+        whole = NoFastPath() if self._names.nests else contextlib.nullcontext()
+        with torch.set_grad_enabled(self._prepared.differentiable), self._above_autograd(), self, whole:
             scores = scores_in(self._inputs.call(model), output)
         if self.refused is not None:  # and the user's code caught it
             raise self.refused
@@ -201,7 +202,14 @@ class _Recorder(Mode):
         inputs = sum(type(value.leaf) is Ref for value in values)
         if not inputs or facts.constant:
             return self._constant(func, args, kwargs, values, written)
+        if func is aten.addmm.default and (kwargs or type(values[0].leaf) is Ref):
+            return self._fused(scaled_sum, func, args, kwargs)
         keeps = self._keeps(facts.op, inputs)
+        whole: Any = facts.functional
+        if facts.writes == (0,) and whole is not None:
+            fused = facts_of(whole).fused or (keeps is None and parts_of(whole, args, kwargs))
+            if fused:  # `x.lerp_(y, w)` is `x.copy_(x.lerp(y, w))`
+                return self._fused(lambda x, *rest, **by: x.copy_(whole(x, *rest, **by)), func, args, kwargs)
         if keeps is None and not written and (found := parts_of(func, args, kwargs)) is not None:
             parts, primitives = found
             if all(self._keeps(primitive, 1) is not None for primitive in primitives):

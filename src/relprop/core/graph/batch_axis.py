@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind, states
-from relprop.core.graph.ops import COPIES, IN_BOXES
+from relprop.core.graph.ops import ADDS_AT, COPIES, IN_BOXES, PUTS_AT
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
     {
         "mean", "sum", "softmax", "_safe_softmax", "log_softmax", "amax", "amin", "cumsum", "max[0]", "min[0]",
-        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm", "topk[0]", "sort[0]",
+        "median[0]", "std", "var", "logsumexp", "prod", "linalg_vector_norm", "norm", "topk[0]", "sort[0]", "cumprod",
+        "nanmedian[0]", "mode[0]", "kthvalue[0]", "cummax[0]", "cummin[0]",
     }
 )  # fmt: skip
 _ALL_DIMS = frozenset({"mean", "sum", "amax", "amin", "std", "var", "prod", "linalg_vector_norm", "norm"})
@@ -121,6 +122,10 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Map
         return _joined(node, below, shapes)
     if node.op in IN_BOXES or (node.op == "index_put" and isinstance(node.args[2], Ref)):
         return None  # rows go where boxes or places say, whose numbers are not known here
+    if node.op == "masked_scatter":
+        return None  # values are taken in order, whichever image they are of
+    if node.op in ADDS_AT | PUTS_AT and node.args[1] % len(node.shape) == first.axis:
+        return None
     if node.op in _BY_ROW and first.axis:
         return None
     if node.op in ("linear", "softmax") and first.axis == len(shape) - 1:
@@ -217,9 +222,9 @@ def _numbers(before: int, count: int, behind: int) -> Tensor:
 def _reduced(node: Node, place: Place, rank: int) -> Place | None:
     """A step along dimensions: None where the batch's is among them."""
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if node.op in ("linalg_vector_norm", "norm", "topk[0]"):
+    if node.op in ("linalg_vector_norm", "norm", "topk[0]", "kthvalue[0]"):
         dims = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
-    if node.op in ("topk[0]", "sort[0]") and dims is None:
+    if node.op in ("topk[0]", "sort[0]", "kthvalue[0]", "mode[0]") and dims is None:
         dims = -1
     if dims is None or dims == ():
         if node.op in _ALL_DIMS:

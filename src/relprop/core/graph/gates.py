@@ -13,7 +13,7 @@ from relprop.core.graph.ops import COPIES
 
 #: how much an operand looks like a weight, by the operation that makes it
 _WEIGHT = frozenset({"softmax", "_safe_softmax", "sigmoid", "hardsigmoid"})
-_SQUASHED = frozenset({"tanh", "erf", "softsign"})
+_SQUASHED = frozenset({"tanh", "erf", "softsign", "sign", "sgn"})
 _NORMALISER = frozenset({"rsqrt", "reciprocal", "sqrt", "linalg_vector_norm", "norm", "std", "var", "pow"})
 _NONNEGATIVE = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "exp", "softplus", "elu", "square", "abs"})
 _ACTIVATION = frozenset({"silu", "gelu", "mish", "hardswish", "leaky_relu", "prelu"})

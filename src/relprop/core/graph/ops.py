@@ -30,9 +30,17 @@ ELEMENTWISE = frozenset(
         "type_as", "identity", "neg", "layer_norm", "native_layer_norm[0]", "group_norm", "native_group_norm[0]",
         "rms_norm", "_fused_rms_norm[0]", "instance_norm", "local_response_norm", "softmax", "_safe_softmax",
         "log_softmax", "log_sigmoid", "softsign", "hardshrink", "softshrink", "exp", "expm1", "log", "log1p", "sqrt",
-        "rsqrt", "reciprocal", "square", "pow", "abs", "erf", "sin", "cos", "nan_to_num", "masked_fill",
+        "rsqrt", "reciprocal", "square", "pow", "abs", "erf", "sin", "cos", "nan_to_num", "masked_fill", "sign", "sgn",
+        "round", "floor", "ceil", "trunc", "exp2", "log2", "log10", "sinh", "cosh", "tan", "asin", "acos", "atan",
+        "asinh", "acosh", "atanh", "erfc", "sinc", "logit",
     }
 )  # fmt: skip
+
+#: sums of what is at hand and what is added to it at an index
+ADDS_AT = frozenset({"index_add", "scatter_add"})
+
+#: what is at hand, with other values, or a number, in its place at an index; or reduced with them there
+PUTS_AT = frozenset({"scatter", "index_copy", "index_fill", "scatter_reduce", "index_reduce"})
 
 #: averages over boxes, which are their second argument: the boxes of the run are taken as constants
 IN_BOXES = frozenset({"roi_align"})
@@ -67,6 +75,8 @@ _ALIASES = {
     "concat": "cat",
     "feature_dropout": "dropout",
     "alpha_dropout": "dropout",
+    "fmax": "maximum",
+    "fmin": "minimum",
 }
 
 

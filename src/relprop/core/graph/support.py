@@ -19,14 +19,14 @@ from torch import Tensor
 from relprop.core.graph.convolution import conv_geometry
 from relprop.core.graph.gates import signal_of
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind
-from relprop.core.graph.ops import AFFINE, BILINEAR, COPIES, ELEMENTWISE, IN_BOXES
+from relprop.core.graph.ops import ADDS_AT, AFFINE, BILINEAR, COPIES, ELEMENTWISE, IN_BOXES, PUTS_AT
 
 Support = Tensor | None
 
 #: operations whose value may hold constants beside what comes from the image
-_TAKES_CONSTANTS = frozenset(
-    {"pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write", "index_put"}
-)
+_TAKES_CONSTANTS = (ADDS_AT | PUTS_AT) | {
+    "pad", "cat", "stack", "slice_scatter", "select_scatter", "copy", "im2col", "write", "index_put", "masked_scatter",
+}  # fmt: skip
 
 
 def supports(graph: Graph, state: Mapping[str, Tensor]) -> tuple[tuple[Support, ...], frozenset[str]]:
@@ -115,7 +115,10 @@ def _of_copy(node: Node, masks: _Masks) -> Support:
     args = list(bind(node.args, mask))
     if node.op == "pad":  # the value of the padding is a constant, whatever it is
         args = [*args[:2], *args[2:3]] if len(args) > 2 and isinstance(args[2], str) else args[:2]
-    moved: Tensor = node.call(*args, **({} if node.op == "pad" else bind(dict(node.kwargs), mask)))
+    if node.op in PUTS_AT and isinstance(args[-1], int | float):
+        args[-1] = 0  # a number that is put there
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "alpha"}  # a factor, of either sign
+    moved: Tensor = node.call(*args, **({} if node.op == "pad" else bind(kwargs, mask)))
     return moved != 0
 
 

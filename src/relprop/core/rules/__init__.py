@@ -12,6 +12,7 @@ from relprop.core.rules.affine import (
     z_plus_epsilon,
     z_plus_ones,
 )
+from relprop.core.rules.at_index import add_up
 from relprop.core.rules.attention import attention_attnlrp, matmul_rule, softmax_rule
 from relprop.core.rules.conserving import conserving_alpha_beta, conserving_gamma
 from relprop.core.rules.depth import depth_dependent
@@ -41,6 +42,7 @@ __all__ = [
     "OWN",
     "RULES",
     "Rule",
+    "add_up",
     "alpha_beta",
     "attention_attnlrp",
     "average_epsilon",

@@ -138,6 +138,8 @@ def quotient(relevance: Tensor, z: Tensor, *, spare: bool = False) -> tuple[Tens
     z >= 0 up to rounding.
     """
     tiny = torch.finfo(z.dtype).tiny
+    if not z.numel():
+        return relevance, None  # of no image, as of an expert that none is sent to
     if not is_fake(z) and z.amin().item() > tiny:  # several times cheaper than asking whether any is not above it
         kept = not spare or z.requires_grad or relevance.requires_grad
         return (relevance / z if kept else torch.div(relevance, z, out=z)), None

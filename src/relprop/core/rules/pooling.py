@@ -16,6 +16,7 @@ from relprop.core.graph.graph import with_defaults
 from relprop.core.rules.affine import quotient, stabilised_quotient
 from relprop.core.rules.rule import Rule, Step, rule
 from relprop.core.rules.shape import inverse
+from relprop.core.rules.transpose import transposed
 from relprop.errors import UnsupportedOpError
 
 aten = torch.ops.aten
@@ -109,7 +110,7 @@ def _keeps(step: Step) -> bool:
 def _reduced(step: Step) -> tuple[int, ...]:
     given = step.args[1] if len(step.args) > 1 else None
     rank = len(step.shapes[0])
-    given = [given] if isinstance(given, int) else given or range(1, rank)
+    given = [given] if isinstance(given, int) else given or range(rank)
     return tuple(dim % rank for dim in given)
 
 
@@ -117,8 +118,8 @@ def _share_average(step: Step, relevance: Tensor, forward: Linear, transpose: Li
     support = step.supports[0]
     above = step.input if step.nonnegative[0] else step.input.clamp(min=0)
     members = above.new_ones(()) if support is None else support.to(above)
-    # of one image, unless the first dimension is itself averaged: an ensemble's, stacked before the batch
-    counted = step.node.op in ("mean", "sum") and 0 in _reduced(step)
+    # of one image, unless images differ, or the first dimension is averaged: an ensemble's, stacked before the batch
+    counted = members.shape[:1] > (1,) or (step.node.op in ("mean", "sum") and 0 in _reduced(step))
     members = members.expand(above.shape if counted else (1, *above.shape[1:]))
     return _shared(above, relevance, forward, transpose, members)
 
@@ -241,15 +242,13 @@ def average_epsilon(eps: float = 1e-5, *, window: int | None = None) -> Rule:
         if window is None:
             forward, transpose = average(step)
             return value * transpose(relevance / (forward(value) + eps))
-        averaged = F.avg_pool2d(value, window)
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_dims(step) - 1]
+        averaged, back = transposed(lambda v: pool(v, window), value)
         if averaged.shape != relevance.shape:
             raise UnsupportedOpError(
                 f"released() takes {step.node.name} for a {window}x{window} average of stride {window}, which gives "
                 f"{tuple(averaged.shape[2:])} where the model has {tuple(relevance.shape[2:])}; use paper()"
             )
-        sent_back: Tensor = aten.avg_pool2d_backward(
-            relevance / (averaged + eps), value, [window] * 2, [window] * 2, [0, 0], False, True, None
-        )
-        return value * sent_back
+        return value * back(relevance / (averaged + eps))[0]
 
     return Rule(f"average {f'{window}x{window} ' if window else ''}ε={eps:g}", share, conserves=False, positive=False)

@@ -119,3 +119,16 @@ def _gated(graph: Graph, node: Node) -> Rule:
 
 
 DEFAULTS["gated"] = Rule("gate", to_signal, frozenset(), choose=_gated)
+
+
+@rule("prod", "cumprod", name="product: equal shares", reads=())
+def equal_factors(step: Step, relevance: Tensor) -> Tensor:
+    """Equal shares for the n factors of a product, R_i = Σ_j R_j / n_j, as for two of which neither is a gate."""
+    ones = relevance.new_ones(step.shapes[0])
+    if len(step.args) < 2:
+        return relevance * ones / ones.numel()
+    dim: int = step.args[1]
+    if step.node.op == "cumprod":
+        return (relevance / ones.cumsum(dim)).flip(dim).cumsum(dim).flip(dim)
+    kept = relevance if relevance.dim() == ones.dim() else relevance.unsqueeze(dim)
+    return kept * ones / ones.shape[dim]

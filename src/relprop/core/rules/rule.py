@@ -84,7 +84,7 @@ class Rule:
         sources: the nodes that share its relevance, where those are not the inputs of the step: the branches of a join
             that is a chain of sums.
         choose: (graph, node) -> the rule of this very step, where that depends on its place: on which operand of a
-            product is the gate.
+            product is the gate. None where none can serve there.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Rule:
     positive: bool = True
     receives: tuple[bool, ...] | None = None
     several: bool = False
-    choose: Callable[[Graph, Node], Rule] | None = None
+    choose: Callable[[Graph, Node], Rule | None] | None = None
     sources: tuple[int, ...] | None = None
 
     def __call__(self, step: Step, relevance: Tensor) -> Shares:
@@ -104,6 +104,8 @@ class Rule:
     def at(self, graph: Graph, node: Node) -> Rule | None:
         """The rule of one step; None where it cannot serve there: a built-in rule of one value at a step of several."""
         rule = self if self.choose is None else self.choose(graph, node)
+        if rule is None:
+            return None
         several = rule.several or rule.receives is not None or not rule.of_relprop
         return rule if several or len(node.inputs) == 1 else None
 
@@ -151,7 +153,7 @@ def rule(
     means the same in every process: give another to a composite of your own, `paper().override(rules={"conv": mine})`.
 
     Args:
-        ops: canonical names of operations ("cumprod", "my_library::my_op", ...) that it is the default of; may be none.
+        ops: canonical names of operations ("hypot", "my_library::my_op", ...) that it is the default of; may be none.
         name: as tables print it; the function's name by default.
         reads: "inputs" and "output", whichever forward values it looks at.
         conserves: whether the parts add up to the whole.

@@ -13,7 +13,6 @@ from relprop.core.graph.ops import COPIES, ELEMENTWISE
 from relprop.core.graph.views import view
 from relprop.core.rules.rule import Absent, Shares, Step, rule
 from relprop.core.rules.transpose import back_through
-from relprop.errors import UnsupportedOpError
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
@@ -125,17 +124,13 @@ def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
 _VIEWS = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}
 
 
-@rule("index_put", name="split up", reads=(), several=True)
+@rule(name="split up", reads=(), several=True)
 def put_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """`y[indices] = x`: x gets the relevance there, y the rest; what is written to one index shares it evenly.
 
     An x without rows, as where no box lies on a level of a pyramid, gets none.
     """
-    base, indices, values, *more = step.args
-    if more[:1] == [True]:
-        raise UnsupportedOpError(
-            f"{step.node.name} adds up values of one index (index_put with accumulate=True), which has no rule"
-        )
+    base, indices, values, *_ = step.args
     ones = torch.ones(values.shape, dtype=relevance.dtype, device=relevance.device)
     times = torch.ops.aten.index_put(
         torch.zeros_like(relevance), indices, ones.expand_as(relevance[_slots(indices)]), True
@@ -150,9 +145,12 @@ def _slots(indices: Any) -> tuple[Any, ...]:
     return tuple(slice(None) if index is None else index for index in indices)
 
 
-@rule("topk[0]", "sort[0]", name="move")
+@rule(
+    "topk[0]", "sort[0]", "kthvalue[0]", "median", "median[0]", "nanmedian", "nanmedian[0]", "mode[0]", "cummax[0]",
+    "cummin[0]", name="move",
+)  # fmt: skip
 def to_the_chosen(step: Step, relevance: Tensor) -> Tensor:
-    """The largest, or all in order: each to the value that it is."""
+    """The largest, all in order, or the middle one: each to the value that it is."""
     return back_through(step, step.input, relevance)
 
 

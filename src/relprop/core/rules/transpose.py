@@ -10,6 +10,7 @@ constant, W.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -84,11 +85,20 @@ def linear_in(step: Step, signal: int) -> tuple[tuple[Tensor, ...], Apply]:
     return tuple(leaves[place] for place in weighing), apply
 
 
-def on_inputs(step: Step) -> Callable[..., Tensor]:
-    """A step as a function of all its inputs."""
+def on_inputs(step: Step, *, constants: bool = True) -> Callable[..., Tensor]:
+    """A step as a function of all its inputs; without `constants`, those among its operands are zero."""
     leaves, form = tree_flatten(step.args)
     inputs = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Absent)]
+    if not constants:
+        return lambda *values: _called(step, [_zero(leaf, values[0]) for leaf in leaves], form, inputs, values)
     return lambda *values: _called(step, leaves, form, inputs, values)
+
+
+def _zero(leaf: Any, like: Tensor) -> Any:
+    """Zero in the place of a constant that is no index: a tensor in the type of `like`, or a number."""
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return torch.zeros_like(leaf, dtype=like.dtype)
+    return 0.0 if isinstance(leaf, float) else leaf
 
 
 def _called(
@@ -113,15 +123,22 @@ def share_weighted(
     positive: bool = False,
 ) -> Tensor:
     """The z⁺-rule by transposes: see `by_transpose`."""
-    above = value.clamp(min=0)
-    plus = weights if positive else tuple(w.clamp(min=0) for w in weights)
-    z, transpose = transposed(lambda v: apply(v, plus), above)
-    shares: list[tuple[Tensor, Any]] = [(above, transpose)]
-    if not (nonnegative or positive or not weights):
-        below, minus = value.clamp(max=0), tuple(w.clamp(max=0) for w in weights)
-        more, transpose = transposed(lambda v: apply(v, minus), below)
-        z = z + more
-        shares.append((below, transpose))
+    above, below = value.clamp(min=0), value.clamp(max=0)
+    shares: list[tuple[Tensor, Any]] = []
+    z: Tensor | float = 0.0
+    for signs in itertools.product(range(1 if positive else 2), repeat=len(weights)):
+        odd = sum(signs) % 2 == 1  # of weights below zero: then contributions of values below zero are positive
+        if odd and nonnegative:
+            continue
+        ws = [
+            w if positive else w.clamp(max=0) if sign else w.clamp(min=0)
+            for w, sign in zip(weights, signs, strict=True)
+        ]
+        h = below if odd else above
+        made, transpose = transposed(lambda v, ws=tuple(ws): apply(v, ws), h)
+        z = z + made
+        shares.append((h, transpose))
+    assert isinstance(z, Tensor)
     divided, dead = quotient(relevance, z)
     shared = total(h * back(divided)[0] for h, back in shares)
     if dead is None:
