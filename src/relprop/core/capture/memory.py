@@ -19,8 +19,14 @@ from relprop.core.capture.modules import Line
 from relprop.core.capture.recording import Draft
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import Ref, State
-from relprop.core.graph.views import View, write
+from relprop.core.graph.views import VIEWS, View, write
 from relprop.errors import CaptureError
+
+aten = torch.ops.aten
+
+
+#: operations that return a view where the memory format of their tensor has such a view, and else a copy
+MAY_COPY = frozenset({aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints, aten.reshape_as.default})
 
 
 class Memory:
@@ -32,7 +38,7 @@ class Memory:
         number: of the value that the base was first; None where it does not depend on the image.
         version: how often it was written to.
         kept: keys of the recorded values that lie in it.
-        relaid: whether a view of it was copied, since the memory format that the run was given has none.
+        relaid: whether a tensor is a view of it, or a copy, where it would be the other in another memory format.
     """
 
     __slots__ = ("base", "kept", "number", "relaid", "storage", "values", "version")
@@ -94,7 +100,7 @@ class Value:
 
 
 class OtherLayoutError(Exception):
-    """The model writes through a view that images in the channels-last format do not have."""
+    """What the model does depends on the memory format of its images."""
 
 
 class Tensors:
@@ -103,14 +109,14 @@ class Tensors:
     Attributes:
         made: the tensor of each value of the run, by its number.
         before: buffers and weights that the run wrote to, and what they were.
-        relaid: whether the model wrote through a view that was copied, see `add_copied_view`.
+        relaid: whether the model did what depends on the memory format of its images, see `need_other_layout`.
     """
 
-    def __init__(self, names: Names, draft: Draft) -> None:
+    def __init__(self, names: Names, draft: Draft, *, channels_last: bool) -> None:
         self.made: dict[int, weakref.ref[Tensor]] = {}
         self.before: list[tuple[Tensor, Tensor]] = []
         self.relaid = False
-        self._names, self._draft = names, draft
+        self._names, self._draft, self._channels_last = names, draft, channels_last
         self._values: dict[int, Value] = {}
         self._memories: dict[int, Memory] = {}
         self._read_again = False
@@ -171,7 +177,8 @@ class Tensors:
 
     def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: tuple[tuple[str, Any], ...]) -> Ref:
         draft = self._draft
-        viewed = func(torch.empty(draft.shapes[leaf.index], device="meta"), *args, **dict(kwargs))
+        form = torch.empty(draft.shapes[leaf.index], device="meta")
+        viewed = form.reshape(*args) if func in VIEWS else func(form, *args, **dict(kwargs))
         parts = [viewed] if isinstance(viewed, Tensor) else [*viewed]
         single = len(parts) == 1
         new = draft.next(parts[0 if single else place].shape)
@@ -239,8 +246,22 @@ class Tensors:
     def add_copied_view(self, source: Tensor, copy: Tensor) -> None:
         """Take note of a copy that the model is given for a view, since the memory format of its images has no such."""
         self._draft.expected = ()  # a write to it is to be noticed
-        for value, tensor in ((self.known(source), source), (self.add(copy, None), copy)):
-            self.memory_under(value, tensor).relaid = True
+        self.add(copy, None)
+        self.relay(source, copy)
+
+    def relay(self, source: Tensor, result: Tensor) -> None:
+        """Take note that a tensor might be a view of another, or a copy, where the memory format were another one."""
+        for tensor in (source, result) if self._channels_last else ():
+            self.memory_under(self.known(tensor), tensor).relaid = True
+
+    def need_other_layout(self) -> None:
+        """Give up on this memory format.
+
+        Raises:
+            OtherLayoutError: always.
+        """
+        self.relaid = True  # the user's code may catch what is raised
+        raise OtherLayoutError
 
     def becomes(self, value: Value, new: Ref | None) -> None:
         """Give a tensor another value than it had."""
@@ -258,9 +279,8 @@ class Tensors:
         """
         value, values = self.known(tensor), self._draft.values
         memory = self.memory_under(value, tensor)
-        if memory.relaid:
-            self.relaid = True  # the user's code may catch what is raised
-            raise OtherLayoutError
+        if memory.relaid or (self._channels_last and _hides_a_copy(value, memory, tensor)):
+            self.need_other_layout()
         if isinstance(value.leaf, State) and values.get(value.leaf.name) is tensor:
             memory.kept.append(value.leaf.name)  # a weight, whose memory was not needed before
         copied = self._copy_kept(memory)
@@ -320,6 +340,13 @@ class Tensors:
 
 
 _UNKNOWN_SHARING = "the model writes to memory that tensors share in a way that is not known"
+
+
+def _hides_a_copy(value: Value, memory: Memory, tensor: Tensor) -> bool:
+    """Whether `contiguous` may have returned a view as it was, where it would copy one of a row-major base."""
+    shape, strides, _ = memory.base.geometry
+    ordered = torch.empty(shape, device="meta").stride() == strides
+    return bool(value.views) and not ordered and tensor.dim() > 2 and tensor.is_contiguous()
 
 
 def _hashable(argument: Any) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from relprop.core.capture.calls import Facts, facts_of, plain
 from relprop.core.capture.former import Former
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
-from relprop.core.capture.memory import OtherLayoutError, Tensors, Value
+from relprop.core.capture.memory import MAY_COPY, OtherLayoutError, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.parts import Mode, carries, parts_of, results_of
@@ -38,6 +38,8 @@ from relprop.errors import CaptureError, InputError, RelpropError
 from relprop.shortage import is_out_of_memory
 
 aten = torch.ops.aten
+
+_FILLS = frozenset({aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default})
 
 #: which values of a call to keep: (its operation, how many of its inputs depend on the image) -> (inputs, output); None
 #: where the operation has no rule
@@ -69,10 +71,11 @@ def record(
         InputError: the model cannot take such images; its own words are in the message.
         CaptureError: its output does not depend on the image, or it is in training mode.
     """
-    layouts = (True, False) if prepared.channels_last else (False,)
+    former = former or Former()
+    layouts = (True, False) if prepared.channels_last and not former.row_major else (False,)
     for layout in layouts:
         own = replace(prepared, channels_last=layout)
-        recorder = _Recorder(names, keeps, own, inputs.copied(channels_last=layout), former or Former())
+        recorder = _Recorder(names, keeps, own, inputs.copied(channels_last=layout), former)
         try:
             return recorder.run(model, output)
         except OtherLayoutError:
@@ -82,6 +85,8 @@ def record(
         except Exception as error:  # whatever the user's code raises
             if is_out_of_memory(error):
                 raise
+            if layout:  # it may ask for the memory format that it was given
+                continue
             if recorder.refused is not None:
                 raise recorder.refused from error
             reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
@@ -102,7 +107,7 @@ class _Recorder(Mode):
         self._names, self._keeps, self._prepared, self._inputs = names, keeps, prepared, inputs
         self._device = inputs.device.type
         self._draft = Draft(inputs.shape, former)
-        self._tensors = Tensors(names, self._draft)
+        self._tensors = Tensors(names, self._draft, channels_last=prepared.channels_last)
         self._repeats = Repeats(self._draft, self._tensors, names, prepared)
         self._within: tuple[Scopes, Line] | None = None
         self._eager: Any = None
@@ -135,8 +140,10 @@ class _Recorder(Mode):
         number = self._repeats.number_of(scores)
         if number is None:
             raise CaptureError("the model's output does not depend on its input")
+        self._draft.row_major = not self._prepared.channels_last
         last = scores.float() if scores.dtype in HALF_TYPES else scores
-        return self._draft.finish(self._inputs, last if self._prepared.differentiable else last.detach(), number)
+        last = last if self._prepared.differentiable else last.detach().clone()  # it may be the model's own buffer
+        return self._draft.finish(self._inputs, last, number)
 
     @contextlib.contextmanager
     def _above_autograd(self) -> Iterator[None]:
@@ -191,6 +198,13 @@ class _Recorder(Mode):
         if facts.indexes:
             func, args, kwargs = plain(func, args, kwargs)
             facts = facts_of(func)
+        if func in _FILLS and (len(args) == 1 or not isinstance(args[1], Tensor)):
+            target = self._tensors.known(args[0])
+            if isinstance(target.leaf, Ref) and target.views != ():  # a part is filled, as by `y[:, 0] = 0`
+                number = torch.full((), args[1] if len(args) > 1 else 0, dtype=args[0].dtype, device=args[0].device)
+                return self._dispatch(aten.copy_.default, (args[0], number), {})
+        elif func in _FILLS:  # with a number of the run
+            return self._dispatch(aten.copy_.default, args, kwargs)
         tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         values = [self._tensors.known(tensor) for tensor in tensors]
         if facts.op in IN_BOXES and isinstance(values[1].leaf, Ref):
@@ -252,6 +266,8 @@ class _Recorder(Mode):
         keywords = tuple((name, value) for name, value in by_name if name not in facts.writes)
         scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
+        if facts.op == "as_strided" and self._prepared.channels_last:
+            self._tensors.need_other_layout()
         read, made = keeps
         for tensor, value in zip(tensors, values, strict=True):
             if isinstance(value.leaf, Ref):
@@ -324,6 +340,8 @@ class _Recorder(Mode):
                     self._tensors.made[new.index] = value.tensor
                     if made:
                         self._keep(value, part)
+        if func in MAY_COPY:
+            self._tensors.relay(args[0], result)
         return tuple(results), writes
 
     def _computed(

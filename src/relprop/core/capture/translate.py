@@ -20,13 +20,11 @@ from relprop.core.capture.recorder import record
 from relprop.core.capture.recording import Recording
 from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
 from relprop.core.graph.ops import COPIES, canonical
-from relprop.core.graph.views import write
+from relprop.core.graph.views import VIEWS, write
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError
 
 aten = torch.ops.aten
-
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 #: operations of which the graph uses the first result alone, by the name that their one-result twin has
 ONE_OF_TWO = {
@@ -141,7 +139,7 @@ def _node(index: int, call: Call, place: int) -> Node:
     if func in (write, one_input):
         return Node(index, "", func.__name__, func, call.args, scopes=call.scopes)
     op = canonical(func._schema.name)
-    if func in _VIEWS:  # we choose the memory format of values, and not every one can be viewed
+    if func in VIEWS:  # we choose the memory format of values, and not every one can be viewed
         func = aten.reshape.default
     node = Node(index, "", op, func, call.args, dict(call.kwargs), scopes=call.scopes)
     if func is aten.batch_norm.default:

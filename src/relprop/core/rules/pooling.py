@@ -109,7 +109,7 @@ def _keeps(step: Step) -> bool:
 def _reduced(step: Step) -> tuple[int, ...]:
     given = step.args[1] if len(step.args) > 1 else None
     rank = len(step.shapes[0])
-    given = [given] if isinstance(given, int) else given or range(1, rank)
+    given = [given] if isinstance(given, int) else given or range(rank)
     return tuple(dim % rank for dim in given)
 
 
