@@ -7,6 +7,7 @@ is read again, it is the same view of the new base.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -27,6 +28,10 @@ aten = torch.ops.aten
 
 #: operations that return a view where the memory format of their tensor has such a view, and else a copy
 MAY_COPY = frozenset({aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints, aten.reshape_as.default})
+
+
+#: held from a run's first write to the model's own numbers until they are put back: other threads run that model, too
+_WRITING = threading.RLock()
 
 
 class Memory:
@@ -287,6 +292,8 @@ class Tensors:
         if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
             owner = memory.base.tensor()
             if owner is not None:
+                if not self.before:
+                    _WRITING.acquire()
                 self.before.append((owner, owner.detach().clone()))
         return copied
 
@@ -333,10 +340,15 @@ class Tensors:
 
     def put_back(self) -> None:
         """Give buffers and weights that the run wrote to the numbers that they had."""
-        with torch.no_grad():
-            for tensor, before in reversed(self.before):
-                self._copy_kept(self.memory_of(tensor))
-                tensor.copy_(before)
+        if not self.before:
+            return
+        try:
+            with torch.no_grad():
+                for tensor, before in reversed(self.before):
+                    self._copy_kept(self.memory_of(tensor))
+                    tensor.copy_(before)
+        finally:
+            _WRITING.release()
 
 
 _UNKNOWN_SHARING = "the model writes to memory that tensors share in a way that is not known"

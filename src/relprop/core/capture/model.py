@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import CodeType
@@ -121,10 +121,10 @@ class Names:
         """Read all names anew. Of a tensor or module with several names the first counts."""
         model = self._model
         own: Any = getattr(model, "named_states", None)  # of an exported program, whose names are no attributes
-        tensors = [*own()] if own is not None else [*_named_tensors(model)]
+        modules = [*model.named_modules(remove_duplicate=False)]
+        tensors = [*own()] if own is not None else [*_named_tensors(modules)]
         self.frozen = not tensors
         self._tensors = {id(tensor): (tensor, state(name)) for name, tensor in reversed(tensors)}
-        modules = [*model.named_modules(remove_duplicate=False)]
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}
 
     def require_numbers(self) -> None:
@@ -149,9 +149,11 @@ class Names:
         return None if known is None or known[0] is not module else known[1]
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+def _named_tensors(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    for path, module in modules:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{path}.{name}" if path else name, tensor
 
 
 def scores_in(output: Any, which: Output = None) -> Tensor:

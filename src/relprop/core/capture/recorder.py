@@ -162,6 +162,7 @@ class _Recorder(Mode):
         """
         self._modules.leave()
         self._tensors.put_back()
+        self.refused = None  # its traceback holds this recorder, too
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute a call, and write it down if it depends on the image."""

@@ -243,7 +243,7 @@ def _share_by_weight(step: Step, relevance: Tensor, name: str) -> Tensor:
     weight, ones = part(step, layer.weight, name), _ones(step, layer.weight)
     z_of_ones = partial(layer.forward, ones, weight)
     if isinstance(weight, Derived):
-        key = f"z of ones {tuple(step.shapes[0][1:])} {layer.text}, {name}"
+        key = f"z of ones {tuple(step.shapes[0][1:])} {layer.text}, {weight.name}"
         z = step.prepared.get(weight_name(step), key, weight.sources, z_of_ones, sized=True)
     else:
         z = z_of_ones()
