@@ -29,7 +29,7 @@ from relprop.core.result.relevance import Relevance
 from relprop.core.result.several import Relevances
 from relprop.core.targets.detection import Detection
 from relprop.core.targets.start import Beginning, Start, Target, begin
-from relprop.core.targets.target import Channel
+from relprop.core.targets.target import Channel, are_probabilities
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError, InputError, UnsupportedOpError, UsageError
 from relprop.shortage import give_back
@@ -314,7 +314,7 @@ class LRP(nn.Module):
         explained = trace.output if at_output else trace.values[begins_at]
         if not explained.isfinite().all():
             raise InputError("the model's scores for this input are NaN or infinite; there is nothing to explain")
-        beginning = begin(target, explained, start, "sigmoid" if says_multi_label(self.model) else kind.graph.link)
+        beginning = begin(target, explained, start, self._link(kind.graph, trace.output))
         if len(beginning.columns[0][0]) != inputs.shape[0]:
             raise CaptureError(
                 f"the model returns {tuple(explained.shape)} for {inputs.shape[0]} image(s); relprop explains one row "
@@ -336,6 +336,12 @@ class LRP(nn.Module):
                     passes.append(propagate(plan, trace, prepared, begun, **options, gates=own, begins_at=begins_at))
             results.append(self._result(plan, passes, beginning, trace.output, layers))
         return tuple(results)
+
+    def _link(self, graph: Graph, scores: Tensor) -> str:
+        """What makes probabilities of the scores: see `begin`."""
+        if says_multi_label(self.model):
+            return "sigmoid"
+        return "none" if not graph.end and are_probabilities(scores) else graph.link
 
     def _result(
         self,

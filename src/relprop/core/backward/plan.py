@@ -16,7 +16,7 @@ from torch import Tensor
 from relprop.core.capture.former import Former
 from relprop.core.capture.recorder import Keeps
 from relprop.core.capture.recording import Recording
-from relprop.core.capture.translate import ONE_OF_TWO, RENAMED, Translated, graph_of
+from relprop.core.capture.translate import LINKS, ONE_OF_TWO, RENAMED, Translated, graph_of
 from relprop.core.composites.composite import Assignment, Composite
 from relprop.core.composites.presets import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
@@ -184,10 +184,7 @@ class Kind:
         numbers, values = self.translated.numbers, recording.values
         kept = {node: values[numbers[node]] for node in reads}
         given = {name: value for name, value in values.items() if isinstance(name, str)}
-        output = recording.output[0]
-        if self.graph.output != len(numbers) - 1 or numbers[self.graph.output] != recording.output[1]:
-            output = values[numbers[self.graph.output]]
-        return Trace(kept, given, self.graph.shapes, output)
+        return Trace(kept, given, self.graph.shapes, self.translated.scores(recording))
 
     def fits(self, recording: Recording) -> bool:
         """Whether the whole numbers that the supports depend on are the same in another run."""
@@ -269,8 +266,7 @@ def keeps(composites: Sequence[Composite | None]) -> Keeps:
         if op not in by_op:
             names = (op, f"{op}[0]", f"{op}[1]", ONE_OF_TWO.get(op, op))
             rules = [rule for composite in chosen for name in names for rule in _rules_of(composite, name)]
-            last = op in ("softmax", "log_softmax", "_safe_softmax", "sigmoid", "log_sigmoid")
-            reads = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
+            reads = any("inputs" in r.reads for r in rules) or op in LINKS, any("output" in r.reads for r in rules)
             ruled = any(default_of(name) or name in composite.rules for composite in chosen for name in names)
             by_op[op] = reads if ruled or op in RENAMED else None
         known = by_op[op]

@@ -18,8 +18,8 @@ from relprop.core.capture.modules import text_of
 from relprop.core.capture.program import ProgramModule
 from relprop.core.capture.recorder import record
 from relprop.core.capture.recording import Recording
-from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
-from relprop.core.graph.ops import COPIES, canonical
+from relprop.core.graph.graph import Graph, Node, Ref, State, bind, ref, refs
+from relprop.core.graph.ops import COPIES, ELEMENTWISE, canonical
 from relprop.core.graph.views import VIEWS, write
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError
@@ -37,17 +37,43 @@ _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
 #: operations that the graph has by other names
 RENAMED = frozenset({*ONE_OF_TWO, *_SPLITS, "unbind", "_native_batch_norm_legit_no_training"})
 
-#: last steps that turn scores into probabilities, and what a score's probability is
-_LINKS = {"softmax": "softmax", "log_softmax": "softmax", "_safe_softmax": "softmax", "sigmoid": "sigmoid"}
-_LINKS |= {"log_sigmoid": "sigmoid"}
+#: steps that turn scores into probabilities, and what a score's probability is
+LINKS = {"softmax": "softmax", "log_softmax": "softmax", "_safe_softmax": "softmax", "sigmoid": "sigmoid"}
+LINKS |= {"log_sigmoid": "sigmoid"}
+
+#: steps that may come behind these
+_BEHIND = COPIES | ELEMENTWISE | {"add", "mul"}
 
 
 @dataclass(frozen=True, eq=False)
 class Translated:
-    """A graph, and the number in the recording of each node's value."""
+    """A graph, and where its values are in a recording.
+
+    Attributes:
+        graph: the computation.
+        numbers: of each node's value.
+        last: the node from which the scores are made; None where the model returns them.
+        moves: the steps that make them, each of the one before.
+    """
 
     graph: Graph
     numbers: tuple[int, ...]
+    last: int | None = None
+    moves: tuple[Node, ...] = ()
+
+    def scores(self, recording: Recording) -> Tensor:
+        """The scores of a run."""
+        if self.last is None:
+            return recording.output[0]
+        values = recording.values
+        scores = values[self.numbers[self.last]]
+        for node in self.moves:
+
+            def given(leaf: Ref | State, before: Tensor = scores) -> Tensor:
+                return before if isinstance(leaf, Ref) else values[leaf.name]
+
+            scores = node.call(*bind(node.args, given), **bind(dict(node.kwargs), given))
+        return scores
 
 
 def graph_of(recording: Recording) -> Translated:
@@ -71,12 +97,7 @@ def graph_of(recording: Recording) -> Translated:
         nodes.append(replace(node, args=args, kwargs=kwargs, inputs=inputs, shape=shape, source=source))
         index[number] = node.index
     graph = Graph(tuple(_named(nodes)), index[recording.output[1]])
-    numbers = tuple(sorted(index, key=index.__getitem__))
-    output, link, last = _scores_of(graph)
-    if output == graph.output:
-        return Translated(graph, numbers)
-    kept = [node for node in graph.nodes if node.index <= output]  # an order of execution: nothing earlier needs later
-    return Translated(Graph(tuple(kept), output, link, last), numbers[: len(kept)])
+    return _with_scores(graph, tuple(sorted(index, key=index.__getitem__)), recording)
 
 
 def capture(model: Model, image: Tensor) -> Graph:
@@ -94,7 +115,9 @@ def capture(model: Model, image: Tensor) -> Graph:
     runs = ProgramModule(model) if isinstance(model, torch.export.ExportedProgram) else model
     require_evaluation_mode(runs)
     prepared = Prepared().for_run((image,))
-    return graph_of(record(runs, Inputs((image,)), lambda op, inputs: (False, False), prepared, Names(runs))).graph
+    return graph_of(
+        record(runs, Inputs((image,)), lambda op, inputs: (op in LINKS, False), prepared, Names(runs))
+    ).graph
 
 
 def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) -> set[int]:
@@ -112,21 +135,50 @@ def _needed(calls: tuple[Call, ...], made_by: Mapping[int, int], output: int) ->
     return needed
 
 
-def _scores_of(graph: Graph) -> tuple[int, str, str]:
-    """The node that holds the scores, how they become probabilities, and the step that makes these.
+def _with_scores(graph: Graph, numbers: tuple[int, ...], recording: Recording) -> Translated:
+    """Find the scores, how they become probabilities, and the step that makes these.
 
-    Where the model's last step is a softmax or sigmoid, its output is the probability already: its input is explained.
+    Where the model ends in a softmax or sigmoid, its output is the probability already: the input of that is explained,
+    as it would leave the model if the softmax were not there, behind steps that move numbers (`squeeze`). What is left
+    out has to be a softmax over classes, or a sigmoid, by its numbers.
     """
+    chain: list[Node] = []
     node = graph.nodes[graph.output]
-    while node.op in COPIES and len(node.inputs) == 1 and node.shape == graph.nodes[node.inputs[0]].shape:
+    while node.op not in LINKS and node.op in _BEHIND and len(node.inputs) == 1:
+        chain.append(node)
         node = graph.nodes[node.inputs[0]]
-    link = _LINKS.get(node.op)
-    if link is None or len(node.inputs) != 1:
-        return graph.output, "softmax", ""
-    rank = len(node.shape)
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
-    over_classes = link == "sigmoid" or (isinstance(dim, int) and dim % rank == (1 if rank > 1 else 0))
-    return (node.inputs[0], link, node.op) if over_classes else (graph.output, "softmax", "")
+    link = LINKS.get(node.op)
+    if link is None or len(node.inputs) != 1 or numbers[node.inputs[0]] not in recording.values:
+        return Translated(graph, numbers)
+    moves = tuple(step for step in reversed(chain) if step.op in COPIES)
+    found = Translated(graph, numbers, node.inputs[0], moves)
+    output = recording.output[0].detach()
+    end = _end(found.scores(recording).detach(), link, output)
+    if not end:
+        inside = bool(((output >= 0) & (output <= 1)).all())  # of some classes alone, or scaled
+        return Translated(replace(graph, link="none", end=link) if inside else graph, numbers)
+    last = node.inputs[0]
+    if not moves:  # an order of execution: nothing earlier needs later
+        return Translated(Graph(graph.nodes[: last + 1], last, link, end), numbers[: last + 1], last)
+    skipped = {step.index for step in (node, *chain)} - {step.index for step in moves}
+    nodes = [
+        replace(n, op="identity", call=aten.alias.default, args=(ref(n.inputs[0]),), kwargs={}) if at in skipped else n
+        for at, n in enumerate(graph.nodes)
+    ]
+    return replace(found, graph=Graph(tuple(nodes), graph.output, link, end))
+
+
+def _end(scores: Tensor, link: str, output: Tensor) -> str:
+    """What a model's output is of these scores: "softmax", "log_sigmoid", ...; "" if it is none of these."""
+    if scores.shape != output.shape or (link == "softmax" and scores.dim() < 2):
+        return ""
+    softmax = link == "softmax"
+    probability = scores.softmax(1) if softmax else scores.sigmoid()
+    logarithm = scores.log_softmax(1) if softmax else F.logsigmoid(scores)
+    for name, made in ((link, probability), (f"log_{link}", logarithm)):
+        if torch.allclose(made.to(output.dtype), output, rtol=1e-3, atol=1e-5):
+            return name
+    return ""
 
 
 def _no_call(*_: Any) -> Any:

@@ -94,8 +94,9 @@ class Graph:
     Attributes:
         nodes: in order of execution; `nodes[0]` is the input, and all others depend on it.
         output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
-        link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one.
-        end: the last step of the model that was left out for that: "softmax", "log_softmax", "sigmoid"; "" if none was.
+        link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one; "none"
+            where they are probabilities, whose softmax or sigmoid cannot be left out.
+        end: what the model ends in: "softmax", "log_softmax", "sigmoid", "log_sigmoid"; "" if it ends in none of these.
     """
 
     nodes: tuple[Node, ...]

@@ -43,7 +43,8 @@ class Relevance:
         composite: name of the composite.
         what: what was explained where that is not one class, in words.
         separators: the network's separator layers by name, for `combine`; None where nothing was kept.
-        link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a multi-label model.
+        link: what makes probabilities of `logits`: "softmax", or "sigmoid" of a multi-label model; "none"
+            where they are probabilities.
     """
 
     relevance: Tensor
@@ -76,6 +77,8 @@ class Relevance:
     @property
     def probabilities(self) -> Tensor:
         """(N, classes) the model's probabilities of all classes."""
+        if self.link == "none":
+            return self.logits
         return self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
@@ -331,8 +334,8 @@ class Relevance:
             stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
         if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
             stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
-        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid"):
-            stored.refuse(f"its link is {link!r}, not softmax or sigmoid")
+        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid", "none"):
+            stored.refuse(f"its link is {link!r}, not softmax, sigmoid or none")
         return cls(
             relevance,
             target,

@@ -13,11 +13,14 @@ from relprop.core.targets.target import (
     Given,
     OutputTarget,
     Scale,
+    are_probabilities,
     name_of,
     no_such_class,
     of_function,
     one_each,
+    probabilities,
     read_scale,
+    relevance_of,
 )
 from relprop.errors import CaptureError, InputError, TargetError, UsageError
 
@@ -51,7 +54,7 @@ class Beginning:
         target: (N,) or (N, K) the classes; -1 where it is not the score of one class.
         columns: relevance of the output, in its shape, and its sum (N,), for each of the K targets (or the one).
         what: words for what is explained where that is not one class, else "".
-        link: what makes probabilities of the output, "softmax" or "sigmoid".
+        link: what makes probabilities of the output, "softmax" or "sigmoid"; "none" where it holds them already.
     """
 
     target: Tensor
@@ -77,7 +80,8 @@ def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -
 
     A class begins with its probability (the paper) or its logit, at the class; elsewhere relevance is zero.
 
-    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each.
+    `link` says what makes probabilities of the output: a "softmax" over classes, or a "sigmoid" of each. An output that
+    holds probabilities already, as the mean of several models' does, needs "none".
 
     Raises:
         TargetError: the output has no such part.
@@ -89,18 +93,18 @@ def begin(target: Target, output: Tensor, start: Start, link: str = "softmax") -
             raise UsageError("start is relevance of the whole output, so it goes without a target")
         target, start = Given(start), "logit"
     if isinstance(target, OutputTarget):
-        return _other(target.relevance(output, start), str(target), link)
+        return _other(relevance_of(target, output, start, link), str(target), link)
     if callable(target):
         return _other(of_function(target, output), name_of(target), link)
     if isinstance(target, Sequence) and any(callable(part) or isinstance(part, OutputTarget) for part in target):
-        return _other(one_each(target, output, start), ", ".join(dict.fromkeys(map(name_of, target))), link)
+        return _other(one_each(target, output, start, link), ", ".join(dict.fromkeys(map(name_of, target))), link)
     if isinstance(target, Sigmoid):
         target, link = target.index, "sigmoid"
     _require_classes(output, start, link)
     chosen = read_target(target, output, same_for_all=link == "sigmoid")
     values = output
     if read_scale(start) == "probability":
-        values = output.sigmoid() if link == "sigmoid" else output.softmax(1)
+        values = probabilities(output, link)
     begun = []
     for column in torch.split(chosen[:, None] if chosen.dim() == 1 else chosen, 1, 1):
         score = values.gather(1, column)
@@ -183,6 +187,6 @@ def require_scores(output: object) -> Tensor:
 
 def probabilities_of(output: Tensor, end: str) -> Tensor:
     """The probabilities in what a model returns, (N, classes), by its last step (`Graph.end`)."""
-    if end in ("softmax", "_safe_softmax", "sigmoid"):
+    if end in ("softmax", "sigmoid") or (not end and are_probabilities(output)):
         return output
     return output.exp() if end in ("log_softmax", "log_sigmoid") else output.softmax(1)

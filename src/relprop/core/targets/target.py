@@ -47,8 +47,16 @@ class OutputTarget(ABC):
         """What is explained, for captions and manifests."""
 
 
+class OfClasses(OutputTarget):
+    """A target that reads probabilities of classes; `link` says what makes them of the output, as in `Graph`."""
+
+    @abstractmethod
+    def relevance(self, output: Tensor, start: Scale, link: str = "softmax") -> Tensor:
+        """As of any target."""
+
+
 @dataclass(frozen=True)
-class Contrast(OutputTarget):
+class Contrast(OfClasses):
     """One class against another: R_a = y_a and R_b = -y_b, so that relevance sums to the difference.
 
     Attributes:
@@ -59,9 +67,9 @@ class Contrast(OutputTarget):
     of: int | Sequence[int]
     against: int | Sequence[int]
 
-    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+    def relevance(self, output: Tensor, start: Scale, link: str = "softmax") -> Tensor:
         """(N, classes) -> (N, classes)."""
-        values = _values(output, start)
+        values = _values(output, start, link)
         a, b = (_classes(chosen, output) for chosen in (self.of, self.against))
         if bool((a == b).any()):
             raise TargetError(f"a contrast needs two classes; {self} compares one with itself")
@@ -145,7 +153,7 @@ class Binary(OutputTarget):
 
 
 @dataclass(frozen=True, eq=False)
-class Mask(OutputTarget):
+class Mask(OfClasses):
     """A class over some pixels of a segmentation: relevance sums to its mean probability (or logit) there.
 
     Attributes:
@@ -156,12 +164,12 @@ class Mask(OutputTarget):
     index: int
     mask: Any = None
 
-    def relevance(self, output: Tensor, start: Scale) -> Tensor:
+    def relevance(self, output: Tensor, start: Scale, link: str = "softmax") -> Tensor:
         """(N, classes, H, W) -> the same shape."""
         if output.dim() < 3:
             raise TargetError(f"Mask explains outputs (N, classes, H, W); this model returns {tuple(output.shape)}")
         _classes(self.index, output)
-        values = _values(output, start)[:, self.index]
+        values = _values(output, start, link)[:, self.index]
         chosen = self._pixels(output)
         why = f"class {self.index} is predicted nowhere" if self.mask is None else "the mask is empty"
         begin = torch.zeros_like(output)
@@ -310,7 +318,7 @@ def of_function(function: Function, output: Tensor) -> Tensor:
     return begin
 
 
-def one_each(targets: Sequence[Any], output: Tensor, start: Scale) -> Tensor:
+def one_each(targets: Sequence[Any], output: Tensor, start: Scale, link: str = "softmax") -> Tensor:
     """Relevance of the output for a target of its own for each image, functions of one image's output among them."""
     if len(targets) != len(output):
         raise TargetError(f"there are {len(targets)} targets for {len(output)} image(s); give one for each")
@@ -322,7 +330,7 @@ def one_each(targets: Sequence[Any], output: Tensor, start: Scale) -> Tensor:
     for image, target in enumerate(targets):
         row = output[image : image + 1]
         if isinstance(target, OutputTarget):
-            parts.append(target.relevance(row, start))
+            parts.append(relevance_of(target, row, start, link))
         else:
             parts.append(of_function(_named(of_one(target), target), row))
     return torch.cat(parts)
@@ -351,8 +359,26 @@ def read_scale(start: object) -> Scale:
     return start
 
 
-def _values(output: Tensor, start: Scale) -> Tensor:
-    return output.softmax(1) if read_scale(start) == "probability" else output
+def _values(output: Tensor, start: Scale, link: str) -> Tensor:
+    return probabilities(output, link) if read_scale(start) == "probability" else output
+
+
+def probabilities(output: Tensor, link: str) -> Tensor:
+    """Probabilities of classes, (N, classes, ...) both, by what makes them: "softmax", "sigmoid" or "none"."""
+    return output if link == "none" else output.sigmoid() if link == "sigmoid" else output.softmax(1)
+
+
+def are_probabilities(output: Tensor) -> bool:
+    """Whether an output (N, classes, ...) holds probabilities already: none is negative, and they sum to one."""
+    values = output.detach()
+    if values.dim() < 2 or values.shape[1] < 2 or not bool((values >= 0).all()):
+        return False
+    return bool(((values.sum(1) - 1).abs() <= 1e-4).all())
+
+
+def relevance_of(target: OutputTarget, output: Tensor, start: Scale, link: str) -> Tensor:
+    """Relevance that a target begins with."""
+    return target.relevance(output, start, link) if isinstance(target, OfClasses) else target.relevance(output, start)
 
 
 def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Store:
         self.grown = False
 
     def use(self, size: Any) -> None:
-        """Take note that inputs of a size are run, and forget what was made for others, and of weights that are gone."""
+        """Take note that inputs of a size are run, and forget what is for others, and for weights that are gone."""
         with self.lock:
             self.grown = self.grown or size not in self.sizes
             self.sizes[size] = None
