@@ -321,13 +321,24 @@ class Tensors:
         self.becomes(value, new)
         memory.change(value)
 
-    def write_constant(self, tensor: Tensor, *, learned: bool) -> None:
-        """Take note that a tensor, and the base of its memory, are other constants now."""
+    def write_constant(self, tensor: Tensor, learned: bool, scopes: Scopes, line: Line) -> None:
+        """Take note that a tensor is another constant now, and with it the base of its memory, or a part of that."""
         value = self.known(tensor)
-        memory = self.memory_under(value, tensor)
+        memory, draft = self.memory_under(value, tensor), self._draft
+        base = memory.base
+        if value is not base and isinstance(base.leaf, Ref):
+            if value.views is None:
+                raise CaptureError(_UNKNOWN_SHARING)
+            part, made = draft.constant(tensor, learned), draft.next(base.geometry[0])
+            draft.values[part.name] = tensor.clone()
+            draft.write_down(write, (base.leaf, part, value.views), (made.index,), scopes=scopes, line=line)
+            self.becomes(base, made)
+        else:
+            self.becomes(base, None)
+            base.learned = learned
+        self.becomes(value, None)
+        value.learned = learned
         memory.change(value)
-        for each in (memory.base, value):
-            each.leaf, each.learned = None, learned
 
     def _constant_before(self, value: Value, whole: Value) -> State:
         """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""

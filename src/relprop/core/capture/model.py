@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import State, state
@@ -128,12 +129,17 @@ class Names:
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}
 
     def require_numbers(self) -> None:
-        """Refuse weights that are complex, sparse, or without numbers.
+        """Refuse weights that are complex, sparse, or without numbers or a shape.
 
         Raises:
             CaptureError: naming the first of them.
         """
         for weight, named in reversed([*self._tensors.values()]):
+            if is_lazy(weight):
+                raise CaptureError(
+                    f"the model's weight {named.name} has no shape yet, as its module is a lazy one: call model(x) once, "
+                    "and explain it then"
+                )
             plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex())
             if not plain and isinstance(weight, nn.Parameter):
                 raise CaptureError(f"the model's weight {named.name} {no_numbers(weight)}")
@@ -164,7 +170,7 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
 
     Args:
         output: what the model returned.
-        which: a name, a position, or a function that takes the tensor out of `output`.
+        which: a name, a position among all that it returned, or a function that takes the tensor out of `output`.
 
     Raises:
         CaptureError: there is no tensor, or several and nothing says which.
@@ -177,10 +183,11 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
         return found
     if which is None and isinstance(output, Tensor):
         return output
-    entries = {name: value for name, value in _entries(output).items() if isinstance(value, Tensor)}
+    everything = _entries(output)
+    entries = {name: value for name, value in everything.items() if isinstance(value, Tensor)}
     said = f"tensors {', '.join(entries)} are in it" if entries else "no tensor is in it"
     if which is not None:
-        names = [*entries]
+        names = [*everything]
         by_position = isinstance(which, int) and -len(names) <= which < len(names)
         name = names[which] if by_position else str(which)  # type: ignore[index]
         if name not in entries:

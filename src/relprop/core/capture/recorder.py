@@ -39,8 +39,6 @@ from relprop.shortage import is_out_of_memory
 
 aten = torch.ops.aten
 
-_FILLS = frozenset({aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default})
-
 #: which values of a call to keep: (its operation, how many of its inputs depend on the image) -> (inputs, output); None
 #: where the operation has no rule
 Keeps = Callable[[str, int], tuple[bool, bool] | None]
@@ -199,12 +197,7 @@ class _Recorder(Mode):
         if facts.indexes:
             func, args, kwargs = plain(func, args, kwargs)
             facts = facts_of(func)
-        if func in _FILLS and (len(args) == 1 or not isinstance(args[1], Tensor)):
-            target = self._tensors.known(args[0])
-            if isinstance(target.leaf, Ref) and target.views != ():  # a part is filled, as by `y[:, 0] = 0`
-                number = torch.full((), args[1] if len(args) > 1 else 0, dtype=args[0].dtype, device=args[0].device)
-                return self._dispatch(aten.copy_.default, (args[0], number), {})
-        elif func in _FILLS:  # with a number of the run
+        if func is aten.fill_.Tensor:  # perhaps with a number of the run
             return self._dispatch(aten.copy_.default, args, kwargs)
         tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         values = [self._tensors.known(tensor) for tensor in tensors]
@@ -214,7 +207,8 @@ class _Recorder(Mode):
         given = [_argument(place, args, kwargs) for place in facts.writes]
         written = [tensor for tensor in given if isinstance(tensor, Tensor)]
         inputs = sum(type(value.leaf) is Ref for value in values)
-        if not inputs or facts.constant:
+        overwrites = func is aten.copy_.default and type(values[1].leaf) is not Ref
+        if not inputs or facts.constant or overwrites:
             return self._constant(func, args, kwargs, values, written)
         keeps = self._keeps(facts.op, inputs)
         if keeps is None and not written and (found := parts_of(func, args, kwargs)) is not None:
@@ -242,7 +236,9 @@ class _Recorder(Mode):
         result = func(*args, **kwargs)
         learned = any(value.learned for value in values)
         for tensor in written:
-            self._tensors.write_constant(tensor, learned=learned)
+            self._tensors.write_constant(
+                tensor, learned, *(self._within or self._modules.around(func._schema.name, None))
+            )
         for place, part in enumerate(results_of(result)):
             if isinstance(part, Tensor) and self._tensors.find(part) is None:
                 self._tensors.add_result(part, None, func, args, kwargs, place, learned=learned)
