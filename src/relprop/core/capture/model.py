@@ -137,8 +137,8 @@ class Names:
         for weight, named in reversed([*self._tensors.values()]):
             if is_lazy(weight):
                 raise CaptureError(
-                    f"the model's weight {named.name} has no shape yet, as its module is a lazy one: call model(x) once, "
-                    "and explain it then"
+                    f"the model's weight {named.name} has no shape yet (its module is lazy): call model(x) once, and "
+                    "explain it then"
                 )
             plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex())
             if not plain and isinstance(weight, nn.Parameter):
