@@ -97,3 +97,11 @@ def test_an_exported_model_trains_too():
     program = torch.export.export(model, (x,))
     weight = dict(program.named_parameters())["fc.weight"]
     torch.testing.assert_close(gradient(program, weight), gradient(model, model.fc.weight))
+
+
+def test_a_program_whose_weights_were_replaced(tiny):
+    program = torch.export.export(tiny, (images(),))
+    lrp = relprop.LRP(program)
+    lrp(images())
+    program.state_dict["conv1.weight"] = nn.Parameter(-program.state_dict["conv1.weight"])
+    torch.testing.assert_close(lrp(images()).logits, program.module()(images()).detach())

@@ -122,10 +122,9 @@ def test_an_operation_whose_parts_have_no_rule_is_named_itself():
     with pytest.raises(UnsupportedOpError) as caught:
         relprop.explain(Between(odd), X)
     for words in (
-        "no rule for 'cumprod' at cumprod (test_taken_apart.py:",
         "no rule for 'lgamma' at lgamma (test_taken_apart.py:",
         "no rule for 'hypot' of two values that both depend on the image at hypot",
-        "@rule('cumprod')",
+        "@rule('lgamma')",
     ):
         assert words in str(caught.value)
 

@@ -156,3 +156,22 @@ def test_dead_units_share_evenly_by_packed_transposes_too(kind):
         theirs = double(x.double(), target=0)
         torch.testing.assert_close(ours.relevance.double(), theirs.relevance, rtol=1e-5, atol=1e-8)
         assert ours.ledger.gap < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "stride", "size"), [(1, 8, 1, 8), (1, 3, 1, 8), (4, 5, 2, 5), (2, 8, 2, 8)]
+)
+def test_kernels_as_large_as_the_image(outputs, kernel, stride, size, count):
+    """Batches of single numbers, and strided transposes whose phases are larger than what they are of."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, outputs, kernel, stride), nn.Flatten()).eval()
+    x = torch.rand(count, 3, size, size)
+    double = copy.deepcopy(net).double()
+    ours, theirs = (
+        relprop.explain(model, given, lambda y: y[:, 0], composite=relprop.paper(first="image"))
+        for model, given in ((net, x), (double, x.double()))
+    )
+    torch.testing.assert_close(ours.logits, net(x).detach())
+    torch.testing.assert_close(ours.relevance.double(), theirs.relevance, rtol=1e-4, atol=1e-6)
+    assert ours.ledger.gap < 1e-5

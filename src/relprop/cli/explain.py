@@ -360,7 +360,7 @@ def _next_classes(result: Relevance, loaded: LoadedModel) -> str:
     """The three most probable classes beside the one that was explained, on a line of its own."""
     from relprop.sessions import top_classes
 
-    if result.what or result.link != "softmax":
+    if result.what or result.link == "sigmoid":
         return ""
     top = top_classes(loaded, result.probabilities[0], 4)
     found = [(name, share) for at, name, share in top if at != int(result.target[0])][:3]

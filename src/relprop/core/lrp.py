@@ -194,8 +194,8 @@ class LRP(nn.Module):
         """
         return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed, through=through)[0]
 
-    if TYPE_CHECKING:
-        __call__ = forward
+    #: without the hooks that are for all modules, which are for those of the model
+    __call__ = forward
 
     @overload
     def explain_each(
@@ -268,15 +268,19 @@ class LRP(nn.Module):
         return inputs if self._records_gradients else inputs.detached()
 
     def _names_of_weights(self) -> Names:
+        """The names of the model's weights and modules as they are now."""
         model: Any = self._runs
-        self._names = self._names or Names(model)
+        if self._names is None:
+            self._names = Names(model)
+        else:
+            self._names.read()
         return self._names
 
     def _record(self, inputs: Inputs, kept: Keeps, output: Output) -> tuple[Kind, Recording, Prepared]:
         """Run the model on a batch: what kind of run it was, what was recorded, and the weights prepared for it."""
         model: Any = self._runs
         require_evaluation_mode(model)
-        names = self._names_of_weights()
+        names = self._names or self._names_of_weights()
         prepared = self._prepared.for_run(inputs.tensors)
         key = inputs.kind, kept, prepared.channels_last, names
         recording = record(model, inputs, kept, prepared, names, output, self._kinds.former(key))

@@ -80,6 +80,7 @@ class Former:
         output: the number of its scores.
         repeatable: what is known of its calls.
         bases: numbers of the values in whose memory others lie.
+        row_major: whether its images had to be in that memory format.
     """
 
     calls: tuple[Call, ...] = ()
@@ -87,3 +88,4 @@ class Former:
     output: int = 0
     repeatable: tuple[Repeatable | None, ...] = ()
     bases: frozenset[int] = frozenset()
+    row_major: bool = False

@@ -7,6 +7,7 @@ is read again, it is the same view of the new base.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -19,8 +20,18 @@ from relprop.core.capture.modules import Line
 from relprop.core.capture.recording import Draft
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import Ref, State
-from relprop.core.graph.views import View, write
+from relprop.core.graph.views import VIEWS, View, write
 from relprop.errors import CaptureError
+
+aten = torch.ops.aten
+
+
+#: operations that return a view where the memory format of their tensor has such a view, and else a copy
+MAY_COPY = frozenset({aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints, aten.reshape_as.default})
+
+
+#: held from a run's first write to the model's own numbers until they are put back: other threads run that model, too
+_WRITING = threading.RLock()
 
 
 class Memory:
@@ -32,7 +43,7 @@ class Memory:
         number: of the value that the base was first; None where it does not depend on the image.
         version: how often it was written to.
         kept: keys of the recorded values that lie in it.
-        relaid: whether a view of it was copied, since the memory format that the run was given has none.
+        relaid: whether a tensor is a view of it, or a copy, where it would be the other in another memory format.
     """
 
     __slots__ = ("base", "kept", "number", "relaid", "storage", "values", "version")
@@ -94,7 +105,7 @@ class Value:
 
 
 class OtherLayoutError(Exception):
-    """The model writes through a view that images in the channels-last format do not have."""
+    """What the model does depends on the memory format of its images."""
 
 
 class Tensors:
@@ -103,14 +114,14 @@ class Tensors:
     Attributes:
         made: the tensor of each value of the run, by its number.
         before: buffers and weights that the run wrote to, and what they were.
-        relaid: whether the model wrote through a view that was copied, see `add_copied_view`.
+        relaid: whether the model did what depends on the memory format of its images, see `need_other_layout`.
     """
 
-    def __init__(self, names: Names, draft: Draft) -> None:
+    def __init__(self, names: Names, draft: Draft, *, channels_last: bool) -> None:
         self.made: dict[int, weakref.ref[Tensor]] = {}
         self.before: list[tuple[Tensor, Tensor]] = []
         self.relaid = False
-        self._names, self._draft = names, draft
+        self._names, self._draft, self._channels_last = names, draft, channels_last
         self._values: dict[int, Value] = {}
         self._memories: dict[int, Memory] = {}
         self._read_again = False
@@ -171,7 +182,8 @@ class Tensors:
 
     def _view_again(self, leaf: Ref, func: Any, args: Any, place: int, kwargs: tuple[tuple[str, Any], ...]) -> Ref:
         draft = self._draft
-        viewed = func(torch.empty(draft.shapes[leaf.index], device="meta"), *args, **dict(kwargs))
+        form = torch.empty(draft.shapes[leaf.index], device="meta")
+        viewed = form.reshape(*args) if func in VIEWS else func(form, *args, **dict(kwargs))
         parts = [viewed] if isinstance(viewed, Tensor) else [*viewed]
         single = len(parts) == 1
         new = draft.next(parts[0 if single else place].shape)
@@ -239,8 +251,22 @@ class Tensors:
     def add_copied_view(self, source: Tensor, copy: Tensor) -> None:
         """Take note of a copy that the model is given for a view, since the memory format of its images has no such."""
         self._draft.expected = ()  # a write to it is to be noticed
-        for value, tensor in ((self.known(source), source), (self.add(copy, None), copy)):
-            self.memory_under(value, tensor).relaid = True
+        self.add(copy, None)
+        self.relay(source, copy)
+
+    def relay(self, source: Tensor, result: Tensor) -> None:
+        """Take note that a tensor might be a view of another, or a copy, where the memory format were another one."""
+        for tensor in (source, result) if self._channels_last else ():
+            self.memory_under(self.known(tensor), tensor).relaid = True
+
+    def need_other_layout(self) -> None:
+        """Give up on this memory format.
+
+        Raises:
+            OtherLayoutError: always.
+        """
+        self.relaid = True  # the user's code may catch what is raised
+        raise OtherLayoutError
 
     def becomes(self, value: Value, new: Ref | None) -> None:
         """Give a tensor another value than it had."""
@@ -258,15 +284,16 @@ class Tensors:
         """
         value, values = self.known(tensor), self._draft.values
         memory = self.memory_under(value, tensor)
-        if memory.relaid:
-            self.relaid = True  # the user's code may catch what is raised
-            raise OtherLayoutError
+        if memory.relaid or (self._channels_last and _hides_a_copy(value, memory, tensor)):
+            self.need_other_layout()
         if isinstance(value.leaf, State) and values.get(value.leaf.name) is tensor:
             memory.kept.append(value.leaf.name)  # a weight, whose memory was not needed before
         copied = self._copy_kept(memory)
         if isinstance(memory.base.leaf, State) and memory.base.leaf.kept and not memory.version:
             owner = memory.base.tensor()
             if owner is not None:
+                if not self.before:
+                    _WRITING.acquire()
                 self.before.append((owner, owner.detach().clone()))
         return copied
 
@@ -294,13 +321,24 @@ class Tensors:
         self.becomes(value, new)
         memory.change(value)
 
-    def write_constant(self, tensor: Tensor, *, learned: bool) -> None:
-        """Take note that a tensor, and the base of its memory, are other constants now."""
+    def write_constant(self, tensor: Tensor, learned: bool, scopes: Scopes, line: Line) -> None:
+        """Take note that a tensor is another constant now, and with it the base of its memory, or a part of that."""
         value = self.known(tensor)
-        memory = self.memory_under(value, tensor)
+        memory, draft = self.memory_under(value, tensor), self._draft
+        base = memory.base
+        if value is not base and isinstance(base.leaf, Ref):
+            if value.views is None:
+                raise CaptureError(_UNKNOWN_SHARING)
+            part, made = draft.constant(tensor, learned), draft.next(base.geometry[0])
+            draft.values[part.name] = tensor.clone()
+            draft.write_down(write, (base.leaf, part, value.views), (made.index,), scopes=scopes, line=line)
+            self.becomes(base, made)
+        else:
+            self.becomes(base, None)
+            base.learned = learned
+        self.becomes(value, None)
+        value.learned = learned
         memory.change(value)
-        for each in (memory.base, value):
-            each.leaf, each.learned = None, learned
 
     def _constant_before(self, value: Value, whole: Value) -> State:
         """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""
@@ -313,13 +351,25 @@ class Tensors:
 
     def put_back(self) -> None:
         """Give buffers and weights that the run wrote to the numbers that they had."""
-        with torch.no_grad():
-            for tensor, before in reversed(self.before):
-                self._copy_kept(self.memory_of(tensor))
-                tensor.copy_(before)
+        if not self.before:
+            return
+        try:
+            with torch.no_grad():
+                for tensor, before in reversed(self.before):
+                    self._copy_kept(self.memory_of(tensor))
+                    tensor.copy_(before)
+        finally:
+            _WRITING.release()
 
 
 _UNKNOWN_SHARING = "the model writes to memory that tensors share in a way that is not known"
+
+
+def _hides_a_copy(value: Value, memory: Memory, tensor: Tensor) -> bool:
+    """Whether `contiguous` may have returned a view as it was, where it would copy one of a row-major base."""
+    shape, strides, _ = memory.base.geometry
+    ordered = torch.empty(shape, device="meta").stride() == strides
+    return bool(value.views) and not ordered and tensor.dim() > 2 and tensor.is_contiguous()
 
 
 def _hashable(argument: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import CodeType
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from relprop.core.capture.scripted import Scopes
 from relprop.core.graph.graph import State, state
@@ -122,20 +123,25 @@ class Names:
         """Read all names anew. Of a tensor or module with several names the first counts."""
         model = self._model
         own: Any = getattr(model, "named_states", None)  # of an exported program, whose names are no attributes
-        tensors = [*own()] if own is not None else [*_named_tensors(model)]
+        modules = [*model.named_modules(remove_duplicate=False)]
+        tensors = [*own()] if own is not None else [*_named_tensors(modules)]
         self.frozen = not tensors
         self._tensors = {id(tensor): (tensor, state(name)) for name, tensor in reversed(tensors)}
-        modules = [*model.named_modules(remove_duplicate=False)]
         self._modules = {id(module): (module, path) for path, module in reversed(modules)}
         self.nests = any(isinstance(module, nn.TransformerEncoder) for _, module in modules)
 
     def require_numbers(self) -> None:
-        """Refuse weights that are complex, sparse, or without numbers.
+        """Refuse weights that are complex, sparse, or without numbers or a shape.
 
         Raises:
             CaptureError: naming the first of them.
         """
         for weight, named in reversed([*self._tensors.values()]):
+            if is_lazy(weight):
+                raise CaptureError(
+                    f"the model's weight {named.name} has no shape yet (its module is lazy): call model(x) once, and "
+                    "explain it then"
+                )
             plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex())
             if not plain and isinstance(weight, nn.Parameter):
                 raise CaptureError(f"the model's weight {named.name} {no_numbers(weight)}")
@@ -151,9 +157,11 @@ class Names:
         return None if known is None or known[0] is not module else known[1]
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+def _named_tensors(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    for path, module in modules:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{path}.{name}" if path else name, tensor
 
 
 def scores_in(output: Any, which: Output = None) -> Tensor:
@@ -164,7 +172,7 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
 
     Args:
         output: what the model returned.
-        which: a name, a position, or a function that takes the tensor out of `output`.
+        which: a name, a position among all that it returned, or a function that takes the tensor out of `output`.
 
     Raises:
         CaptureError: there is no tensor, or several and nothing says which.
@@ -177,10 +185,11 @@ def scores_in(output: Any, which: Output = None) -> Tensor:
         return found
     if which is None and isinstance(output, Tensor):
         return output
-    entries = {name: value for name, value in _entries(output).items() if isinstance(value, Tensor)}
+    everything = _entries(output)
+    entries = {name: value for name, value in everything.items() if isinstance(value, Tensor)}
     said = f"tensors {', '.join(entries)} are in it" if entries else "no tensor is in it"
     if which is not None:
-        names = [*entries]
+        names = [*everything]
         by_position = isinstance(which, int) and -len(names) <= which < len(names)
         name = names[which] if by_position else str(which)  # type: ignore[index]
         if name not in entries:

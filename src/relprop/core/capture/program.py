@@ -33,25 +33,21 @@ class ProgramModule(nn.Module):
         signature = program.graph_signature
         self._program = program
         self.argument_names = tuple(map(str, signature.user_inputs))
-        values = {**program.constants, **program.state_dict}
-        self._given = {
-            spec.arg.name: values[spec.target]
-            for spec in signature.input_specs
-            if spec.kind != InputKind.USER_INPUT and spec.target in values
-        }
-        self._states = {
-            spec.target: values[spec.target]
-            for spec in signature.input_specs
-            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in values
-        }
         self.scopes: Scopes = ()
         self.source = ""
 
     def named_states(self) -> Iterator[tuple[str, Tensor]]:
         """Weights and buffers by the names that they had in the model."""
-        for name, value in self._states.items():
-            if isinstance(value, Tensor):
-                yield str(name), value
+        for spec, value in self._held():
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and isinstance(value, Tensor):
+                yield str(spec.target), value
+
+    def _held(self) -> Iterator[tuple[Any, Any]]:
+        """What the program itself gives to its inputs, as it is now."""
+        values = {**self._program.constants, **self._program.state_dict}
+        for spec in self._program.graph_signature.input_specs:
+            if spec.kind != InputKind.USER_INPUT and spec.target in values:
+                yield spec, values[spec.target]
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """(N, ...), one for each input -> what the program returns."""
@@ -63,10 +59,11 @@ class ProgramModule(nn.Module):
             )
         for name, value in given.items():
             self._require_shape(name, value)
+        held = {spec.arg.name: value for spec, value in self._held()}
         values: dict[torch.fx.Node, Any] = {}
         for node in self._program.graph.nodes:
             if node.op == "placeholder":
-                values[node] = given[node.name] if node.name in given else self._given[node.name]
+                values[node] = given[node.name] if node.name in given else held[node.name]
             elif node.op == "get_attr":
                 values[node] = operator.attrgetter(str(node.target))(self._program.graph_module)
             elif node.op == "output":

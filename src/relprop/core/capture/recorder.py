@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from relprop.core.capture.calls import Facts, facts_of, plain
 from relprop.core.capture.former import Former
 from relprop.core.capture.inputs import Inputs, one_input, parameters_of
-from relprop.core.capture.memory import OtherLayoutError, Tensors, Value
+from relprop.core.capture.memory import MAY_COPY, OtherLayoutError, Tensors, Value
 from relprop.core.capture.model import HALF_TYPES, Names, Output, scores_in
 from relprop.core.capture.modules import Line, Modules, bottom
 from relprop.core.capture.parts import Mode, NoFastPath, carries, parts_of, results_of, scaled_sum
@@ -69,10 +69,11 @@ def record(
         InputError: the model cannot take such images; its own words are in the message.
         CaptureError: its output does not depend on the image, or it is in training mode.
     """
-    layouts = (True, False) if prepared.channels_last else (False,)
+    former = former or Former()
+    layouts = (True, False) if prepared.channels_last and not former.row_major else (False,)
     for layout in layouts:
         own = replace(prepared, channels_last=layout)
-        recorder = _Recorder(names, keeps, own, inputs.copied(channels_last=layout), former or Former())
+        recorder = _Recorder(names, keeps, own, inputs.copied(channels_last=layout), former)
         try:
             return recorder.run(model, output)
         except OtherLayoutError:
@@ -82,6 +83,8 @@ def record(
         except Exception as error:  # whatever the user's code raises
             if is_out_of_memory(error):
                 raise
+            if layout:  # it may ask for the memory format that it was given
+                continue
             if recorder.refused is not None:
                 raise recorder.refused from error
             reason = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
@@ -102,7 +105,7 @@ class _Recorder(Mode):
         self._names, self._keeps, self._prepared, self._inputs = names, keeps, prepared, inputs
         self._device = inputs.device.type
         self._draft = Draft(inputs.shape, former)
-        self._tensors = Tensors(names, self._draft)
+        self._tensors = Tensors(names, self._draft, channels_last=prepared.channels_last)
         self._repeats = Repeats(self._draft, self._tensors, names, prepared)
         self._within: tuple[Scopes, Line] | None = None
         self._eager: Any = None
@@ -136,8 +139,10 @@ class _Recorder(Mode):
         number = self._repeats.number_of(scores)
         if number is None:
             raise CaptureError("the model's output does not depend on its input")
+        self._draft.row_major = not self._prepared.channels_last
         last = scores.float() if scores.dtype in HALF_TYPES else scores
-        return self._draft.finish(self._inputs, last if self._prepared.differentiable else last.detach(), number)
+        last = last if self._prepared.differentiable else last.detach().clone()  # it may be the model's own buffer
+        return self._draft.finish(self._inputs, last, number)
 
     @contextlib.contextmanager
     def _above_autograd(self) -> Iterator[None]:
@@ -156,6 +161,7 @@ class _Recorder(Mode):
         """
         self._modules.leave()
         self._tensors.put_back()
+        self.refused = None  # its traceback holds this recorder, too
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute a call, and write it down if it depends on the image."""
@@ -192,6 +198,8 @@ class _Recorder(Mode):
         if facts.indexes:
             func, args, kwargs = plain(func, args, kwargs)
             facts = facts_of(func)
+        if func is aten.fill_.Tensor:  # perhaps with a number of the run
+            return self._dispatch(aten.copy_.default, args, kwargs)
         tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         values = [self._tensors.known(tensor) for tensor in tensors]
         if facts.op in IN_BOXES and isinstance(values[1].leaf, Ref):
@@ -200,7 +208,8 @@ class _Recorder(Mode):
         given = [_argument(place, args, kwargs) for place in facts.writes]
         written = [tensor for tensor in given if isinstance(tensor, Tensor)]
         inputs = sum(type(value.leaf) is Ref for value in values)
-        if not inputs or facts.constant:
+        overwrites = func is aten.copy_.default and type(values[1].leaf) is not Ref
+        if not inputs or facts.constant or overwrites:
             return self._constant(func, args, kwargs, values, written)
         if func is aten.addmm.default and (kwargs or type(values[0].leaf) is Ref):
             return self._fused(scaled_sum, func, args, kwargs)
@@ -235,7 +244,9 @@ class _Recorder(Mode):
         result = func(*args, **kwargs)
         learned = any(value.learned for value in values)
         for tensor in written:
-            self._tensors.write_constant(tensor, learned=learned)
+            self._tensors.write_constant(
+                tensor, learned, *(self._within or self._modules.around(func._schema.name, None))
+            )
         for place, part in enumerate(results_of(result)):
             if isinstance(part, Tensor) and self._tensors.find(part) is None:
                 self._tensors.add_result(part, None, func, args, kwargs, place, learned=learned)
@@ -260,6 +271,8 @@ class _Recorder(Mode):
         keywords = tuple((name, value) for name, value in by_name if name not in facts.writes)
         scopes, line = self._within or self._modules.around(func._schema.name, weight)
         self._refuse(func, facts, args, scopes)
+        if facts.op == "as_strided" and self._prepared.channels_last:
+            self._tensors.need_other_layout()
         read, made = keeps
         for tensor, value in zip(tensors, values, strict=True):
             if isinstance(value.leaf, Ref):
@@ -332,6 +345,8 @@ class _Recorder(Mode):
                     self._tensors.made[new.index] = value.tensor
                     if made:
                         self._keep(value, part)
+        if func in MAY_COPY:
+            self._tensors.relay(args[0], result)
         return tuple(results), writes
 
     def _computed(

@@ -32,6 +32,7 @@ class Recording:
         repeatable: for each call, what a run after this one may know of it.
         bases: numbers of the values in whose memory others lie, as a view does.
         repeats: the former run whose calls these are, where they are the very same.
+        row_major: whether images were in that memory format.
     """
 
     calls: tuple[Call, ...]
@@ -44,10 +45,11 @@ class Recording:
     repeatable: tuple[Repeatable | None, ...] = ()
     bases: frozenset[int] = frozenset()
     repeats: Former | None = None
+    row_major: bool = False
 
     def former(self) -> Former:
         """What is left of it for a run that comes after, without its values."""
-        return Former(self.calls, self.states, self.output[1], self.repeatable, self.bases)
+        return Former(self.calls, self.states, self.output[1], self.repeatable, self.bases, self.row_major)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -63,6 +65,7 @@ class Draft:
         states: by name.
         bases: numbers of the values in whose memory others were found to lie in this run.
         former: the run that this one is compared with.
+        row_major: as in `Recording`.
         expected: what is known of the calls of that run; () once this run takes another way.
     """
 
@@ -76,6 +79,7 @@ class Draft:
         self.bases: set[int] = set()
         self.former = former
         self.expected = former.repeatable
+        self.row_major = False
         self._constants = 0
 
     def next(self, shape: torch.Size) -> Ref:
@@ -119,4 +123,5 @@ class Draft:
         return Recording(
             calls, tuple(self.lines), inputs, (scores, number), self.values, states, self.shapes,
             tuple(self.repeatable), former.bases.union(self.bases), former if same else None,
+            self.row_major,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relprop.core.capture.calls import Call
 from relprop.core.capture.former import Repeatable
-from relprop.core.capture.memory import Tensors, Value
+from relprop.core.capture.memory import MAY_COPY, Tensors, Value
 from relprop.core.capture.model import Names
 from relprop.core.capture.modules import Modules
 from relprop.core.capture.recording import Draft
@@ -100,6 +100,9 @@ class Repeats:
             if value is None:
                 memory = self._tensors.memory_of(tensor)
                 self._tensors.add(tensor, new, memory=memory, views=() if memory is None else known.views)
+                if known.func in MAY_COPY:
+                    source = self._tensors.made[known.call.args[0].index]()
+                    self._tensors.relay(tensor if source is None else source, tensor)
                 continue
             value.leaf = new
             if known.writes:

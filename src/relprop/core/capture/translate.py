@@ -21,13 +21,11 @@ from relprop.core.capture.recorder import record
 from relprop.core.capture.recording import Recording
 from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
 from relprop.core.graph.ops import COPIES, canonical
-from relprop.core.graph.views import write
+from relprop.core.graph.views import VIEWS, write
 from relprop.core.weights.prepared import Prepared
 from relprop.errors import CaptureError, RelpropError
 
 aten = torch.ops.aten
-
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 #: operations of which the graph uses the first result alone, by the name that their one-result twin has
 ONE_OF_TWO = {
@@ -148,7 +146,10 @@ def _scores_of(graph: Graph) -> tuple[int, str, str]:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
         if link == "sigmoid" or (isinstance(dim, int) and dim % rank == (1 if rank > 1 else 0)):
             return node.inputs[0], link, node.op
-    return (graph.output, "identity", "identity") if _of_probabilities(graph) else (graph.output, "softmax", "")
+    if _of_probabilities(graph):
+        return graph.output, "identity", "identity"
+    shares = node.op == "div" and len(node.inputs) > 1  # perhaps a softmax by hand, exp(y) / Σ exp(y)
+    return (graph.output, "shares", "shares") if shares else (graph.output, "softmax", "")
 
 
 def _of_probabilities(graph: Graph) -> bool:
@@ -172,7 +173,7 @@ def _node(index: int, call: Call, place: int) -> Node:
     if func in (write, one_input):
         return Node(index, "", func.__name__, func, call.args, scopes=call.scopes)
     op = canonical(func._schema.name)
-    if func in _VIEWS:  # we choose the memory format of values, and not every one can be viewed
+    if func in VIEWS:  # we choose the memory format of values, and not every one can be viewed
         func = aten.reshape.default
     node = Node(index, "", op, func, call.args, dict(call.kwargs), scopes=call.scopes)
     if func is aten.batch_norm.default:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind, states
 from relprop.core.graph.ops import ADDS_AT, COPIES, IN_BOXES, PUTS_AT
+from relprop.core.graph.views import write
 
 #: steps that reach along the dimensions they name, in their second argument or `dim`
 _BY_DIM = frozenset(
@@ -114,6 +115,8 @@ def _place(graph: Graph, node: Node, below: list[Place], count: int, picked: Map
         return _anywhere(node.shape, count)
     if node.op in _RESHAPES:
         return _reshaped(node.shape, first, shape, count)
+    if node.op == "write":
+        return _written(node, below, shapes, count)
     if node.op in COPIES or node.op == "as_strided":
         return _copied(node, first, shape, count, picked)
     if node.op in _BY_DIM:
@@ -171,14 +174,11 @@ def _reshaped(shape: tuple[int, ...], place: Place, given: tuple[int, ...], coun
 
 def _copied(node: Node, place: Place, given: tuple[int, ...], count: int, picked: Mapping[str, Tensor]) -> Place | None:
     """Where the numbers of the images come to lie when the step moves them, to the places that it picks."""
-    behind = place.rows // place.before
-    numbers = _numbers(place.before, count, behind)
-    sizes = [1] * len(given)
-    sizes[place.axis] = len(numbers)
+    images = _images(place, given, count)
 
     def value(argument: Ref | State) -> Any:
         if isinstance(argument, Ref):
-            return numbers.view(sizes).expand(given)
+            return images
         return picked[argument.name].cpu() if argument.name in picked else None
 
     kwargs = {name: argument for name, argument in node.kwargs.items() if name != "value"}
@@ -187,6 +187,22 @@ def _copied(node: Node, place: Place, given: tuple[int, ...], count: int, picked
     except (TypeError, RuntimeError, IndexError):  # it takes places from a tensor: the batch is not moved
         return _aligned(node, [place], [torch.Size(given)], count)
     return _found(moved, count)
+
+
+def _images(place: Place, shape: tuple[int, ...], count: int) -> Tensor:
+    """The number of the image that each element of a value is of."""
+    numbers = _numbers(place.before, count, place.rows // place.before)
+    sizes = [1] * len(shape)
+    sizes[place.axis] = len(numbers)
+    return numbers.view(sizes).expand(shape)
+
+
+def _written(node: Node, below: list[Place], shapes: list[torch.Size], count: int) -> Place | None:
+    """Where the images lie in a value of which a part is overwritten; constants are of none."""
+    known = iter([_images(place, shape, count) for place, shape in zip(below, shapes, strict=True)])
+    none = torch.tensor(math.nan, dtype=torch.float64)
+    base, part = (next(known) if isinstance(argument, Ref) else none for argument in node.args[:2])
+    return _found(write(base.expand(node.shape), part, node.args[2]), count)
 
 
 def _without_value(node: Node) -> Any:

@@ -96,9 +96,9 @@ class Graph:
         output: index of the node that holds the scores: of a model that ends in a softmax or sigmoid, the logits.
         link: what turns these scores into probabilities: "softmax", or "sigmoid" where the model ends in one; or
             "identity" where they are made of results of such steps alone (a mean of softmaxes, 1 - sigmoid), so that
-            numbers from 0 to 1 are probabilities already.
+            numbers from 0 to 1 are probabilities already, and "shares" where they are if they sum to one.
         end: the last step of the model that was left out for that: "softmax", "log_softmax", "sigmoid"; "" if none was;
-            or "identity" as above.
+            or "identity" or "shares" as above.
     """
 
     nodes: tuple[Node, ...]

@@ -48,7 +48,8 @@ IN_BOXES = frozenset({"roi_align"})
 #: values that do not depend on the tensors they are given
 CONSTANT = frozenset(
     {
-        "fill", "full_like", "zeros_like", "ones_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty",
+        "fill", "zero", "full_like",
+        "zeros_like", "ones_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty",
         "sym_size", "rand_like", "randn_like",
     }
 )  # fmt: skip

@@ -44,7 +44,7 @@ class Relevance:
         what: what was explained where that is not one class, in words.
         separators: the network's separator layers by name, for `combine`; None where nothing was kept.
         link: what makes probabilities of `logits`: "softmax", "sigmoid" of a multi-label model, or "identity" of one
-            that returns a mixture of probabilities, which `logits` are then.
+            that returns a mixture of probabilities, which `logits` are then, and "log" of their logarithms.
     """
 
     relevance: Tensor
@@ -77,8 +77,8 @@ class Relevance:
     @property
     def probabilities(self) -> Tensor:
         """(N, classes) the model's probabilities of all classes."""
-        if self.link == "identity":
-            return self.logits
+        if self.link in ("identity", "log"):
+            return self.logits if self.link == "identity" else self.logits.exp()
         return self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
@@ -334,8 +334,8 @@ class Relevance:
             stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
         if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
             stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
-        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid", "identity"):
-            stored.refuse(f"its link is {link!r}, not softmax, sigmoid or identity")
+        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid", "identity", "log"):
+            stored.refuse(f"its link is {link!r}, not softmax, sigmoid, identity or log")
         return cls(
             relevance,
             target,

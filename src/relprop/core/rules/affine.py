@@ -245,8 +245,10 @@ def _share_by_weight(step: Step, relevance: Tensor, name: str) -> Tensor:
     weight, ones = part(step, layer.weight, name), _ones(step, layer.weight)
     z_of_ones = partial(layer.forward, ones, weight)
     if isinstance(weight, Derived):
-        key = f"z of ones {tuple(step.shapes[0][1:])} {layer.text}, {name}"
-        z = step.prepared.get(weight_name(step), key, weight.sources, z_of_ones, sized=True)
+        key = f"z of ones {tuple(step.shapes[0][1:])} {layer.text}, {weight.name}"
+        support = step.supports[0]
+        sources = weight.sources if support is None else (*weight.sources, support)
+        z = step.prepared.get(weight_name(step), key, sources, z_of_ones, sized=True)
     else:
         z = z_of_ones()
     divided, dead = quotient(relevance, z)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relprop.core.graph.graph import with_defaults
 from relprop.core.graph.ops import COPIES, ELEMENTWISE
-from relprop.core.graph.views import view
+from relprop.core.graph.views import shown_by
 from relprop.core.rules.rule import Absent, Shares, Step, rule
 from relprop.core.rules.transpose import back_through
 
@@ -116,9 +116,9 @@ def write_back(step: Step, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """A write through a view, `y[:, :2] = x`: x gets the relevance there, y the rest; a constant gets none."""
     base, part, *where = step.args
     views = where[0] if step.node.op == "write" else ((_VIEWS[step.node.op], tuple(where), (0, *step.kwargs.items())),)
-    rest = relevance.clone()
-    view(rest, views).zero_()
-    return _to_inputs((base, part), (rest, view(relevance, views)))
+    shown, flat = shown_by(views, relevance), relevance.flatten()
+    rest = flat.index_fill(0, shown.flatten(), 0).view(relevance.shape)
+    return _to_inputs((base, part), (rest, flat[shown]))
 
 
 _VIEWS = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}

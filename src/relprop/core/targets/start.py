@@ -188,9 +188,18 @@ def require_scores(output: object) -> Tensor:
 
 
 def link_of(link: str, output: Tensor) -> str:
-    """What makes probabilities of an output, given `Graph.link`: an "identity" does of numbers from 0 to 1 alone."""
-    within = bool(((output >= -_ROUNDING) & (output <= 1 + _ROUNDING)).all())
-    return link if link != "identity" or within else "softmax"
+    """What makes probabilities of an output, given `Graph.link`.
+
+    An "identity" does of numbers from 0 to 1, of their logarithms the exponential ("log"), and of "shares" the identity
+    where they sum to one; else a softmax.
+    """
+    if link not in ("identity", "shares"):
+        return link
+    low, high = (float(bound) for bound in output.detach().aminmax())
+    within = low >= -_ROUNDING and high <= 1 + _ROUNDING
+    if link == "shares" and within:
+        within = output.dim() > 1 and bool(((output.sum(1) - 1).abs() <= _ROUNDING).all())
+    return "identity" if within else "log" if link == "identity" and high <= _ROUNDING else "softmax"
 
 
 #: probabilities that are added up may exceed 1 by rounding
@@ -199,6 +208,8 @@ _ROUNDING = 1e-5
 
 def probabilities_of(output: Tensor, end: str) -> Tensor:
     """The probabilities in what a model returns, (N, classes), by its last step (`Graph.end`)."""
-    if end in ("softmax", "_safe_softmax", "sigmoid") or link_of(end, output) == "identity":
+    if end in ("identity", "shares"):
+        return values_of(output, "probability", link_of(end, output))
+    if end in ("softmax", "_safe_softmax", "sigmoid"):
         return output
     return output.exp() if end in ("log_softmax", "log_sigmoid") else output.softmax(1)

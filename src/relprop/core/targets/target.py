@@ -151,8 +151,9 @@ class Binary(OutputTarget):
         """(N,) or (N, 1) -> the same shape."""
         if output.numel() != len(output):
             raise TargetError(f"Binary explains a model with one output an image; this one has {tuple(output.shape)}")
-        if self.link == "identity":
-            return output.clone() if self.yes else 1 - output
+        if self.link in ("identity", "log"):
+            probability = values_of(output, "probability", self.link)
+            return probability.clone() if self.yes else 1 - probability
         signed = output if self.yes else -output
         return signed.sigmoid() if read_scale(start) == "probability" else signed.clone()
 
@@ -190,8 +191,9 @@ class Mask(OutputTarget):
 
     def _pixels(self, output: Tensor) -> Tensor:
         if self.mask is None:
-            likely = output[:, self.index] > (0.5 if self.link == "identity" else 0)
-            return likely if self.link == "sigmoid" or output.shape[1] == 1 else output.argmax(1) == self.index
+            if self.link != "sigmoid" and output.shape[1] > 1:
+                return output.argmax(1) == self.index
+            return values_of(output, "probability", self.link)[:, self.index] > 0.5
         mask = torch.as_tensor(self.mask, device=output.device)
         if mask.dtype != torch.bool:
             raise TargetError(f"a mask holds True and False, not {mask.dtype}; compare first: mask > 0")
@@ -385,13 +387,13 @@ def values_of(output: Tensor, start: Scale, link: str) -> Tensor:
     """Probabilities of scores (N, classes, ...), or under "logit" the scores themselves.
 
     Raises:
-        UsageError: `link` is none of "softmax", "sigmoid" and "identity" (of what is a probability already).
+        UsageError: `link` is none of "softmax", "sigmoid", "identity" (of probabilities) and "log" (of logarithms).
     """
-    if link not in ("softmax", "sigmoid", "identity"):
+    if link not in ("softmax", "sigmoid", "identity", "log"):
         raise UsageError(f"link must be 'softmax' or 'sigmoid', not {link!r}")
     if read_scale(start) == "logit" or link == "identity":
         return output
-    return output.sigmoid() if link == "sigmoid" else output.softmax(1)
+    return output.softmax(1) if link == "softmax" else output.sigmoid() if link == "sigmoid" else output.exp()
 
 
 def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ def folded(layer: Node, norm: Node, state: Mapping[str, Tensor], prepared: Prepa
         return less_mean * scale() if shift_ is None else shift_ + less_mean * scale()
 
     return (
-        Derived(f"weight folded with {norm.name}", sources, lambda: _scaled(layer, weight, scale()), weight),
-        prepared.get(layer.args[1].name, f"bias folded with {norm.name}", sources, new_bias),
+        Derived(f"weight folded with {norm.name}, {eps}", sources, lambda: _scaled(layer, weight, scale()), weight),
+        prepared.get(layer.args[1].name, f"bias folded with {norm.name}, {eps}", sources, new_bias),
     )
 
 

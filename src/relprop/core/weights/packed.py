@@ -154,6 +154,8 @@ def is_light(geometry: ConvGeometry, size: Sequence[int]) -> bool:
 def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
     """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
     g = geometry
+    if g.weight_shape[0] == 1:  # a batch of single numbers is computed wrongly
+        return Packed(g, weight, plain=True)
     if is_light(g, size) and weight.dtype == torch.float32:
         return Packed(g, weight, plain=True)
     return Packed(
@@ -170,7 +172,8 @@ def pack_transpose(geometry: ConvGeometry, weight: Tensor, size: torch.Size, out
     phases = Phases.of(g)
     if phases is not None:
         made = phases.weight(g, weight)
-        packed = torch.ops.mkldnn._reorder_convolution_weight(made, [0, 0], [1, 1], [1, 1], 1, [*size])
+        padded = [*size[:2], *(max(n, made.shape[2]) for n in size[2:])]
+        packed = torch.ops.mkldnn._reorder_convolution_weight(made, [0, 0], [1, 1], [1, 1], 1, padded)
         return Packed(g, packed, True, phases)
     left = _left_over(g, size[2:], outward)
     return Packed(

@@ -81,7 +81,7 @@ class Store:
         self.grown = False
 
     def use(self, size: Any) -> None:
-        """Take note that inputs of a size are run, and forget what was made for the least recent of too many."""
+        """Take note that inputs of a size are run, and forget what is for others, and for weights that are gone."""
         with self.lock:
             self.grown = self.grown or size not in self.sizes
             self.sizes[size] = None
@@ -89,7 +89,16 @@ class Store:
             while len(self.sizes) > SIZES:
                 gone, _ = self.sizes.popitem(last=False)
                 for key in [key for key, entry in [*self.entries.items()] if entry.size == gone]:
-                    self.entries.pop(key, None)
+                    self.forget(key)
+            for identity, (source, *_) in [*self.prints.items()]:
+                if source() is None:
+                    self.prints.pop(identity, None)
+
+    def forget(self, key: Key) -> None:
+        """Let go of what is kept under a key."""
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.keys.pop(id(entry.made), None)
 
 
 @dataclass(eq=False)
@@ -147,6 +156,7 @@ class Prepared:
         if known is None or known.marks != marks:
             weak = tuple(map(weakref.ref, sources))
             known = _Entry(self._laid_out(make()), marks, weak, self.size if sized else None)
+            self.store.forget(key)
             self.store.entries[key] = known
             self.store.keys[id(known.made)] = key
         made: Made = known.made
