@@ -36,8 +36,9 @@ class Counting(nn.Module):
         self.first = False
         return self.inner(x)
 
-    def ready(self) -> Counting:
+    def ready(self, x: Tensor) -> Counting:
         """Counts from now on, but for the first run, which says what the model ends in."""
+        self.inner(x[:1])  # lazy layers have a shape then
         self.pictures, self.batches, self.first = 0, [], True
         return self
 

@@ -171,11 +171,11 @@ def test_the_model_sees_each_different_picture_once():
         (levels, 1, 2 * 2 + 2),  # 10 and 30 pixels shown or removed, the blank, the whole
         (torch.ones(1, 10, 10), 1, 2),  # the whole, the blank
     ]:
-        model.ready()
+        model.ready(x)
         protocol = Protocol(step=step, ties="together", ends=True)
         curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, heat, 0, preprocess=RGB))
         assert model.pictures == curves.pictures == expected
-    model.ready()
+    model.ready(x)
     stacked = torch.stack([levels, levels * 3, torch.ones(1, 10, 10)])  # the same order, and a constant
     curves = InsertionDeletion(protocol).curves(Inputs.read(model, x, stacked, 0, preprocess=RGB))
     assert curves.insertion.shape == (3, 1, 101)
@@ -206,7 +206,7 @@ def test_stacked_heatmaps_score_as_they_do_alone():
 def test_expected_ties_are_exact_where_no_step_parts_a_tie():
     x = torch.randn(1, 3, 4, 4)
     heat = torch.arange(4.0).repeat_interleave(4).view(1, 4, 4)
-    model = Counting(small_network()).ready()
+    model = Counting(small_network()).ready(x)
     expected = insertion_deletion(model, x, heat, 0, protocol="fair:ties=expected", step=4, preprocess=RGB)
     assert model.pictures == 2 * 3 + 2  # sixteen orders, and no picture more than one would need
     once = insertion_deletion(model, x, heat, 0, step=4, preprocess=RGB)
@@ -245,7 +245,7 @@ class Small(Counting):
 
 def test_the_batch_is_halved_until_it_fits():
     inner, x = small_network(), torch.randn(2, 3, 8, 8)
-    model = Small(inner).ready()
+    model = Small(inner).ready(x)
     heat = torch.rand(2, 8, 8)
     found = insertion_deletion(model, x, heat, 0, preprocess=RGB, step=4, batch=16)
     assert model.batches[:3] == [-16, -8, 4]

@@ -194,8 +194,13 @@ class LRP(nn.Module):
         """
         return self.explain_each(x, (self.composite,), target, start=start, fixed=fixed, through=through)[0]
 
-    #: without the hooks that are for all modules, which are for those of the model
-    __call__ = forward
+    if TYPE_CHECKING:
+        __call__ = forward
+    else:
+
+        def __call__(self, *given: Any, **how: Any) -> Any:
+            """As `forward`: hooks for all modules are for those of the model, and do not reach this one."""
+            return self.forward(*given, **how)
 
     @overload
     def explain_each(
