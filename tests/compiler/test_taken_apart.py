@@ -129,6 +129,19 @@ def test_an_operation_whose_parts_have_no_rule_is_named_itself():
         assert words in str(caught.value)
 
 
+def test_an_operation_in_place_is_taken_apart_as_without_writing():
+    functions = (lambda h, g: torch.lerp(h, h.flip(1), 0.25), lambda h, g: h.clone().lerp_(h.flip(1), 0.25))
+    first, second = (relprop.explain(Between(function), X) for function in functions)
+    assert torch.equal(first.relevance, second.relevance)
+    assert first.relevance.any()
+
+
+def test_a_quantile_conserves():
+    result = relprop.explain(Between(lambda h, g: h + h.quantile(0.4, 1, True)), X)
+    assert result.ledger.gap < 1e-12
+    torch.testing.assert_close(result.heatmap.sum((1, 2)), result.score, rtol=1e-9, atol=0)
+
+
 def test_a_model_that_returns_other_rows_than_images_is_refused():
     class Doubles(Between):
         def forward(self, x):
