@@ -46,3 +46,18 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from tiny import Tiny  # here, as it imports torch, which not every file needs
+
+    return Tiny()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny):
+    import relprop
+    from tiny import images
+
+    return relprop.explain(tiny, images())

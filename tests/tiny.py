@@ -53,6 +53,18 @@ class Ends(Tiny):
         return self.end(super().forward(x))
 
 
+class Does(nn.Module):
+    """A function of its input, whose results are the scores."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def make(num_classes: int = 2) -> Tiny:
     """The network with always the same weights; the generator of random numbers stays where it was."""
     with torch.random.fork_rng():

@@ -13,16 +13,6 @@ from relprop.errors import InputError
 from tiny import Tiny, images
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return Tiny()
-
-
-@pytest.fixture(scope="module")
-def expected(tiny):
-    return relprop.explain(tiny, images())
-
-
 def test_an_exported_program_from_a_file(tiny, expected, tmp_path):
     batch = torch.export.Dim("batch")
     program = torch.export.export(tiny, (images(),), dynamic_shapes=({0: batch},))

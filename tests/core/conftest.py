@@ -1,25 +1,10 @@
-"""The small network that tests of the core share, and its explanation; a check that all files start quickly."""
+"""A check that all files of the core's tests start quickly."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    from tiny import Tiny  # here, as it imports torch, which not every file needs
-
-    return Tiny()
-
-
-@pytest.fixture(scope="module")
-def expected(tiny):
-    import relprop
-    from tiny import images
-
-    return relprop.explain(tiny, images())
 
 
 @pytest.fixture(autouse=True)

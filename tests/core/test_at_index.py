@@ -8,19 +8,7 @@ from torch import Tensor, nn, tensor
 
 import relprop
 from relprop.errors import UnsupportedOpError
-
-
-class Of(nn.Module):
-    """A function of four numbers, whose outputs are the scores."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
+from tiny import Does
 
 X = tensor([[3.0, -2.0, 1.0, -4.0]], dtype=torch.float64)
 ZEROS = torch.zeros(1, 4, dtype=torch.float64)
@@ -59,7 +47,7 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_relevance_by_hand(name):
     function, target, expected = BY_HAND[name]
-    result = relprop.explain(Of(function), X, target=target, start="logit", composite=relprop.paper(first="image"))
+    result = relprop.explain(Does(function), X, target=target, start="logit", composite=relprop.paper(first="image"))
     if expected is None:  # what y itself is, at its own position
         expected = [float(value) if k == target else 0 for k, value in enumerate(result.logits[0])]
     torch.testing.assert_close(result.relevance, tensor([expected], dtype=torch.float64), rtol=1e-12, atol=1e-12)
@@ -69,20 +57,20 @@ def test_relevance_by_hand(name):
 def test_a_product_of_two_weights_below_zero_is_positive():
     """y = Σ_i h_i a_i b_i with h = (3, -2, 1, -4), a = (-1, 1, 1, 1), b = (-1, -1, 1, 1): 3, 2, 1 and -4."""
     a, b = tensor([[-1.0, 1, 1, 1], [-1, -1, 1, 1]]).double()
-    model = Of(lambda h: torch.cat([torch.einsum("ni,i,i->n", h, a, b)[:, None], h], 1))
+    model = Does(lambda h: torch.cat([torch.einsum("ni,i,i->n", h, a, b)[:, None], h], 1))
     result = relprop.explain(model, X, target=0, start="logit")
     expected = tensor([[3.0, 2.0, 1.0, 0.0]]).double() / 6 * 2
     torch.testing.assert_close(result.relevance, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_a_number_replaces_gets_nothing():
-    result = relprop.explain(Of(lambda h: h.scatter(1, tensor([[0]]), 1.5)), X, target=0, start="logit")
+    result = relprop.explain(Does(lambda h: h.scatter(1, tensor([[0]]), 1.5)), X, target=0, start="logit")
     assert not result.relevance.any()
     assert result.ledger.absorbed == 1
 
 
 def test_a_reduction_by_products_has_no_rule():
-    model = Of(lambda h: ZEROS.scatter_reduce(1, INDEX[None], h, "prod"))
+    model = Does(lambda h: ZEROS.scatter_reduce(1, INDEX[None], h, "prod"))
     with pytest.raises(UnsupportedOpError, match="no rule for 'scatter_reduce'"):
         relprop.explain(model, X)
 
@@ -121,7 +109,7 @@ def test_a_mixture_of_experts_explains_each_image_of_a_batch_as_alone():
 
 def test_images_whose_masks_differ_share_by_themselves():
     """Where values are set to zero, another mask in each image, a mean without a positive member knows of it."""
-    model = Of(lambda h: torch.cat([_without_negative(h).mean(1, keepdim=True), h], 1))
+    model = Does(lambda h: torch.cat([_without_negative(h).mean(1, keepdim=True), h], 1))
     x = torch.cat([X, -X, X - 10])
     together = relprop.explain(model, x, target=0)
     for n in range(3):
@@ -156,7 +144,7 @@ def test_reductions_of_everything_reach_the_whole_of_an_image():
         (lambda im: im.max(), [[0, 0], [1, 0]]),
         (lambda im: im.min(), [[0, 0], [0, 1]]),
     ):
-        model = Of(lambda x, reduce=reduce: torch.stack([torch.stack([reduce(im), im[0, 0]]) for im in x]))
+        model = Does(lambda x, reduce=reduce: torch.stack([torch.stack([reduce(im), im[0, 0]]) for im in x]))
         batch = torch.stack([image, image])
         result = relprop.explain(model, batch, target=0, start="logit")
         assert result.ledger.gap < 1e-12
@@ -170,7 +158,7 @@ def test_a_transformer_encoder_with_padding_packs_nothing():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     encoder, head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 4)
     padding = torch.arange(5)[None] > 2
-    model = Of(lambda x: head(encoder(x, src_key_padding_mask=padding.expand(len(x), 5))[:, :3].mean(1)))
+    model = Does(lambda x: head(encoder(x, src_key_padding_mask=padding.expand(len(x), 5))[:, :3].mean(1)))
     model.encoder, model.head = encoder, head
     x = torch.randn(2, 5, 8).double()
     result = relprop.explain(model.double().eval(), x)

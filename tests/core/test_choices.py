@@ -7,16 +7,7 @@ import torch
 from torch import Tensor, nn, tensor
 
 import relprop
-
-
-class Does(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+from tiny import Does
 
 
 def put(x: Tensor) -> Tensor:
