@@ -22,6 +22,7 @@ from relprop.core.composites.presets import FAMILIES, family_of
 from relprop.core.graph.batch_axis import FIRST, Place, mixing, places
 from relprop.core.graph.graph import Graph, Node, Ref, State, bind, refs, states
 from relprop.core.graph.joins import SUMS
+from relprop.core.graph.links import LINK_OF_END
 from relprop.core.graph.signs import nonnegative
 from relprop.core.graph.support import Support, supports
 from relprop.core.rules.rule import OWN, Absent, Rule, default_of
@@ -269,8 +270,8 @@ def keeps(composites: Sequence[Composite | None]) -> Keeps:
         if op not in by_op:
             names = (op, f"{op}[0]", f"{op}[1]", ONE_OF_TWO.get(op, op))
             rules = [rule for composite in chosen for name in names for rule in _rules_of(composite, name)]
-            last = op in ("softmax", "log_softmax", "_safe_softmax", "sigmoid", "log_sigmoid")
-            reads = any("inputs" in r.reads for r in rules) or last, any("output" in r.reads for r in rules)
+            inputs_read = any("inputs" in r.reads for r in rules) or op in LINK_OF_END
+            reads = inputs_read, any("output" in r.reads for r in rules)
             ruled = any(default_of(name) or name in composite.rules for composite in chosen for name in names)
             by_op[op] = reads if ruled or op in RENAMED else None
         known = by_op[op]

@@ -310,29 +310,18 @@ class Tensors:
         """Give a tensor that was written to, and the base of its memory, their new values."""
         memory = value.memory
         assert memory is not None, "what is written to lies in memory that is known"
-        base, draft = memory.base, self._draft
-        if value is not base:
-            if value.views is None:
-                raise CaptureError(_UNKNOWN_SHARING)
-            old = base.leaf if isinstance(base.leaf, Ref) else self._constant_before(value, base)
-            made = draft.next(base.geometry[0])
-            draft.write_down(write, (old, new, value.views), (made.index,), scopes=scopes, line=line)
-            self.becomes(base, made)
+        if value is not memory.base:
+            self._write_through(value, memory.base, new, scopes, line)
         self.becomes(value, new)
         memory.change(value)
 
     def write_constant(self, tensor: Tensor, learned: bool, scopes: Scopes, line: Line) -> None:
         """Take note that a tensor is another constant now, and with it the base of its memory, or a part of that."""
         value = self.known(tensor)
-        memory, draft = self.memory_under(value, tensor), self._draft
+        memory = self.memory_under(value, tensor)
         base = memory.base
         if value is not base and isinstance(base.leaf, Ref):
-            if value.views is None:
-                raise CaptureError(_UNKNOWN_SHARING)
-            part, made = draft.constant(tensor, learned), draft.next(base.geometry[0])
-            draft.values[part.name] = tensor.clone()
-            draft.write_down(write, (base.leaf, part, value.views), (made.index,), scopes=scopes, line=line)
-            self.becomes(base, made)
+            self._write_through(value, base, self._constant(tensor.clone(), learned), scopes, line)
         else:
             self.becomes(base, None)
             base.learned = learned
@@ -340,13 +329,25 @@ class Tensors:
         value.learned = learned
         memory.change(value)
 
+    def _write_through(self, value: Value, base: Value, part: Ref | State, scopes: Scopes, line: Line) -> None:
+        """Write down that a view of a base has another value now, and what the base is with that."""
+        if value.views is None:
+            raise CaptureError(_UNKNOWN_SHARING)
+        old = base.leaf if isinstance(base.leaf, Ref) else self._constant_before(value, base)
+        made = self._draft.next(base.geometry[0])
+        self._draft.write_down(write, (old, part, value.views), (made.index,), scopes=scopes, line=line)
+        self.becomes(base, made)
+
     def _constant_before(self, value: Value, whole: Value) -> State:
         """The constant that a base was before a view of it was written to; there, its numbers do not count any more."""
         tensor = value.tensor()
         assert tensor is not None
-        base = tensor.detach().as_strided(*whole.geometry).clone()
-        name = self._draft.constant(base, whole.learned)
-        self._draft.values[name.name] = base
+        return self._constant(tensor.detach().as_strided(*whole.geometry).clone(), whole.learned)
+
+    def _constant(self, numbers: Tensor, learned: bool) -> State:
+        """A new constant of the run, which is kept."""
+        name = self._draft.constant(numbers, learned)
+        self._draft.values[name.name] = numbers
         return name
 
     def put_back(self) -> None:

@@ -20,6 +20,7 @@ from relprop.core.capture.program import ProgramModule
 from relprop.core.capture.recorder import record
 from relprop.core.capture.recording import Recording
 from relprop.core.graph.graph import Graph, Node, Ref, bind, ref, refs
+from relprop.core.graph.links import LINK_OF_END
 from relprop.core.graph.ops import COPIES, canonical
 from relprop.core.graph.views import VIEWS, write
 from relprop.core.weights.prepared import Prepared
@@ -37,10 +38,6 @@ _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
 
 #: operations that the graph has by other names
 RENAMED = frozenset({*ONE_OF_TWO, *_SPLITS, "unbind", "_native_batch_norm_legit_no_training"})
-
-#: last steps that turn scores into probabilities, and what a score's probability is
-_LINKS = {"softmax": "softmax", "log_softmax": "softmax", "_safe_softmax": "softmax", "sigmoid": "sigmoid"}
-_LINKS |= {"log_sigmoid": "sigmoid"}
 
 #: what may come behind a softmax or sigmoid where a model ends in several, or in parts of one
 _OF_PROBABILITIES = COPIES | {
@@ -140,7 +137,7 @@ def _scores_of(graph: Graph) -> tuple[int, str, str]:
     node = graph.nodes[graph.output]
     while node.op in _SAME and node.shape == graph.nodes[node.inputs[0]].shape:
         node = graph.nodes[node.inputs[0]]
-    link = _LINKS.get(node.op)
+    link = LINK_OF_END.get(node.op)
     if link is not None and len(node.inputs) == 1:
         rank = len(node.shape)
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 1)
@@ -156,7 +153,7 @@ def _of_probabilities(graph: Graph) -> bool:
     """Whether the output is made of nothing but the results of softmaxes and sigmoids."""
     behind = {graph.output}
     for node in reversed(graph.nodes):
-        if node.index in behind and node.op not in _LINKS:
+        if node.index in behind and node.op not in LINK_OF_END:
             if node.op not in _OF_PROBABILITIES:
                 return False
             behind.update(node.inputs)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from relprop.core.backward.ledger import COLUMNS, Entry, Ledger
 from relprop.core.graph.batch_axis import exact_type
+from relprop.core.graph.links import LINKS
 from relprop.core.graph.separators import Separators
 from relprop.core.result.combine import parse_layer, require_weights
 from relprop.core.result.enlarge import enlarge
@@ -77,9 +78,7 @@ class Relevance:
     @property
     def probabilities(self) -> Tensor:
         """(N, classes) the model's probabilities of all classes."""
-        if self.link in ("identity", "log"):
-            return self.logits if self.link == "identity" else self.logits.exp()
-        return self.logits.sigmoid() if self.link == "sigmoid" else self.logits.softmax(-1)
+        return LINKS[self.link](self.logits, -1)
 
     def quantized(self, levels: int = 8, edges: Edges = "equation") -> Tensor:
         """Heat Quantization of the heatmap (Eq. 8): see `relprop.quantize`."""
@@ -334,7 +333,7 @@ class Relevance:
             stored.refuse(f"its relevance is {tuple(relevance.shape)} for targets {tuple(target.shape)}")
         if not what and (logits.dim() != 2 or len(logits) != len(target) or not _within(target, logits.shape[1])):
             stored.refuse(f"its targets are no classes of the scores {tuple(logits.shape)}")
-        if (link := stored.get("link", str, "softmax")) not in ("softmax", "sigmoid", "identity", "log"):
+        if (link := stored.get("link", str, "softmax")) not in LINKS:
             stored.refuse(f"its link is {link!r}, not softmax, sigmoid, identity or log")
         return cls(
             relevance,

@@ -123,9 +123,9 @@ def share_weighted(
     positive: bool = False,
 ) -> Tensor:
     """The z⁺-rule by transposes: see `by_transpose`."""
-    above, below = value.clamp(min=0), value.clamp(max=0)
+    above = value.clamp(min=0)
+    sums: list[Tensor] = []
     shares: list[tuple[Tensor, Any]] = []
-    z: Tensor | float = 0.0
     for signs in itertools.product(range(1 if positive else 2), repeat=len(weights)):
         odd = sum(signs) % 2 == 1  # of weights below zero: then contributions of values below zero are positive
         if odd and nonnegative:
@@ -134,12 +134,11 @@ def share_weighted(
             w if positive else w.clamp(max=0) if sign else w.clamp(min=0)
             for w, sign in zip(weights, signs, strict=True)
         ]
-        h = below if odd else above
+        h = value.clamp(max=0) if odd else above
         made, transpose = transposed(lambda v, ws=tuple(ws): apply(v, ws), h)
-        z = z + made
+        sums.append(made)
         shares.append((h, transpose))
-    assert isinstance(z, Tensor)
-    divided, dead = quotient(relevance, z)
+    divided, dead = quotient(relevance, total(sums))
     shared = total(h * back(divided)[0] for h, back in shares)
     if dead is None:
         return shared

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from relprop.core.graph.links import LINKS
 from relprop.errors import TargetError, UsageError
 
 Scale = Literal["probability", "logit"]
@@ -389,11 +390,9 @@ def values_of(output: Tensor, start: Scale, link: str) -> Tensor:
     Raises:
         UsageError: `link` is none of "softmax", "sigmoid", "identity" (of probabilities) and "log" (of logarithms).
     """
-    if link not in ("softmax", "sigmoid", "identity", "log"):
+    if link not in LINKS:
         raise UsageError(f"link must be 'softmax' or 'sigmoid', not {link!r}")
-    if read_scale(start) == "logit" or link == "identity":
-        return output
-    return output.softmax(1) if link == "softmax" else output.sigmoid() if link == "sigmoid" else output.exp()
+    return output if read_scale(start) == "logit" else LINKS[link](output, 1)
 
 
 def _classes(chosen: int | Sequence[int], output: Tensor) -> Tensor:

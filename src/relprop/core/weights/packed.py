@@ -154,9 +154,8 @@ def is_light(geometry: ConvGeometry, size: Sequence[int]) -> bool:
 def pack_forward(geometry: ConvGeometry, weight: Tensor, size: torch.Size) -> Packed:
     """Pack a convolution of inputs of `size` (N, in, H, W); other batches and sizes run too, if not as fast."""
     g = geometry
-    if g.weight_shape[0] == 1:  # a batch of single numbers is computed wrongly
-        return Packed(g, weight, plain=True)
-    if is_light(g, size) and weight.dtype == torch.float32:
+    single = g.weight_shape[0] == 1  # a batch of single numbers would be computed wrongly
+    if single or (is_light(g, size) and weight.dtype == torch.float32):
         return Packed(g, weight, plain=True)
     return Packed(
         g,
